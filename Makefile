@@ -1,0 +1,68 @@
+# Everything a developer runs. `make help` lists the targets; each works in a fresh clone.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+# The interpreter must answer, not merely be found: a version manager's shim may stand for a version that is not installed.
+PYTHON := $(shell for candidate in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$candidate && break; done)
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help demo run test test-long check bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# A short name for the stamp, so that `make .venv` does nothing when nothing changed.
+.PHONY: .venv
+.venv: $(STAMP) ## Make the virtual environment: the daemon, the reference client, the tools
+
+$(STAMP): pyproject.toml clients/python/pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "error: no Python 3.11 or newer answers as python3.11 ... python3.14, python3 or python; install one (Debian, Ubuntu: apt install python3.11-venv), or name it: make .venv PYTHON=/path/to/python" >&2; exit 1; fi
+	@echo "[1/4] virtual environment of $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV) || { \
+		echo "error: $(PYTHON) cannot make a virtual environment; its venv module is missing (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "[2/4] pip"
+	@$(PIP) install 'pip>=25.1'
+	@echo "[3/4] syncd and its reference client (from this tree)"
+	@PYTHONWARNINGS='ignore:Editable' $(PIP) install -e ./clients/python
+	@PYTHONWARNINGS='ignore:Editable' $(PIP) install -e '.[demo]'
+	@echo "[4/4] tools: tests, types, style, benchmarks"
+	@$(PIP) install --group test --group bench
+	@touch $@
+	@echo "ready: $(BIN)/syncd, $(BIN)/syncd-device"
+
+demo: $(STAMP) ## Six devices, an unreliable network and a crash of the daemon; ends with AGREED
+	@$(BIN)/syncd demo $(ARGS)
+
+run: $(STAMP) ## A daemon for development: throw-away key and store; prints a token and the URLs
+	@$(BIN)/syncd run $(ARGS)
+
+test: $(STAMP) ## The fast tests
+	@$(BIN)/python -m pytest -q -m 'not long' $(ARGS)
+
+test-long: $(STAMP) ## All tests, with those that take minutes
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+check: $(STAMP) ## Style, types, import rules, tidiness
+	@echo "ruff"; $(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "mypy"; $(BIN)/mypy
+	@cd clients/python && ../../$(BIN)/mypy syncd_client
+	@echo "imports"; $(BIN)/lint-imports --no-cache
+	@echo "tidy"; $(BIN)/python -m pytest -q tests/test_tidy.py
+
+bench: $(STAMP) ## Measure; prints a table and writes bench/results/latest.json
+	@$(BIN)/python -m bench $(ARGS)
+
+clean: ## Remove the virtual environment and all caches
+	@rm -rf $(VENV) build dist bench/results .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find . -name '*.egg-info' -type d -prune -exec rm -rf {} +

@@ -1,0 +1,421 @@
+"""Messages <-> frames, in both bindings, driven by one table.
+
+Owns how a message looks in bytes (section 5.1). A frame from the server is decoded whole or not at all: the first thing
+wrong with it raises PeerError naming the message, the item and what was expected.
+
+1. `decoded(encoded(m)) == m` for every message, in both bindings.
+2. An id is 16 or 8 bytes in a message; that it is hexadecimal text in JSON is known here only.
+3. Unknown keys of a body, absent keys and message types >= 128 are ignored; another unknown type is an error.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+import msgpack
+import orjson
+
+from . import messages as m
+from .errors import InvalidInput, PeerError
+from .operations import operation_from
+from .values import INTEGER_MAX, Value, canonical, packed
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """One of the two forms of the protocol."""
+
+    name: str
+    is_json: bool
+
+
+MSGPACK = Binding("syncd.v1.msgpack", False)
+JSON = Binding("syncd.v1.json", True)
+BINDINGS = {"msgpack": MSGPACK, "json": JSON}
+
+# A frame is refused before it is unpacked if it is longer than this: the longest delta (2 MiB) and its envelope, six
+# times as long in JSON. The same figure is the transport's limit.
+FRAME_BYTES_MAX = 6 * 2_621_440
+
+
+# -- values in JSON -----------------------------------------------------------------------------------------------
+
+
+def json_value(value: Value) -> Value:
+    if isinstance(value, bytes):
+        return {"$b": base64.urlsafe_b64encode(value).rstrip(b"=").decode()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(item) for item in value]
+    if isinstance(value, dict):
+        return {("$" + key if key.startswith("$") else key): json_value(item) for key, item in value.items()}
+    return value
+
+
+def value_from_json(value: Value) -> Value:
+    """The value that a JSON form stands for. Raises InvalidInput for a `$` key that is neither bytes nor escaped."""
+    if isinstance(value, list):
+        return [value_from_json(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if list(value) == ["$b"] and isinstance(value["$b"], str):
+        text = value["$b"]
+        try:
+            # urlsafe_b64decode skips what it does not know; the alphabet is checked so that one value has one form.
+            data = base64.b64decode(text.translate(_URL_SAFE) + "=" * (-len(text) % 4), validate=True)
+        except (binascii.Error, ValueError):
+            data = b""
+        if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != text:
+            raise InvalidInput("$b: expected base64url without padding")
+        return data
+    result = {}
+    for key, item in value.items():
+        if key.startswith("$"):
+            if not key.startswith("$$"):
+                raise InvalidInput(f"map key {key!r}: a key that begins with $ is written with one more $")
+            key = key[1:]
+        result[key] = value_from_json(item)
+    return result
+
+
+_URL_SAFE = str.maketrans("-_+/", "+/!!")
+
+
+# -- kinds of items -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    out: Callable[[Any, Binding], Any]
+    into: Callable[[Any, Binding, str], Any]
+
+
+def _wrong(where: str, expected: str, raw: object) -> PeerError:
+    return PeerError(f"{where}: expected {expected}, got {type(raw).__name__}")
+
+
+def _sized(size: int) -> Kind:
+    def out(value: bytes, binding: Binding) -> Any:
+        assert len(value) == size
+        return value.hex() if binding.is_json else value
+
+    def into(raw: Any, binding: Binding, where: str) -> bytes:
+        if binding.is_json:
+            if not isinstance(raw, str) or len(raw) != 2 * size or raw != raw.lower():
+                raise _wrong(where, f"{2 * size} lower-case hexadecimal digits", raw)
+            try:
+                raw = bytes.fromhex(raw)
+            except ValueError:
+                raise _wrong(where, "hexadecimal text", raw) from None
+        if not isinstance(raw, bytes) or len(raw) != size:
+            raise _wrong(where, f"{size} bytes", raw)
+        return raw
+
+    return Kind(out, into)
+
+
+def _plain(type_: type, expected: str) -> Kind:
+    def into(raw: Any, binding: Binding, where: str) -> Any:
+        if type(raw) is not type_:
+            raise _wrong(where, expected, raw)
+        return raw
+
+    return Kind(lambda value, binding: value, into)
+
+
+def _count_into(raw: Any, binding: Binding, where: str) -> int:
+    if type(raw) is not int or not 0 <= raw <= INTEGER_MAX:
+        raise _wrong(where, "an integer from 0 to 2^53 - 1", raw)
+    return raw
+
+
+def _map_of(type_: type, expected: str) -> Kind:
+    def into(raw: Any, binding: Binding, where: str) -> dict[str, Any]:
+        if not isinstance(raw, dict):
+            raise _wrong(where, f"a map of {expected}", raw)
+        # A welcome may hold limits of other types in later versions; what is not understood is left out.
+        return {key: item for key, item in raw.items() if type(item) is type_}
+
+    return Kind(lambda value, binding: dict(value), into)
+
+
+def _texts_into(raw: Any, binding: Binding, where: str) -> tuple[str, ...]:
+    if not isinstance(raw, list) or not all(isinstance(item, str) for item in raw):
+        raise _wrong(where, "an array of text", raw)
+    return tuple(raw)
+
+
+def _value_in(raw: Any, binding: Binding, where: str) -> Value:
+    try:
+        return canonical(value_from_json(raw) if binding.is_json else raw)
+    except (InvalidInput, UnicodeEncodeError, TypeError, AttributeError) as error:
+        raise PeerError(f"{where}: {error}") from None
+
+
+def _array(raw: Any, length_min: int, where: str, expected: str) -> list[Any]:
+    if not isinstance(raw, list) or len(raw) < length_min:
+        raise _wrong(where, expected, raw)
+    return raw
+
+
+def _optional(kind: Kind, raw: Any, binding: Binding, where: str) -> Any:
+    return None if raw is None else kind.into(raw, binding, where)
+
+
+ID = _sized(16)
+H8 = _sized(8)
+TEXT = _plain(str, "text")
+BOOL = _plain(bool, "a boolean")
+COUNT = Kind(lambda value, binding: value, _count_into)
+TEXTS = Kind(lambda value, binding: list(value), _texts_into)
+TEXT_MAP = _map_of(str, "text")
+COUNT_MAP = _map_of(int, "integers")
+
+
+# -- changes, documents, outcomes -------------------------------------------------------------------------------------
+
+
+def change_wire(change: m.Change | m.Void, binding: Binding) -> list[Value]:
+    nonce = H8.out(change.nonce, binding)
+    if isinstance(change, m.Void):
+        return ["void", change.n, change.last_n, nonce, change.reason]
+    operations = [operation.wire() for operation in change.operations]
+    if binding.is_json:
+        operations = json_value(operations)
+    return [change.n, nonce, change.base, change.stamp_ms, operations]
+
+
+def change_bytes(change: m.Change | m.Void) -> int:
+    """The size that the limits of section 9 measure."""
+    return len(packed(change_wire(change, MSGPACK)))
+
+
+def _changes_into(raw: Any, binding: Binding, where: str) -> tuple[m.Change | m.Void, ...]:
+    return tuple(_change(item, binding, f"{where}[{i}]") for i, item in enumerate(_array(raw, 1, where, "changes")))
+
+
+def _change(raw: Any, binding: Binding, where: str) -> m.Change | m.Void:
+    items = _array(raw, 5, where, "a change of five items")
+    if items[0] == "void":
+        n, last_n = (_count_into(item, binding, where) for item in items[1:3])
+        return m.Void(n, last_n, H8.into(items[3], binding, where), TEXT.into(items[4], binding, where))
+    operations = _value_in(items[4], binding, where)
+    try:
+        checked = tuple(operation_from(item) for item in operations)
+    except (InvalidInput, TypeError) as error:
+        raise PeerError(f"{where}: {error}") from None
+    n, base, stamp_ms = (_count_into(item, binding, where) for item in (items[0], items[2], items[3]))
+    return m.Change(n, H8.into(items[1], binding, where), base, stamp_ms, checked)
+
+
+def _docs_out(entries: Iterable[m.DocumentEntry], binding: Binding) -> list[Value]:
+    return [_doc_wire(entry, binding) for entry in entries]
+
+
+def _doc_wire(entry: m.DocumentEntry, binding: Binding) -> list[Value]:
+    def pair(field: m.FieldValue | None) -> Value:
+        if field is None:
+            return None
+        return [field[0], json_value(field[1]) if binding.is_json else field[1]]
+
+    # Field names are the receiver's map keys, not keys of a value: they are not escaped in JSON.
+    fields = {name: pair(field) for name, field in entry.fields.items()}
+    return [entry.collection, entry.id, entry.rev, entry.state, fields]
+
+
+def _docs_into(raw: Any, binding: Binding, where: str) -> tuple[m.DocumentEntry, ...]:
+    return tuple(_doc(item, binding, f"{where}[{i}]") for i, item in enumerate(_array(raw, 0, where, "an array")))
+
+
+def _doc(raw: Any, binding: Binding, where: str) -> m.DocumentEntry:
+    items = _array(raw, 5, where, "a document entry of five items")
+    collection, id = TEXT.into(items[0], binding, where), TEXT.into(items[1], binding, where)
+    rev = _count_into(items[2], binding, where)
+    if items[3] not in (m.PATCH, m.RESET, m.DELETED) or not isinstance(items[4], dict):
+        raise PeerError(f"{where}: expected a state from 0 to 2 and a map of fields")
+    fields: dict[str, m.FieldValue | None] = {}
+    for name, field in items[4].items():
+        if field is None:
+            fields[name] = None
+            continue
+        pair = _array(field, 2, f"{where}.{name}", "a type and a value")
+        type_ = TEXT.into(pair[0], binding, f"{where}.{name}")
+        fields[name] = (type_, _value_in(pair[1], binding, f"{where}.{name}"))
+    return m.DocumentEntry(collection, id, rev, items[3], fields)
+
+
+def _outcomes_out(entries: Iterable[m.OutcomeEntry], binding: Binding) -> list[Value]:
+    def detail(entry: m.OutcomeEntry) -> Value:
+        return json_value(dict(entry.detail)) if entry.detail is not None and binding.is_json else entry.detail
+
+    return [[e.n, H8.out(e.nonce, binding), e.outcome, e.seq, detail(e)] for e in entries]
+
+
+def _outcomes_into(raw: Any, binding: Binding, where: str) -> tuple[m.OutcomeEntry, ...]:
+    return tuple(_outcome(item, binding, f"{where}[{i}]") for i, item in enumerate(_array(raw, 0, where, "an array")))
+
+
+def _outcome(raw: Any, binding: Binding, where: str) -> m.OutcomeEntry:
+    items = _array(raw, 3, where, "an outcome entry") + [None, None]
+    detail = _value_in(items[4], binding, where)
+    if detail is not None and not isinstance(detail, dict):
+        raise _wrong(where, "a detail map or null", detail)
+    return m.OutcomeEntry(
+        n=_count_into(items[0], binding, where),
+        nonce=H8.into(items[1], binding, where),
+        outcome=TEXT.into(items[2], binding, where),
+        seq=_optional(COUNT, items[3], binding, where),
+        detail=detail,
+    )
+
+
+CHANGES = Kind(lambda value, binding: [change_wire(change, binding) for change in value], _changes_into)
+DOCS = Kind(_docs_out, _docs_into)
+OUTCOMES = Kind(_outcomes_out, _outcomes_into)
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+_ID_KEYS = ("device", "installation", "session", "epoch")
+_H8_KEYS = ("chain", "sum")
+_TEXT_KEYS = ("token", "space", "user", "role", "mode", "reason", "name", "retry", "detail", "server", "resume_url")
+_BOOL_KEYS = ("forget", "end", "resumed")
+_COUNT_KEYS = (
+    *("time", "frame_bytes_max", "keepalive_ms", "complete", "resume", "start", "settled", "applied", "oldest_base"),
+    *("id", "ping_ms", "ack_ms", "expires", "head", "safe", "from", "after", "to", "t", "gap", "forked", "seq"),
+    *("fork", "highest", "code", "after_ms", "retry_after_ms", "spread_ms"),
+)
+_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(_ID_KEYS, ID),
+    **dict.fromkeys(_H8_KEYS, H8),
+    **dict.fromkeys(_TEXT_KEYS, TEXT),
+    **dict.fromkeys(_BOOL_KEYS, BOOL),
+    **dict.fromkeys(_COUNT_KEYS, COUNT),
+    "client": TEXT_MAP, "caps": TEXTS, "limits": COUNT_MAP, "reconnect": COUNT_MAP,
+    "changes": CHANGES, "docs": DOCS, "outcomes": OUTCOMES,
+}
+# Where an attribute of a message and its key on the wire differ. `complete` is a seq in subscribe, a boolean in delta.
+_RENAMED: dict[type, dict[str, str]] = {m.Delta: {"from_seq": "from"}}
+_KIND_OVERRIDES: dict[tuple[type, str], Kind] = {(m.Delta, "complete"): BOOL}
+# Keys that are always sent, as null if they have no value.
+_NULLABLE = {(m.Subscribe, "epoch"), (m.Push, "epoch")}
+
+CODES: dict[type, int] = {
+    m.Hello: 1, m.Subscribe: 2, m.Unsubscribe: 3, m.Push: 4, m.Ack: 5, m.Refresh: 10, m.Background: 11,
+    m.Foreground: 12, m.Probe: 13, m.Bye: 14, m.Ping: 20, m.Pong: 21, m.Welcome: 32, m.Subscribed: 33,
+    m.Delta: 34, m.Outcomes: 35, m.Revoked: 36, m.Expired: 41, m.Error: 42, m.Goaway: 43,
+}
+_TYPES = {code: type_ for type_, code in CODES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    attribute: str
+    key: str
+    kind: Kind
+    required: bool
+    nullable: bool
+
+
+def _items(type_: type) -> tuple[_Item, ...]:
+    result = []
+    for field in fields(type_):
+        key = _RENAMED.get(type_, {}).get(field.name, field.name)
+        kind = _KIND_OVERRIDES.get((type_, key)) or _KINDS[key]
+        nullable = (type_, key) in _NULLABLE
+        result.append(_Item(field.name, key, kind, field.default is MISSING and not nullable, nullable))
+    return tuple(result)
+
+
+_SCHEMA: dict[type, tuple[_Item, ...]] = {type_: _items(type_) for type_ in CODES}
+
+
+# -- frames -----------------------------------------------------------------------------------------------------------
+
+
+def _wire(message: m.Message, binding: Binding) -> list[Value]:
+    body = {}
+    for item in _SCHEMA[type(message)]:
+        value = getattr(message, item.attribute)
+        if value is not None:
+            body[item.key] = item.kind.out(value, binding)
+        elif item.nullable:
+            body[item.key] = None
+    return [CODES[type(message)], body]
+
+
+def encoded(messages: Iterable[m.Message], binding: Binding) -> bytes | str:
+    """One frame that holds the messages: bytes for msgpack, text for JSON."""
+    wires = [_wire(message, binding) for message in messages]
+    if binding.is_json:
+        return orjson.dumps(wires).decode()
+    return b"".join(packed(wire) for wire in wires)
+
+
+def decoded(frame: bytes | str, binding: Binding) -> list[m.Message]:
+    """The messages of one frame, in order. Raises PeerError."""
+    if len(frame) > FRAME_BYTES_MAX:
+        raise PeerError(f"frame: {len(frame)} bytes, at most {FRAME_BYTES_MAX} were announced")
+    raws = _json_array(frame) if binding.is_json else _msgpack_items(frame)
+    result = []
+    for index, raw in enumerate(raws):
+        message = _message(raw, binding, f"message {index}")
+        if message is not None:
+            result.append(message)
+    return result
+
+
+def _json_array(frame: bytes | str) -> list[Any]:
+    if not isinstance(frame, str):
+        raise PeerError("frame: expected a text frame")
+    try:
+        raws = orjson.loads(frame)
+    except orjson.JSONDecodeError as error:
+        raise PeerError(f"frame: {error}") from None
+    return _array(raws, 0, "frame", "an array of messages")
+
+
+def _msgpack_items(frame: bytes | str) -> list[Any]:
+    if not isinstance(frame, bytes):
+        raise PeerError("frame: expected a binary frame")
+    unpacker = msgpack.Unpacker(None, raw=False, strict_map_key=True, max_buffer_size=FRAME_BYTES_MAX)
+    unpacker.feed(frame)
+    try:
+        raws = list(unpacker)
+    except (msgpack.UnpackException, ValueError, RecursionError) as error:
+        raise PeerError(f"frame: offset {unpacker.tell()}: {error}") from None
+    if unpacker.tell() != len(frame):
+        raise PeerError(f"frame: offset {unpacker.tell()}: a message is cut off")
+    return raws
+
+
+def _message(raw: Any, binding: Binding, where: str) -> m.Message | None:
+    items = _array(raw, 2, where, "an array of a type code and a body")
+    code, body = items[0], items[1]
+    if type(code) is not int:
+        raise _wrong(where, "a type code", code)
+    type_ = _TYPES.get(code)
+    if type_ is None:
+        if code >= 128:
+            return None
+        raise PeerError(f"{where}: unknown message type {code}")
+    if not isinstance(body, dict):
+        raise _wrong(where, "a body", body)
+    return _from_body(type_, body, binding, f"{where} ({type_.__name__.lower()})")
+
+
+def _from_body(type_: type, body: Mapping[str, Any], binding: Binding, where: str) -> m.Message:
+    arguments = {}
+    for item in _SCHEMA[type_]:
+        raw = body.get(item.key)
+        if raw is not None:
+            arguments[item.attribute] = item.kind.into(raw, binding, f"{where}.{item.key}")
+        elif item.nullable:
+            arguments[item.attribute] = None
+        elif item.required:
+            raise PeerError(f"{where}: the key {item.key} is missing")
+    message: m.Message = type_(**arguments)
+    return message

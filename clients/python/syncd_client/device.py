@@ -1,0 +1,387 @@
+"""A device: the application's way in, and the loop that keeps it connected.
+
+Owns the public API, the decision when to connect again, and what is told to whom. Every write returns at once, durable
+in the local store; nothing here waits for the network unless the application asks for an outcome.
+
+1. A process that holds the store's sync lock is the only one that connects. Another one that opened the store writes to
+   the outbox, and this one sees it within POLL_S; the other one sees the outcome in the store in the same way.
+2. No task outlives `open_device`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import trio
+
+from . import messages as m
+from . import replica
+from .codec import BINDINGS, FRAME_BYTES_MAX
+from .errors import TransportClosed, Unreachable
+from .policy import Disposition, Event, Retry, State, disposition, goaway_delay_ms, next_state
+from .session import Effect, Notice, Session, Settled, Suspicion, Touched
+from .shell import Connection, Ports, Token, connect_websocket, token_text
+from .space import Change, Space
+from .store import Store
+from .tables import OutcomeRow, SpaceRow
+from .values import Value, checked_space
+from .watching import Watcher, Watchers
+
+POLL_S = 0.2  # how soon a change made by another process on the same store is seen
+LEAVE_S = 2.0  # for the last acks and the closing handshake when the device goes offline
+CLIENT = {"name": "syncd-client-python", "version": "1.0.0"}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The connection as the application sees it. `reason` says why it is not ready, if it is not."""
+
+    state: State
+    reason: str = ""
+
+
+class Device:
+    """One durable replica. Made by `open_device`; use from the task tree that opened it."""
+
+    def __init__(self, store: Store, ports: Ports, url: str | None, token: Token, binding: str) -> None:
+        self.store = store
+        self.ports = ports
+        self.status = Status(State.CLOSED, "" if url else "no url")
+        self.user: str | None = None
+        self.watchers = Watchers()
+        self._url = url
+        self._next_url: str | None = None
+        self._token = token
+        self._binding = BINDINGS[binding]
+        self._is_wanted = False
+        self._connection: Connection | None = None
+        self._attempt = trio.CancelScope()
+        self._suspicion: Suspicion | None = None
+        self._session_id: bytes | None = None
+        self._retry = Retry()
+        self._reconnect = m.Reconnect()
+        self._known_n: dict[str, int] = {}
+
+    # -- what an application uses -----------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> bytes:
+        return self.store.device
+
+    def space(self, name: str) -> Space:
+        """A handle on a space. Raises InvalidInput for a name that the protocol does not allow."""
+        return Space(self, checked_space(name))
+
+    def spaces(self) -> list[SpaceRow]:
+        """Every space that this device knows, with its positions."""
+        return self.store.spaces()
+
+    def outbox_depth(self) -> int:
+        """Changes, in all spaces, whose effect is not yet in the synced state."""
+        return sum(self.store.outbox_depth(row.name) for row in self.store.spaces())
+
+    @property
+    def forked(self) -> Value:
+        """None, or where another replica of this device id was seen: nothing is pushed any more."""
+        return self.store.setting("forked")
+
+    def go_online(self) -> None:
+        """Connect, and stay connected. Also starts again after a terminal close code."""
+        if self._url is not None and not self._is_wanted:
+            self._is_wanted = True
+            self._retry = Retry()
+            self._move(Event.GO, "")
+
+    async def go_offline(self) -> None:
+        """Acknowledge what is stored, close the connection and stay offline. Takes LEAVE_S at most."""
+        if self._is_wanted:
+            self._is_wanted = False
+            if self._connection is not None:
+                self._connection.leave()
+                with trio.move_on_after(LEAVE_S):
+                    await self.watchers.pulse.wait_until(lambda: self._connection is None)
+            self._attempt.cancel()
+            self._move(Event.HALT, "offline")
+
+    def background(self, keepalive_ms: int | None = None) -> None:
+        """The app went to the background: acknowledge, and let the server ping less often."""
+        if self._connection is not None:
+            with self.store.reading() as tx:
+                for ack in self._connection.session.acks(tx, trio.current_time()):
+                    self._connection.session.say(ack)
+            self._say(m.Background(keepalive_ms))
+
+    def foreground(self) -> None:
+        """The app is visible again: end `background`, and test a socket that may have died meanwhile."""
+        self._say(m.Foreground())
+        self._say(m.Probe())
+
+    async def statuses(self) -> AsyncIterator[Status]:
+        """The connection's status now and after each change; a slow reader misses those in between."""
+        seen: Status | None = None
+        while True:
+            await self.watchers.pulse.wait_until(lambda: self.status != seen)
+            seen = self.status
+            yield seen
+
+    async def notices(self) -> AsyncIterator[Notice]:
+        """What the application should hear of: forked, revoked, expired, drift, malformed, errors."""
+        seen = self.watchers.notice_count
+        while True:
+            await self.watchers.pulse.wait_until(lambda: self.watchers.notice_count > seen)
+            new = min(self.watchers.notice_count - seen, len(self.watchers.notices))
+            seen = self.watchers.notice_count
+            for notice in list(self.watchers.notices)[len(self.watchers.notices) - new :]:
+                yield notice
+
+    async def outcomes(self, after: int | None = None) -> AsyncIterator[OutcomeRow]:
+        """Each outcome once it is durable in the local store, in order, from the position `after` (default: now)."""
+        at = self.store.outcomes_at() if after is None else after
+        while True:
+            rows = self.store.outcomes_since(at, 1_000)
+            if not rows:
+                await self.watchers.pulse.wait()
+            for row in rows:
+                at = row.at
+                yield row
+
+    def changes(self) -> AbstractContextManager[Watcher]:
+        """`with device.changes() as changed: async for round in changed: ...`, over all spaces."""
+        return self.watchers.opened(None)
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something that a commit, a message, an outcome or a change of the connection may bring about."""
+        await self.watchers.pulse.wait_until(condition)
+
+    # -- what the space handle uses ---------------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> Session | None:
+        return self._connection.session if self._connection is not None else None
+
+    def committed(self, change: Change) -> None:
+        self._known_n[change.space] = change.n + 1
+        self.touched(change.space, change.keys)
+
+    def touched(self, space: str, keys: tuple[tuple[str, str], ...] | None) -> None:
+        self.watchers.touch(space, keys)
+        self.watchers.pulse.beat()
+        if self._connection is not None:
+            self._connection.session.look_at(space)
+            self._connection.wake()
+
+    # -- effects ----------------------------------------------------------------------------------------------------------
+
+    def _say(self, message: m.ClientMessage) -> None:
+        if self._connection is not None and self._connection.session.welcome is not None:
+            self._connection.session.say(message)
+            self._connection.wake()
+
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Touched):
+                self.watchers.touch(effect.space, effect.keys)
+            elif isinstance(effect, Notice):
+                self.watchers.notify(effect)
+            else:
+                assert isinstance(effect, Settled)  # the row is durable: whoever waits reads it from the store
+        connection = self._connection
+        if connection is not None:
+            session = connection.session
+            if session.welcome is not None and self.status.state is State.HELLO:
+                self._session_id, self.user = session.welcome.session, session.welcome.user
+                self._reconnect = session.parameters.reconnect
+                self._move(Event.WELCOMED, "")
+            if session.state is State.DRAINING and self.status.state in (State.HELLO, State.READY):
+                self._move(Event.GOAWAY, "the server said goaway")
+        self.watchers.pulse.beat()
+
+    def _move(self, event: Event, reason: str) -> None:
+        self.status = Status(next_state(self.status.state, event), reason)
+        self.watchers.pulse.beat()
+
+    # -- other processes on the same store --------------------------------------------------------------------------------
+
+    async def poll(self) -> None:
+        """Notice what another process committed to the store."""
+        version = self.store.data_version()
+        while True:
+            await trio.sleep(POLL_S)
+            seen, version = version, self.store.data_version()
+            if seen != version:
+                self._look_again()
+
+    def _look_again(self) -> None:
+        """Only the process that is connected changes synced state; from another one, only outbox entries come."""
+        with self.store.reading() as tx:
+            for row in tx.spaces():
+                keys: tuple[tuple[str, str], ...] | None = None
+                if self._connection is not None:
+                    entries = tx.unanswered(row.name, self._known_n.get(row.name, row.settled + 1), 10_000)
+                    operations = (operation for entry in entries for operation in entry.operations)
+                    keys = tuple(dict.fromkeys(operation.key for operation in operations))
+                self._known_n[row.name] = row.next_n
+                self.touched(row.name, keys)
+        self.watchers.pulse.beat()
+
+    # -- staying connected ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        delay_s = 0.0
+        while True:
+            if not self._is_wanted:
+                await self.watchers.pulse.wait_until(lambda: self._is_wanted)
+                delay_s = 0.0
+            with trio.CancelScope() as self._attempt:
+                await trio.sleep(delay_s)
+                while not self.store.acquire_sync_lock():
+                    self.status = Status(State.WAITING, "another process is syncing this store")
+                    await trio.sleep(POLL_S)
+                delay_s = await self._attempt_once()
+            self._connection = None
+            self.store.release_sync_lock()
+            self.watchers.pulse.beat()
+
+    async def _attempt_once(self) -> float:
+        """Connect once and converse until it ends. Returns the seconds to wait before the next attempt."""
+        self._move(Event.DUE, "")
+        url = self._next_url or self._url
+        assert url is not None
+        self._next_url = None
+        connection: Connection | None = None
+        try:
+            token = await token_text(self._token)
+            with trio.fail_after(60.0):  # above every timeout of a transport: a last resort, not a policy
+                transport_scope = self.ports.connect(url, self._binding.name)
+                transport = await transport_scope.__aenter__()
+        except (Unreachable, trio.TooSlowError) as error:
+            ending, ready_for_ms = TransportClosed(1006, str(error) or "no answer"), 0.0
+        else:
+            try:
+                self._move(Event.OPENED, "")
+                session = Session(lambda: self.ports.entropy(8), self._suspicion)
+                connection = self._connection = Connection(
+                    transport, session, self.store, self.ports, self._binding, self._token, self._carry_out
+                )
+                ending = await connection.run(self._hello(token))
+                ready_s = connection.ready_s
+                ready_for_ms = 0.0 if ready_s is None else 1000 * (trio.current_time() - ready_s)
+            finally:
+                await transport_scope.__aexit__(None, None, None)
+        if not self._is_wanted:
+            return 0.0
+        return self._after(ending, ready_for_ms, connection)
+
+    def _hello(self, token: str | None) -> m.Hello:
+        return m.Hello(
+            device=self.store.device,
+            installation=self.store.installation,
+            time=self.ports.clock_ms(),
+            session=self._session_id,
+            token=token,
+            client=CLIENT,
+            frame_bytes_max=FRAME_BYTES_MAX // 6,
+        )
+
+    def _after(self, ending: TransportClosed, ready_for_ms: float, connection: Connection | None) -> float:
+        """Obey the way in which a connection ended: state, durable consequences, and the wait before the next."""
+        session = connection.session if connection is not None else None
+        self._connection = None
+        what = disposition(ending.code)
+        reason = f"{ending.code} {ending.reason}".strip()
+        if session is not None:
+            self._suspicion = session.suspicion
+            if session.error is not None:
+                reason = f"{reason} ({session.error.name}{': ' + session.error.detail if session.error.detail else ''})"
+        if what is Disposition.REAUTHENTICATE and not callable(self._token):
+            what = Disposition.STOP  # a token that is a text cannot become another one
+        if what is Disposition.STOP and session is not None:
+            self._is_wanted = False
+            self._move(Event.TERMINAL, reason)
+            self.watchers.notify(Notice("stopped", None, reason))
+            return 0.0
+        if session is not None:
+            self._heal(what, session)
+        self._retry = self._retry.after(what, ready_for_ms, self._reconnect)
+        random = self.ports.random()
+        goaway = session.goaway if session is not None else None
+        if goaway is not None:
+            delay_ms = goaway_delay_ms(goaway.retry_after_ms, goaway.spread_ms, random)
+            self._next_url = self._followed(goaway.resume_url)
+        elif what is Disposition.RESUME_NOW:
+            delay_ms = random * self._reconnect.first_jitter_ms
+        else:
+            delay_ms = self._retry.delay_ms(self._reconnect, random)
+        self._retry = self._retry.failed()
+        self._move(Event.LOST, reason)
+        return delay_ms / 1000
+
+    def _heal(self, what: Disposition, session: Session) -> None:
+        effects: list[Effect] = []
+        if what is Disposition.BISECT:
+            with self.store.transaction() as tx:
+                self._suspicion, effects = session.suspected(tx)
+        elif what is Disposition.RESYNC:
+            with self.store.transaction() as tx:
+                for row in tx.spaces():
+                    replica.drop_synced(tx, row.name)
+                    effects.append(Touched(row.name, None))
+        self._carry_out(effects)
+
+    def _followed(self, url: str | None) -> str | None:
+        """Another host that the server names, unless that would take a token from TLS to plain text."""
+        if url is None or self._url is None:
+            return None
+        scheme, now = urlsplit(url).scheme, urlsplit(self._url).scheme
+        return url if scheme == now or scheme == "wss" else None
+
+
+def system_ports() -> Ports:
+    """The real world: the wall clock, the system's entropy, trio-websocket."""
+    return Ports(clock_ms=lambda: time.time_ns() // 1_000_000, entropy=os.urandom, connect=connect_websocket)
+
+
+@asynccontextmanager
+async def open_device(
+    directory: str | os.PathLike[str] | Path,
+    *,
+    url: str | None = None,
+    token: Token = None,
+    binding: Literal["msgpack", "json"] = "msgpack",
+    online: bool = True,
+    ports: Ports | None = None,
+    durability: Literal["full", "off"] = "full",
+) -> AsyncIterator[Device]:
+    """Open (or make) the store in `directory` and, if there is a `url`, connect and stay connected.
+
+    `token` is a text, or a function (sync or async) that gives a fresh one each time it is called. Raises StoreError.
+    `durability="off"` is for simulators: commits survive the process but not a power cut.
+    """
+    ports = ports or system_ports()
+    store = Store(directory, entropy=ports.entropy, durability=durability)
+    failure: Exception | None = None
+    try:
+        device = Device(store, ports, url, token, binding)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(device.run)
+            nursery.start_soon(device.poll)
+            if online:
+                device.go_online()
+            # The application's own error must leave as it is, not inside a group made by the nursery.
+            try:
+                yield device
+            except Exception as error:
+                failure = error
+            await device.go_offline()
+            nursery.cancel_scope.cancel()
+    finally:
+        store.close()
+    if failure is not None:
+        raise failure

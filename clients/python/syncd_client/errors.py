@@ -1,0 +1,40 @@
+"""The errors of the client: whose fault each one is, and nothing else.
+
+`Usage` errors are the caller's, `PeerError` the server's, `StoreError` the disk's or another program's. A refused change
+is none of these: it is an outcome.
+"""
+
+from __future__ import annotations
+
+
+class SyncdError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class InvalidInput(SyncdError):
+    """The caller gave something that the protocol cannot carry. Nothing was stored. The text says what and where."""
+
+
+class DocumentExists(SyncdError):
+    """`create` of a document that the view already shows."""
+
+
+class StoreError(SyncdError):
+    """The store cannot be opened or used: made by a newer version, damaged, or not a store."""
+
+
+class PeerError(SyncdError):
+    """The server sent something that the protocol does not allow. The text names the message and the field."""
+
+
+class Unreachable(SyncdError):
+    """No connection could be made, or the server did not answer in time."""
+
+
+class TransportClosed(SyncdError):
+    """The connection ended. `code` is the WebSocket close code; 1006 if there was none."""
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(f"connection closed with {code}{': ' if reason else ''}{reason}")
+        self.code = code
+        self.reason = reason

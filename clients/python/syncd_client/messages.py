@@ -1,0 +1,258 @@
+"""The messages of the protocol as data (section 5). How they look in bytes is the codec's business.
+
+A message holds ids, nonces, sums and chain values as `bytes`, whatever the binding, and values in canonical form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from .operations import Operation
+from .values import Value
+
+PATCH, RESET, DELETED = 0, 1, 2
+
+FieldValue: TypeAlias = tuple[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    n: int
+    nonce: bytes
+    base: int
+    stamp_ms: int
+    operations: tuple[Operation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Void:
+    n: int
+    last_n: int
+    nonce: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentEntry:
+    collection: str
+    id: str
+    rev: int
+    state: int
+    fields: Mapping[str, FieldValue | None]
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeEntry:
+    n: int
+    nonce: bytes
+    outcome: str
+    seq: int | None = None
+    detail: Mapping[str, Value] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    device: bytes
+    installation: bytes
+    time: int
+    session: bytes | None = None
+    token: str | None = None
+    client: Mapping[str, str] | None = None
+    caps: tuple[str, ...] | None = None
+    frame_bytes_max: int | None = None
+    keepalive_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    space: str
+    epoch: bytes | None
+    complete: int
+    resume: int
+    settled: int
+    start: int | None = None
+    chain: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    space: str
+    forget: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    space: str
+    epoch: bytes | None
+    changes: tuple[Change | Void, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    space: str
+    epoch: bytes
+    applied: int
+    oldest_base: int
+    settled: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    keepalive_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Foreground:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    end: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    session: bytes
+    time: int
+    user: str
+    resumed: bool
+    limits: Mapping[str, int]
+    ping_ms: int
+    ack_ms: int
+    reconnect: Mapping[str, int]
+    server: str = ""
+    caps: tuple[str, ...] = ()
+    expires: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    space: str
+    epoch: bytes
+    head: int
+    safe: int
+    role: str
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    space: str
+    epoch: bytes
+    from_seq: int
+    after: int
+    to: int
+    t: int
+    chain: bytes
+    docs: tuple[DocumentEntry, ...]
+    complete: bool | None = None
+    start: int | None = None
+    sum: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    space: str
+    epoch: bytes
+    outcomes: tuple[OutcomeEntry, ...]
+    gap: int | None = None
+    forked: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    space: str
+    reason: str
+    seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    space: str
+    epoch: bytes
+    fork: int
+    highest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    code: int
+    name: str
+    retry: str
+    after_ms: int | None = None
+    detail: str | None = None
+    space: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Goaway:
+    code: int
+    retry_after_ms: int = 0
+    spread_ms: int = 0
+    resume_url: str | None = None
+
+
+ClientMessage: TypeAlias = (
+    Hello | Subscribe | Unsubscribe | Push | Ack | Refresh | Background | Foreground | Probe | Bye | Ping | Pong
+)
+ServerMessage: TypeAlias = (
+    Welcome | Subscribed | Delta | Outcomes | Revoked | Expired | Error | Goaway | Ping | Pong
+)
+Message: TypeAlias = ClientMessage | ServerMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Section 9: what the server enforces. The defaults hold until a welcome says otherwise."""
+
+    frame_bytes_max: int = 1_048_576
+    push_changes_max: int = 1_000
+    change_operations_max: int = 1_000
+    change_documents_max: int = 128
+    change_bytes_max: int = 262_144
+    subscriptions_max: int = 256
+    pushes_in_flight_max: int = 16
+    messages_per_s_max: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """Section 11: how the client spreads its reconnects. The defaults hold before the first welcome."""
+
+    first_jitter_ms: int = 1_000
+    backoff_ms: int = 1_000
+    backoff_max_ms: int = 60_000
+    stable_ms: int = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What a welcome set for one connection."""
+
+    limits: Limits = field(default_factory=Limits)
+    reconnect: Reconnect = field(default_factory=Reconnect)
+    ping_ms: int = 30_000
+    ack_ms: int = 1_000

@@ -1,0 +1,94 @@
+"""Operations: what a change may do, checked before it is stored.
+
+Owns the table of section 5.2 and the constructors for it. An operation that exists is well-formed: both ways in
+(constructors and `operation_from`, which takes the wire form) pass through the same check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .errors import InvalidInput
+from .values import Value, checked, checked_integer, checked_name, checked_number
+
+# Operation name -> the kinds of the items after the document id.
+OPERATIONS: dict[str, tuple[str, ...]] = {
+    "create": (),
+    "delete": (),
+    "reg.set": ("field", "value"),
+    "reg.unset": ("field",),
+    "mv.set": ("field", "value"),
+    "counter.inc": ("field", "by"),
+    "max.put": ("field", "number"),
+    "min.put": ("field", "number"),
+    "set.add": ("field", "value"),
+    "set.remove": ("field", "value"),
+    "flag.enable": ("field",),
+    "flag.disable": ("field",),
+    "map.put": ("field", "key", "value"),
+    "map.drop": ("field", "key"),
+    "expect": ("field",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    name: str
+    collection: str
+    id: str
+    arguments: tuple[Value, ...] = ()
+    seen: int | None = None  # the rev as displayed, for documents shown before their page set is complete
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.collection, self.id)
+
+    def wire(self) -> list[Value]:
+        items: list[Value] = [self.name, self.collection, self.id, *self.arguments]
+        if self.seen is not None:
+            items.append({"seen": self.seen})
+        return items
+
+
+def operation(name: str, collection: str, id: str, *arguments: Value, seen: int | None = None) -> Operation:
+    """The checked operation. Raises InvalidInput that says which item was wrong and what was expected."""
+    kinds = OPERATIONS.get(name)
+    if kinds is None:
+        raise InvalidInput(f"operation: {name!r} is unknown; expected one of {', '.join(OPERATIONS)}")
+    if len(arguments) != len(kinds):
+        raise InvalidInput(f"{name}: {len(arguments)} items after the document id, expected {', '.join(kinds) or 'none'}")
+    checked_name(collection, f"{name}: collection")
+    checked_name(id, f"{name}: document id")
+    values = tuple(_argument(kind, value, f"{name}: {kind}") for kind, value in zip(kinds, arguments, strict=True))
+    if seen is not None and (not isinstance(seen, int) or isinstance(seen, bool) or seen < 0):
+        raise InvalidInput(f"{name}: seen is {seen!r}, expected a rev")
+    return Operation(name, collection, id, values, seen)
+
+
+def _argument(kind: str, value: Value, where: str) -> Value:
+    if kind in ("field", "key"):
+        return checked_name(value, where)
+    if kind == "number":
+        return checked_number(value, where)
+    if kind == "by":
+        if checked_integer(value, where) == 0:
+            raise InvalidInput(f"{where}: expected an integer other than 0")
+        return value
+    return checked(value, where)
+
+
+def operation_from(item: Operation | Sequence[Value]) -> Operation:
+    """An operation from its wire form, `[name, collection, id, ...]`, or one that was made before."""
+    if isinstance(item, Operation):
+        return item
+    if not isinstance(item, (list, tuple)) or len(item) < 3:
+        raise InvalidInput("operation: expected a list of a name, a collection, a document id and what follows")
+    items, seen = list(item), None
+    kinds = OPERATIONS.get(items[0]) if isinstance(items[0], str) else None
+    if kinds is not None and len(items) == 4 + len(kinds) and isinstance(items[-1], dict):
+        options = items.pop()
+        if list(options) != ["seen"]:
+            raise InvalidInput(f"{items[0]}: unknown option {list(options)}, expected seen")
+        seen = options["seen"]
+    return operation(items[0], items[1], items[2], *items[3:], seen=seen)

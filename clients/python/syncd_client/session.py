@@ -1,0 +1,443 @@
+"""One conversation with the server, sans I/O: messages in, messages and effects out.
+
+Owns section 6 from the client's side: what to subscribe, push and acknowledge now, how far each push got, what to do
+with each answer. Durable facts are in `Tables`; what is here belongs to one connection and dies with it. Knows no
+socket and no clock; `now_s` is monotonic, `now_ms` is wall time.
+
+1. In each space, changes are sent in order of n; one is sent again only after the server has not taken it.
+2. Nothing is pushed to a subscribed space before its `subscribed`: by then the outcomes of earlier pushes are known.
+3. At most `pushes_in_flight_max` pushes are unanswered, and each is within the limits of the welcome.
+4. Pushes, subscriptions and acks are computed from rows each time: a lost wake-up costs time, never a change.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from dataclasses import fields as fields_of
+from typing import Any, TypeAlias
+
+from . import messages as m
+from . import replica
+from .codec import change_bytes
+from .errors import PeerError
+from .policy import State
+from .tables import Entry, Key, OutcomeRow, SpaceRow, Tables
+
+# Room in a frame for what surrounds the changes of a push: type code, keys, the longest space name, an epoch.
+PUSH_ENVELOPE_BYTES = 512
+# A push that is not answered for so long on a living connection is offered again, which is always safe.
+PUSH_ANSWER_S = 60.0
+# The longest pause before a space is tried again after the server refused or lost it.
+SPACE_RETRY_MAX_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """The view of these documents may have changed; None means any document of the space."""
+
+    space: str
+    keys: tuple[Key, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    outcome: OutcomeRow
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that the application should hear: forked, revoked, expired, drift, or an error of the server."""
+
+    what: str
+    space: str | None
+    detail: str
+
+
+Effect: TypeAlias = Touched | Settled | Notice
+
+
+@dataclass(slots=True)
+class Suspicion:
+    """The search for a change that the server closes the connection on (section 12). Outlives connections.
+
+    While it lasts, one push at a time is in flight, holding at most `changes_max` changes, until every suspect up to
+    `last_n` of its space is answered.
+    """
+
+    changes_max: int
+    last_n: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    first_n: int
+    last_n: int
+    count: int
+
+
+@dataclass(slots=True)
+class Link:
+    """What this connection knows of one space. Phases: none, asked, open, shut (refused for this connection)."""
+
+    phase: str = "none"
+    head: int = 0
+    cursor_n: int = 1  # the next n to send
+    flights: deque[Flight] = field(default_factory=deque)
+    stale_gaps: int = 0  # answers still to come to pushes that were in flight behind one that was not taken
+    retry_s: float = 0.0
+    failures: int = 0
+    progress_s: float = 0.0
+    acked: m.Ack | None = None
+    forget: bool = False
+
+    def rewind(self, n: int) -> None:
+        self.cursor_n = n
+        self.stale_gaps = max(0, len(self.flights) - 1)
+        self.flights.clear()
+
+
+def _from_map(type_: Any, numbers: Any) -> Any:
+    """Limits or parameters from a welcome: unknown names are ignored, missing ones keep their default."""
+    return type_(**{item.name: max(1, numbers[item.name]) for item in fields_of(type_) if item.name in numbers})
+
+
+class Session:
+    def __init__(self, new_nonce: Callable[[], bytes], suspicion: Suspicion | None = None) -> None:
+        self.state = State.HELLO
+        self.welcome: m.Welcome | None = None
+        self.goaway: m.Goaway | None = None
+        self.error: m.Error | None = None
+        self.parameters = m.Parameters()
+        self.suspicion = suspicion
+        self.links: dict[str, Link] = {}
+        self._new_nonce = new_nonce
+        self._dirty: dict[str, None] = {}
+        self._replies: list[m.ClientMessage] = []
+        self._acks_due: dict[str, None] = {}
+        self._ack_s = 0.0
+
+    # -- receiving ------------------------------------------------------------------------------------------------------
+
+    def received(self, tx: Tables, message: m.Message, now_ms: int, now_s: float) -> list[Effect]:
+        """Take one message of the server. Raises PeerError for one that may not come now."""
+        if isinstance(message, m.Ping):
+            self._replies.append(m.Pong(message.id))
+            return []
+        if isinstance(message, m.Pong):
+            return []
+        if isinstance(message, m.Goaway):
+            self.goaway = message
+            self.state = State.DRAINING
+            return []
+        if isinstance(message, m.Error):
+            return self._error(tx, message, now_s)
+        if isinstance(message, m.Welcome):
+            return self._welcome(tx, message, now_ms)
+        if self.welcome is None:
+            raise PeerError(f"{type(message).__name__.lower()} before welcome")
+        if isinstance(message, m.Subscribed):
+            return self._subscribed(tx, message)
+        if isinstance(message, m.Delta):
+            return self._delta(tx, message, now_s)
+        if isinstance(message, m.Outcomes):
+            return self._outcomes(tx, message, now_s)
+        if isinstance(message, m.Revoked):
+            return self._revoked(tx, message)
+        if isinstance(message, m.Expired):
+            return self._expired(tx, message)
+        raise PeerError(f"{type(message).__name__.lower()} is a message of clients")
+
+    def _welcome(self, tx: Tables, message: m.Welcome, now_ms: int) -> list[Effect]:
+        if self.welcome is not None:
+            raise PeerError("welcome came twice")
+        self.welcome = message
+        self.parameters = m.Parameters(
+            limits=_from_map(m.Limits, message.limits),
+            reconnect=_from_map(m.Reconnect, message.reconnect),
+            ping_ms=message.ping_ms,
+            ack_ms=message.ack_ms,
+        )
+        if self.state is State.HELLO:
+            self.state = State.READY
+        tx.put_setting("offset_ms", message.time - now_ms)
+        tx.put_setting("limits", dict(message.limits))
+        self.look_at_all(tx)
+        return []
+
+    def _subscribed(self, tx: Tables, message: m.Subscribed) -> list[Effect]:
+        link, row = self._link(message.space), replica.space_row(tx, message.space)
+        if row.epoch not in (None, message.epoch):
+            raise PeerError(f"subscribed.epoch: {message.space} changed its epoch without expired")
+        replica.take_subscribed(tx, message)
+        if link.phase == "asked":
+            link.phase, link.failures = "open", 0
+            link.rewind(row.settled + 1)
+            link.stale_gaps = 0
+        link.head = message.head
+        self._changed(message.space)
+        return []
+
+    def _delta(self, tx: Tables, delta: m.Delta, now_s: float) -> list[Effect]:
+        link = self._link(delta.space)
+        if link.phase not in ("asked", "open"):
+            return []
+        result = replica.take_delta(tx, delta)
+        if result.what == "gap" and link.phase == "open":
+            self._retry(delta.space, link, now_s, 0.0)
+        if result.what == "drift":
+            # The first download again is at once; one that still differs must not become a loop at network speed.
+            self._retry(delta.space, link, now_s, 0.0 if link.failures == 0 else 2.0**link.failures)
+            return [Touched(delta.space, None), Notice("drift", delta.space, f"checksum differs at {delta.to}")]
+        if result.what == "applied":
+            link.failures = 0 if delta.sum is not None else link.failures
+            self._changed(delta.space)
+            return [Touched(delta.space, result.touched)]
+        return []
+
+    def _outcomes(self, tx: Tables, message: m.Outcomes, now_s: float) -> list[Effect]:
+        link = self._link(message.space)
+        answered = replica.take_outcomes(tx, message)
+        if message.outcomes:
+            highest = max(answer.n for answer in message.outcomes)
+            while link.flights and link.flights[0].first_n <= highest:
+                if link.flights[0].last_n > highest:
+                    break
+                link.flights.popleft()
+            link.progress_s, link.stale_gaps, link.failures = now_s, 0, 0
+            self._clear_suspicion(message.space, highest)
+        effects: list[Effect] = [Touched(message.space, answered.touched)] if answered.touched else []
+        effects.extend(Settled(row) for row in answered.settled)
+        forked = answered.forked
+        if message.gap is not None and forked is None:
+            forked = self._gap(tx, message.space, link, message.gap)
+        if forked is not None:
+            link.flights.clear()
+            effects.append(Notice("forked", message.space, f"another replica of this device committed n = {forked}"))
+        self._changed(message.space)
+        return effects
+
+    def _gap(self, tx: Tables, space: str, link: Link, expected_n: int) -> int | None:
+        if link.stale_gaps > 0:
+            link.stale_gaps -= 1
+            return None
+        row = replica.space_row(tx, space)
+        if expected_n >= row.next_n:
+            tx.put_setting("forked", {"space": space, "n": expected_n})
+            return expected_n
+        replica.fill_gap(tx, space, expected_n, self._new_nonce, "not_held")
+        link.rewind(expected_n)
+        return None
+
+    def _revoked(self, tx: Tables, message: m.Revoked) -> list[Effect]:
+        link = self._link(message.space)
+        touched = replica.take_revoked(tx, message)
+        link.phase, link.acked = "shut", None
+        self._acks_due.pop(message.space, None)
+        self._dirty[message.space] = None
+        return [Touched(message.space, touched), Notice("revoked", message.space, message.reason)]
+
+    def _expired(self, tx: Tables, message: m.Expired) -> list[Effect]:
+        link = self._link(message.space)
+        forked, touched = replica.take_expired(tx, message, self._new_nonce)
+        link.phase, link.acked = "none", None
+        link.rewind(message.highest + 1)
+        link.stale_gaps = 0
+        self._changed(message.space)
+        effects: list[Effect] = [
+            Touched(message.space, touched),
+            Notice("expired", message.space, f"new epoch, fork at {message.fork}"),
+        ]
+        if forked:
+            effects.append(Notice("forked", message.space, f"the server holds n = {message.highest} of this device"))
+        return effects
+
+    def _error(self, tx: Tables, message: m.Error, now_s: float) -> list[Effect]:
+        detail = f"{message.name}{': ' if message.detail else ''}{message.detail or ''}"
+        if message.space is None:
+            self.error = message  # a close follows; its code says what to do
+            return [Notice("error", None, detail)]
+        link = self._link(message.space)
+        effects: list[Effect] = [Notice("error", message.space, detail)]
+        if message.retry == "never":
+            # A refused subscription still lets changes be pushed; their outcomes say whether they may.
+            if link.phase == "asked":
+                link.phase = "shut"
+            else:
+                link.retry_s = float("inf")
+        elif message.retry == "resync":
+            effects.append(Touched(message.space, replica.drop_synced(tx, message.space)))
+            self._retry(message.space, link, now_s, 2.0**link.failures)
+        else:
+            pause_s = 0.001 * message.after_ms if message.after_ms else 2.0**link.failures
+            link.rewind(replica.space_row(tx, message.space).settled + 1)
+            if link.phase == "asked":
+                self._retry(message.space, link, now_s, pause_s)
+            else:
+                link.failures += 1
+                link.retry_s = now_s + min(pause_s, SPACE_RETRY_MAX_S)
+        self._dirty[message.space] = None
+        return effects
+
+    def _retry(self, space: str, link: Link, now_s: float, pause_s: float) -> None:
+        """Subscribe again after a pause; until then deltas of the old subscription are not looked at."""
+        link.phase, link.acked = "none", None
+        link.failures += 1
+        link.retry_s = now_s + min(pause_s, SPACE_RETRY_MAX_S)
+        self._dirty[space] = None
+
+    def _link(self, space: str) -> Link:
+        return self.links.setdefault(space, Link())
+
+    def _changed(self, space: str) -> None:
+        self._dirty[space] = None
+        self._acks_due[space] = None
+
+    def say(self, message: m.ClientMessage) -> None:
+        """Send this with the next outgoing messages."""
+        self._replies.append(message)
+
+    # -- sending --------------------------------------------------------------------------------------------------------
+
+    def look_at(self, space: str) -> None:
+        """There may be something new to send for this space."""
+        self._dirty[space] = None
+
+    def look_at_all(self, tx: Tables) -> None:
+        self._dirty.update(dict.fromkeys(row.name for row in tx.spaces()))
+
+    def outgoing(self, tx: Tables, now_s: float) -> list[m.ClientMessage]:
+        """What to send now. What it returns is counted as sent."""
+        result, self._replies = self._replies, []
+        overdue = (name for name, link in self.links.items() if link.flights and now_s >= link.progress_s + PUSH_ANSWER_S)
+        self._dirty.update(dict.fromkeys(overdue))
+        if self.state is State.READY:
+            names, self._dirty = list(self._dirty), {}
+            for name in names:
+                result.extend(self._for_space(tx, name, now_s))
+        if self.welcome is not None and self._acks_due and now_s >= self._ack_s:
+            result.extend(self.acks(tx, now_s))
+        return result
+
+    def next_due_s(self, now_s: float) -> float:
+        """When `outgoing` may have something to send although nothing was received or committed."""
+        # A space that is looked at again but may retry already waits for room among the pushes in flight: an answer.
+        due = [link.retry_s for name, link in self.links.items() if name in self._dirty and link.retry_s > now_s]
+        due.extend(link.progress_s + PUSH_ANSWER_S for link in self.links.values() if link.flights)
+        if self._acks_due:
+            due.append(self._ack_s)
+        return min(due, default=float("inf"))
+
+    def acks(self, tx: Tables, now_s: float) -> list[m.ClientMessage]:
+        """Acks for what changed, now: at most once each `ack_ms`, and before `bye` or `background`."""
+        names, self._acks_due = list(self._acks_due), {}
+        self._ack_s = now_s + 0.001 * self.parameters.ack_ms
+        result: list[m.ClientMessage] = []
+        for name in names:
+            link, row = self._link(name), replica.space_row(tx, name)
+            if link.phase != "open" or row.epoch is None:
+                continue
+            ack = replica.ack_message(tx, row)
+            if ack != link.acked:
+                link.acked = ack
+                result.append(ack)
+        return result
+
+    def _for_space(self, tx: Tables, name: str, now_s: float) -> list[m.ClientMessage]:
+        link, row = self._link(name), tx.space(name)
+        if row is None:
+            return []
+        if now_s < link.retry_s:
+            self._dirty[name] = None
+            return []
+        result: list[m.ClientMessage] = []
+        if row.is_subscribed and link.phase == "none":
+            link.phase = "asked"
+            result.append(replica.subscribe_message(row))
+        elif not row.is_subscribed and link.phase in ("asked", "open"):
+            result.append(m.Unsubscribe(name, forget=link.forget or None))
+            link.phase, link.acked, link.forget = "none", None, False
+        if tx.setting("forked") is None and (not row.is_subscribed or link.phase in ("open", "shut")):
+            result.extend(self._pushes(tx, row, link, now_s))
+        return result
+
+    def _pushes(self, tx: Tables, row: SpaceRow, link: Link, now_s: float) -> list[m.ClientMessage]:
+        if link.flights and now_s >= link.progress_s + PUSH_ANSWER_S:
+            link.rewind(row.settled + 1)
+            link.stale_gaps = 0
+        if not link.flights:
+            link.progress_s = now_s
+        result: list[m.ClientMessage] = []
+        while True:
+            if self._in_flight() >= (1 if self.suspicion else self.parameters.limits.pushes_in_flight_max):
+                self._dirty[row.name] = None
+                return result
+            entries = self._next_batch(tx, row, link)
+            if not entries:
+                return result
+            link.cursor_n = entries[-1].last_n + 1
+            link.flights.append(Flight(entries[0].n, entries[-1].last_n, len(entries)))
+            result.append(m.Push(row.name, row.epoch, tuple(replica.wire_change(entry) for entry in entries)))
+
+    def _next_batch(self, tx: Tables, row: SpaceRow, link: Link) -> list[Entry]:
+        limits, count_max = self.parameters.limits, self.parameters.limits.push_changes_max
+        if self.suspicion is not None and link.cursor_n <= self.suspicion.last_n.get(row.name, 0):
+            count_max = min(count_max, self.suspicion.changes_max)
+        batch: list[Entry] = []
+        room_bytes = limits.frame_bytes_max - PUSH_ENVELOPE_BYTES
+        for entry in tx.unanswered(row.name, link.cursor_n, count_max):
+            room_bytes -= change_bytes(replica.wire_change(entry))
+            if batch and room_bytes < 0:
+                break
+            batch.append(entry)
+        return batch
+
+    def _in_flight(self) -> int:
+        return sum(len(link.flights) for link in self.links.values())
+
+    # -- the end of a connection ------------------------------------------------------------------------------------------
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing that was pushed waits for its answer."""
+        return self._in_flight() == 0
+
+    def is_complete(self, row: SpaceRow) -> bool:
+        """The space had everything that the server had when the subscription began."""
+        link = self.links.get(row.name)
+        return link is not None and link.phase == "open" and row.complete >= link.head
+
+    def is_shut(self, space: str) -> bool:
+        link = self.links.get(space)
+        return link is not None and link.phase == "shut"
+
+    def suspected(self, tx: Tables) -> tuple[Suspicion | None, list[Effect]]:
+        """After a close that calls what was sent malformed: narrow the search, or give the one suspect up."""
+        flights = [(name, flight) for name, link in self.links.items() for flight in link.flights]
+        if not flights:
+            return self.suspicion, []
+        last_n = {name: flight.last_n for name, flight in flights}
+        if len(flights) > 1:
+            changes_max = self.suspicion.changes_max if self.suspicion else self.parameters.limits.push_changes_max
+            return Suspicion(changes_max, last_n), []
+        name, flight = flights[0]
+        if flight.count > 1:
+            return Suspicion((flight.count + 1) // 2, last_n), []
+        entry = tx.entry(name, flight.first_n)
+        if entry is None or entry.outcome is not None or entry.void_reason is not None:
+            return None, []
+        replica.give_up(tx, name, entry.n, "malformed")
+        effects: list[Effect] = [
+            Touched(name, tuple(dict.fromkeys(operation.key for operation in entry.operations))),
+            Notice("malformed", name, f"the server cannot read n = {entry.n}; its payload is kept among the refused"),
+        ]
+        return self.suspicion, effects
+
+    def _clear_suspicion(self, space: str, answered_n: int) -> None:
+        if self.suspicion is None:
+            return
+        if answered_n >= self.suspicion.last_n.get(space, answered_n + 1):
+            del self.suspicion.last_n[space]
+        if not self.suspicion.last_n:
+            self.suspicion = None

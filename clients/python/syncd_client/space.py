@@ -1,0 +1,238 @@
+"""A space as the application sees it: documents to read, changes to commit, outcomes to wait for.
+
+Owns the convenience over `replica`: every method is one local transaction and returns at once. Knows no connection; it
+tells the device what it touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import messages as m
+from . import replica
+from .errors import DocumentExists
+from .operations import Operation, operation, operation_from
+from .replica import Position
+from .sums import sum_bytes
+from .tables import Entry, Key, OutcomeRow, RefusedRow, SpaceRow
+from .values import Value
+from .watching import Watcher
+
+if TYPE_CHECKING:
+    from .device import Device
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document in the view: the synced state with the outbox replayed on it.
+
+    `rev` is 0 for a document that only this device knows; `pending_count` is the number of its changes that are not in
+    the synced state. Pass `read_at` to `commit` if time passes between reading and writing.
+    """
+
+    collection: str
+    id: str
+    rev: int
+    fields: Mapping[str, Value]
+    types: Mapping[str, str]
+    pending_count: int
+    read_at: Position
+
+    def __getitem__(self, name: str) -> Value:
+        return self.fields[name]
+
+
+class Change:
+    """A committed change. It is durable already; what the server makes of it is its outcome."""
+
+    def __init__(self, device: Device, space: str, entry: Entry) -> None:
+        self.space = space
+        self.n = entry.n
+        self.nonce = entry.nonce
+        self.keys: tuple[Key, ...] = tuple(dict.fromkeys(item.key for item in entry.operations))
+        self._device = device
+
+    def settled(self) -> OutcomeRow | None:
+        """The outcome, if it is stored already."""
+        return self._device.store.outcome(self.space, self.n)
+
+    async def outcome(self) -> OutcomeRow:
+        """Wait until the outcome is durable on this device. May take as long as the device is offline."""
+        await self._device.wait_until(lambda: self.settled() is not None)
+        row = self.settled()
+        assert row is not None
+        return row
+
+
+class Space:
+    def __init__(self, device: Device, name: str) -> None:
+        self.name = name
+        self._device = device
+        self._store = device.store
+
+    # -- replication ------------------------------------------------------------------------------------------------------
+
+    def subscribe(self) -> None:
+        """Replicate this space, now and whenever the device is connected, until `unsubscribe`. Durable."""
+        with self._store.transaction() as tx:
+            replica.join(tx, self.name)
+        self._device.touched(self.name, ())
+
+    def unsubscribe(self, *, forget: bool = False) -> None:
+        """Stop replicating. `forget` drops the synced documents too, and tells the server so if it is connected."""
+        session = self._device.session
+        if session is not None and self.name in session.links:
+            session.links[self.name].forget = forget
+        with self._store.transaction() as tx:
+            touched = replica.leave(tx, self.name, forget=forget)
+        self._device.touched(self.name, touched)
+
+    @property
+    def row(self) -> SpaceRow:
+        """Epoch, positions, role and the rest of what is known of the space."""
+        return replica.space_row(self._store, self.name)
+
+    @property
+    def checksum(self) -> bytes:
+        """The sum of the synced documents (section 8 of the protocol), 8 bytes."""
+        return sum_bytes(self.row.sum)
+
+    @property
+    def is_complete(self) -> bool:
+        """This connection has brought all that the server had when the space was subscribed."""
+        session = self._device.session
+        return session is not None and session.is_complete(self.row)
+
+    @property
+    def outbox_depth(self) -> int:
+        return self._store.outbox_depth(self.name)
+
+    async def wait_complete(self) -> None:
+        await self._device.wait_until(lambda: self.is_complete)
+
+    async def wait_settled(self) -> None:
+        """Wait until the outbox of the space is empty."""
+        await self._device.wait_until(lambda: self.outbox_depth == 0)
+
+    # -- reading ----------------------------------------------------------------------------------------------------------
+
+    def view(self, collection: str, id: str) -> Document | None:
+        with self._store.reading() as tx:
+            return self._view(replica.space_row(tx, self.name), (collection, id))
+
+    def documents(self, collection: str) -> list[Document]:
+        """Every document of a collection that the view shows, by id."""
+        with self._store.reading() as tx:
+            row = replica.space_row(tx, self.name)
+            keys = [document.key for document in tx.documents(self.name, collection)]
+            keys += tx.touched_keys(self.name, collection)
+            views = (self._view(row, key) for key in sorted(dict.fromkeys(keys)))
+            return [document for document in views if document is not None]
+
+    def synced(self) -> list[Document]:
+        """The synced documents of all collections, without the outbox: what the checksum is of."""
+        with self._store.reading() as tx:
+            row = replica.space_row(tx, self.name)
+            return [
+                self._document(row, item.key, item.rev, dict(item.fields), 0) for item in tx.documents(self.name)
+            ]
+
+    def _view(self, row: SpaceRow, key: Key) -> Document | None:
+        synced, state, pending_count = replica.view(self._store, self.name, key)
+        if state is None:
+            return None
+        return self._document(row, key, 0 if synced is None else synced.rev, state, pending_count)
+
+    def _document(
+        self, row: SpaceRow, key: Key, rev: int, state: Mapping[str, m.FieldValue], pending_count: int
+    ) -> Document:
+        fields = {name: value for name, (_type, value) in state.items()}
+        types = {name: type_ for name, (type_, _value) in state.items()}
+        return Document(*key, rev, fields, types, pending_count, Position(row.epoch, row.complete))
+
+    def changes(self) -> AbstractContextManager[Watcher]:
+        """`with space.changes() as changed: async for round in changed: ...`"""
+        return self._device.watchers.opened(self.name)
+
+    def refused(self) -> list[RefusedRow]:
+        """Changes that were refused or given up, with their payload, until `discard_refused`."""
+        return self._store.refused(self.name)
+
+    def discard_refused(self, n: int) -> None:
+        with self._store.transaction() as tx:
+            tx.drop_refused(self.name, n)
+
+    # -- writing ----------------------------------------------------------------------------------------------------------
+
+    def commit(
+        self, operations: Iterable[Operation | Sequence[Value]], *, read_at: Position | None = None
+    ) -> Change:
+        """Commit operations as one atomic change. Durable when this returns; pushed when the device is connected.
+
+        `read_at` is the position at which the edited documents were read (`Document.read_at`); by default now.
+        Raises InvalidInput, and then nothing was stored.
+        """
+        checked = [operation_from(item) for item in operations]
+        with self._store.transaction() as tx:
+            entry = replica.commit(
+                tx,
+                self.name,
+                checked,
+                nonce=self._device.ports.entropy(8),
+                now_ms=self._device.ports.clock_ms(),
+                limits=_limits(tx.setting("limits")),
+                read_at=read_at,
+            )
+        change = Change(self._device, self.name, entry)
+        self._device.committed(change)
+        return change
+
+    def _do(self, name: str, collection: str, id: str, *arguments: Value) -> Change:
+        return self.commit([operation(name, collection, id, *arguments)])
+
+    def create(self, collection: str, id: str, fields: Mapping[str, Value] | None = None) -> Change:
+        """Make a document, with `reg` fields if given. Raises DocumentExists if the view shows it already."""
+        if self.view(collection, id) is not None:
+            raise DocumentExists(f"{collection}/{id} exists in {self.name}")
+        settings = [operation("reg.set", collection, id, name, value) for name, value in (fields or {}).items()]
+        return self.commit([operation("create", collection, id), *settings])
+
+    def delete(self, collection: str, id: str) -> Change:
+        return self._do("delete", collection, id)
+
+    def set(self, collection: str, id: str, field: str, value: Value) -> Change:
+        return self._do("reg.set", collection, id, field, value)
+
+    def unset(self, collection: str, id: str, field: str) -> Change:
+        return self._do("reg.unset", collection, id, field)
+
+    def inc(self, collection: str, id: str, field: str, by: int = 1) -> Change:
+        return self._do("counter.inc", collection, id, field, by)
+
+    def add(self, collection: str, id: str, field: str, value: Value) -> Change:
+        return self._do("set.add", collection, id, field, value)
+
+    def remove(self, collection: str, id: str, field: str, value: Value) -> Change:
+        return self._do("set.remove", collection, id, field, value)
+
+    def put(self, collection: str, id: str, field: str, key: str, value: Value) -> Change:
+        return self._do("map.put", collection, id, field, key, value)
+
+    def drop(self, collection: str, id: str, field: str, key: str) -> Change:
+        return self._do("map.drop", collection, id, field, key)
+
+    def enable(self, collection: str, id: str, field: str) -> Change:
+        return self._do("flag.enable", collection, id, field)
+
+    def disable(self, collection: str, id: str, field: str) -> Change:
+        return self._do("flag.disable", collection, id, field)
+
+
+def _limits(known: Value) -> m.Limits:
+    """The limits of the last welcome, for changes that are committed offline."""
+    known = known or {}
+    names = ("change_operations_max", "change_documents_max", "change_bytes_max")
+    return m.Limits(**{name: known[name] for name in names if name in known})

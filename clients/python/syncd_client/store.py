@@ -1,0 +1,402 @@
+"""The durable store: SQLite, one file, one local transaction per decision.
+
+Owns what is on disk: `replica.db` (everything that a backup may hold), `installation` beside it (kept out of backups, so
+that a restored copy is recognised as another installation) and `sync.lock` (held by the one process that talks to the
+server). Knows the rows (tables.py) and nothing of the rules between them.
+
+1. When `transaction()` has returned, its writes survive the end of the process and of the machine (WAL, synchronous=FULL).
+2. When it has raised, or the process was killed inside it, none of its writes exist.
+3. Any number of processes may open one store; SQLite puts their transactions in one order. `BEGIN IMMEDIATE` takes the
+   write lock first, so that a read in a transaction is never stale when its write comes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple
+from dataclasses import fields as fields_of
+from pathlib import Path
+from typing import Any, Literal
+
+import msgpack
+
+from .errors import StoreError
+from .messages import DocumentEntry
+from .operations import Operation, operation_from
+from .tables import DocumentRow, Entry, Key, OutcomeRow, RefusedRow, SpaceRow
+from .values import Value, packed
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x73796E64  # "synd": tells this file from any other SQLite database
+
+# Another process holds the write lock for the length of one fsync; ten seconds are a disk in trouble, not a queue.
+BUSY_S = 10.0
+# As many outcomes per space as the server keeps of what is settled: enough to ask what became of a recent change.
+OUTCOMES_PER_SPACE_MAX = 1_000
+# Refused payloads wait for the application to look at them. Beyond this many nobody looks; the oldest give way.
+REFUSED_MAX = 10_000
+# Changes held until the server calls them safe. A server without backups never does, so the oldest give way.
+KEPT_PER_SPACE_MAX = 1_000
+
+_SPACE_COLUMNS = [field.name for field in fields_of(SpaceRow)]
+
+_SCHEMA = f"""
+CREATE TABLE setting (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE space ({", ".join(name + (" TEXT PRIMARY KEY" if name == "name" else "") for name in _SPACE_COLUMNS)})
+    WITHOUT ROWID;
+CREATE TABLE document (space TEXT, collection TEXT, id TEXT, rev INTEGER, fields BLOB,
+    PRIMARY KEY (space, collection, id)) WITHOUT ROWID;
+CREATE TABLE page (space TEXT, upto INTEGER, docs BLOB, PRIMARY KEY (space, upto)) WITHOUT ROWID;
+CREATE TABLE entry (space TEXT, n INTEGER, last_n INTEGER, nonce BLOB, base INTEGER, stamp_ms INTEGER, operations BLOB,
+    void_reason TEXT, outcome TEXT, seq INTEGER, is_kept INTEGER, PRIMARY KEY (space, n)) WITHOUT ROWID;
+CREATE INDEX entry_unanswered ON entry (space, n) WHERE outcome IS NULL;
+CREATE TABLE touch (space TEXT, collection TEXT, id TEXT, n INTEGER, PRIMARY KEY (space, collection, id, n))
+    WITHOUT ROWID;
+CREATE INDEX touch_by_n ON touch (space, n);
+CREATE TABLE outcome (at INTEGER PRIMARY KEY AUTOINCREMENT, space TEXT, n INTEGER, nonce BLOB, outcome TEXT,
+    seq INTEGER, detail BLOB);
+CREATE UNIQUE INDEX outcome_by_n ON outcome (space, n);
+CREATE TABLE refused (at INTEGER PRIMARY KEY AUTOINCREMENT, space TEXT, n INTEGER, base INTEGER, stamp_ms INTEGER,
+    operations BLOB, outcome TEXT, detail BLOB);
+"""
+
+_ENTRY = "SELECT n, last_n, nonce, base, stamp_ms, operations, void_reason, outcome, seq, is_kept FROM entry"
+
+
+def _unpacked(data: bytes | None) -> Any:
+    return None if data is None else msgpack.unpackb(data, raw=False, strict_map_key=True)
+
+
+def _operations(data: bytes) -> tuple[Operation, ...]:
+    return tuple(operation_from(item) for item in _unpacked(data))
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    n, last_n, nonce, base, stamp_ms, operations, void_reason, outcome, seq, is_kept = row
+    checked = _operations(operations)
+    return Entry(n, last_n, nonce, base, stamp_ms, checked, void_reason, outcome, seq, bool(is_kept))
+
+
+def _document(row: tuple[Any, ...]) -> DocumentRow:
+    return DocumentRow(row[0], row[1], row[2], {name: (pair[0], pair[1]) for name, pair in _unpacked(row[3]).items()})
+
+
+def _space(row: tuple[Any, ...]) -> SpaceRow:
+    values = dict(zip(_SPACE_COLUMNS, row, strict=True))
+    # A sum is unsigned and 64 bits long, SQLite's integers are signed: it is kept as 8 bytes.
+    return SpaceRow(
+        **{**values, "sum": int.from_bytes(values["sum"], "big"), "is_subscribed": bool(values["is_subscribed"])}
+    )
+
+
+class Store:
+    """The open store of one device. Use from one thread; implements `tables.Tables` inside a transaction."""
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        entropy: Callable[[int], bytes],
+        durability: Literal["full", "off"] = "full",
+    ) -> None:
+        """Open or make the store. `durability="off"` is for simulators: it survives the process, not the machine."""
+        self.directory = Path(directory)
+        self._in_transaction = False
+        self._lock_fd: int | None = None
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self.directory / "replica.db", timeout=BUSY_S, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"{self.directory}: cannot open the store: {error}") from None
+        try:
+            self._prepare(durability)
+            self.device = self._device(entropy)
+            self.installation = _installation(self.directory / "installation", entropy)
+        except (OSError, sqlite3.Error) as error:
+            self._db.close()
+            raise StoreError(f"{self.directory}: cannot open the store: {error}") from None
+        except StoreError:
+            self._db.close()
+            raise
+
+    def _prepare(self, durability: str) -> None:
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute(f"PRAGMA synchronous={durability.upper()}")
+        with self.transaction():
+            version, application_id, tables = (
+                self._one(sql)
+                for sql in ("PRAGMA user_version", "PRAGMA application_id", "SELECT count(*) FROM sqlite_schema")
+            )
+            if tables == 0:
+                for statement in _SCHEMA.split(";\n"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+                self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            elif application_id != APPLICATION_ID:
+                raise StoreError(f"{self.directory}: replica.db is not the store of a syncd device")
+            elif version != SCHEMA_VERSION:
+                raise StoreError(
+                    f"{self.directory}: the store has schema version {version}, this program knows {SCHEMA_VERSION}"
+                )
+
+    def _device(self, entropy: Callable[[int], bytes]) -> bytes:
+        with self.transaction():
+            device = self.setting("device")
+            if device is None:
+                device = entropy(16)
+                self.put_setting("device", device)
+            assert isinstance(device, bytes)
+            return device
+
+    def close(self) -> None:
+        self.release_sync_lock()
+        self._db.close()
+
+    # -- transactions and processes -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[Store]:
+        """One decision. Durable when the block ends; undone as a whole if it raises."""
+        yield from self._transaction("BEGIN IMMEDIATE")
+
+    @contextmanager
+    def reading(self) -> Iterator[Store]:
+        """One consistent look, in which nothing may be written."""
+        yield from self._transaction("BEGIN")
+
+    def _transaction(self, begin: str) -> Iterator[Store]:
+        assert not self._in_transaction, "transactions do not nest"
+        try:
+            self._db.execute(begin)
+            self._in_transaction = True
+            yield self
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.directory}: {error}") from None
+        finally:
+            self._in_transaction = False
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+    def data_version(self) -> int:
+        """A number that changes when another process has committed something."""
+        version: int = self._one("PRAGMA data_version")
+        return version
+
+    def acquire_sync_lock(self) -> bool:
+        """Become the one process that talks to the server for this device; false if another one is."""
+        if self._lock_fd is not None:
+            return True
+        fd = os.open(self.directory / "sync.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        self._lock_fd = fd
+        return True
+
+    def release_sync_lock(self) -> None:
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+
+    def _one(self, sql: str, *arguments: object) -> Any:
+        row = self._db.execute(sql, arguments).fetchone()
+        return None if row is None else row[0]
+
+    def _rows(self, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
+        return self._db.execute(sql, arguments).fetchall()
+
+    def space(self, name: str) -> SpaceRow | None:
+        rows = self._rows(f"SELECT {', '.join(_SPACE_COLUMNS)} FROM space WHERE name = ?", name)
+        return _space(rows[0]) if rows else None
+
+    def spaces(self) -> list[SpaceRow]:
+        return [_space(row) for row in self._rows(f"SELECT {', '.join(_SPACE_COLUMNS)} FROM space ORDER BY name")]
+
+    def put_space(self, row: SpaceRow) -> None:
+        values = dict(zip(_SPACE_COLUMNS, astuple(row), strict=True))
+        values["sum"] = row.sum.to_bytes(8, "big")
+        marks = ", ".join("?" * len(values))
+        self._db.execute(f"INSERT OR REPLACE INTO space VALUES ({marks})", list(values.values()))
+
+    def setting(self, name: str) -> Value:
+        return _unpacked(self._one("SELECT value FROM setting WHERE name = ?", name))
+
+    def put_setting(self, name: str, value: Value) -> None:
+        self._db.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (name, packed(value)))
+
+    def document(self, space: str, key: Key) -> DocumentRow | None:
+        rows = self._rows(
+            "SELECT collection, id, rev, fields FROM document WHERE space = ? AND collection = ? AND id = ?", space, *key
+        )
+        return _document(rows[0]) if rows else None
+
+    def documents(self, space: str, collection: str | None = None) -> list[DocumentRow]:
+        sql = "SELECT collection, id, rev, fields FROM document WHERE space = ?"
+        if collection is None:
+            return [_document(row) for row in self._rows(f"{sql} ORDER BY collection, id", space)]
+        return [_document(row) for row in self._rows(f"{sql} AND collection = ? ORDER BY id", space, collection)]
+
+    def put_document(self, space: str, row: DocumentRow) -> None:
+        values = (space, row.collection, row.id, row.rev, packed(dict(row.fields)))
+        self._db.execute("INSERT OR REPLACE INTO document VALUES (?, ?, ?, ?, ?)", values)
+
+    def drop_document(self, space: str, key: Key) -> None:
+        self._db.execute("DELETE FROM document WHERE space = ? AND collection = ? AND id = ?", (space, *key))
+
+    def drop_documents(self, space: str) -> None:
+        self._db.execute("DELETE FROM document WHERE space = ?", (space,))
+
+    def add_page(self, space: str, to: int, docs: tuple[DocumentEntry, ...]) -> None:
+        wires = [[doc.collection, doc.id, doc.rev, doc.state, dict(doc.fields)] for doc in docs]
+        self._db.execute("INSERT OR REPLACE INTO page VALUES (?, ?, ?)", (space, to, packed(wires)))
+
+    def pages(self, space: str) -> Iterator[tuple[DocumentEntry, ...]]:
+        for (data,) in self._rows("SELECT docs FROM page WHERE space = ? ORDER BY upto", space):
+            yield tuple(
+                DocumentEntry(
+                    collection, id, rev, state, {name: pair and (pair[0], pair[1]) for name, pair in fields.items()}
+                )
+                for collection, id, rev, state, fields in _unpacked(data)
+            )
+
+    def drop_pages(self, space: str) -> None:
+        self._db.execute("DELETE FROM page WHERE space = ?", (space,))
+
+    def entry(self, space: str, n: int) -> Entry | None:
+        # The last entry that begins at or before n: a void may stand for a range of n.
+        rows = self._rows(f"{_ENTRY} WHERE space = ? AND n <= ? ORDER BY n DESC LIMIT 1", space, n)
+        return _entry(rows[0]) if rows and rows[0][1] >= n else None
+
+    def unanswered(self, space: str, first_n: int, count_max: int) -> list[Entry]:
+        sql = f"{_ENTRY} WHERE space = ? AND n >= ? AND outcome IS NULL ORDER BY n LIMIT ?"
+        return [_entry(row) for row in self._rows(sql, space, first_n, count_max)]
+
+    def outbox(self, space: str) -> list[Entry]:
+        return [_entry(row) for row in self._rows(f"{_ENTRY} WHERE space = ? AND NOT is_kept ORDER BY n", space)]
+
+    def kept(self, space: str) -> list[Entry]:
+        return [_entry(row) for row in self._rows(f"{_ENTRY} WHERE space = ? AND is_kept ORDER BY n", space)]
+
+    def outbox_depth(self, space: str) -> int:
+        depth: int = self._one("SELECT count(*) FROM entry WHERE space = ? AND NOT is_kept", space)
+        return depth
+
+    def touching(self, space: str, key: Key) -> list[Entry]:
+        sql = (
+            f"{_ENTRY} WHERE space = ?1 AND n IN "
+            "(SELECT n FROM touch WHERE space = ?1 AND collection = ?2 AND id = ?3) ORDER BY n"
+        )
+        return [_entry(row) for row in self._rows(sql, space, *key)]
+
+    def touched_keys(self, space: str, collection: str | None = None) -> list[Key]:
+        sql = "SELECT DISTINCT collection, id FROM touch WHERE space = ?1 AND (?2 IS NULL OR collection = ?2) ORDER BY 1, 2"
+        return [(row[0], row[1]) for row in self._rows(sql, space, collection)]
+
+    def put_entry(self, space: str, entry: Entry) -> None:
+        self._db.execute("DELETE FROM touch WHERE space = ? AND n = ?", (space, entry.n))
+        operations = packed([operation.wire() for operation in entry.operations])
+        head = (space, entry.n, entry.last_n, entry.nonce, entry.base, entry.stamp_ms, operations)
+        tail = (entry.void_reason, entry.outcome, entry.seq, entry.is_kept)
+        self._db.execute("INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*head, *tail))
+        if entry.is_kept:
+            self._db.execute(
+                "DELETE FROM entry WHERE space = ?1 AND is_kept AND n NOT IN "
+                "(SELECT n FROM entry WHERE space = ?1 AND is_kept ORDER BY n DESC LIMIT ?2)",
+                (space, KEPT_PER_SPACE_MAX),
+            )
+            return
+        keys = dict.fromkeys(operation.key for operation in entry.operations)
+        self._db.executemany("INSERT INTO touch VALUES (?, ?, ?, ?)", [(space, *key, entry.n) for key in keys])
+
+    def drop_entry(self, space: str, n: int) -> None:
+        self._db.execute("DELETE FROM entry WHERE space = ? AND n = ?", (space, n))
+        self._db.execute("DELETE FROM touch WHERE space = ? AND n = ?", (space, n))
+
+    def oldest(self, space: str) -> tuple[int | None, int | None]:
+        """The least n and the least base of the changes without an outcome."""
+        row = self._rows("SELECT min(n), min(base) FROM entry WHERE space = ? AND outcome IS NULL", space)[0]
+        return row[0], row[1]
+
+    def add_outcome(self, row: OutcomeRow) -> None:
+        detail = None if row.detail is None else packed(dict(row.detail))
+        self._db.execute(
+            "INSERT OR REPLACE INTO outcome (space, n, nonce, outcome, seq, detail) VALUES (?, ?, ?, ?, ?, ?)",
+            (row.space, row.n, row.nonce, row.outcome, row.seq, detail),
+        )
+        self._db.execute("DELETE FROM outcome WHERE space = ? AND n <= ?", (row.space, row.n - OUTCOMES_PER_SPACE_MAX))
+
+    def outcome(self, space: str, n: int) -> OutcomeRow | None:
+        sql = "SELECT space, n, nonce, outcome, seq, detail, at FROM outcome WHERE space = ? AND n = ?"
+        return next((_outcome(row) for row in self._rows(sql, space, n)), None)
+
+    def outcomes_since(self, at: int, count_max: int) -> list[OutcomeRow]:
+        """Outcomes in the order in which they were stored, after the position `at`."""
+        sql = "SELECT space, n, nonce, outcome, seq, detail, at FROM outcome WHERE at > ? ORDER BY at LIMIT ?"
+        return [_outcome(row) for row in self._rows(sql, at, count_max)]
+
+    def outcomes_at(self) -> int:
+        """The position of the last stored outcome."""
+        return self._one("SELECT max(at) FROM outcome") or 0
+
+    def add_refused(self, row: RefusedRow) -> None:
+        operations = packed([operation.wire() for operation in row.operations])
+        detail = None if row.detail is None else packed(dict(row.detail))
+        cursor = self._db.execute(
+            "INSERT INTO refused (space, n, base, stamp_ms, operations, outcome, detail) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (row.space, row.n, row.base, row.stamp_ms, operations, row.outcome, detail),
+        )
+        assert cursor.lastrowid is not None
+        self._db.execute("DELETE FROM refused WHERE at <= ?", (cursor.lastrowid - REFUSED_MAX,))
+
+    def refused(self, space: str) -> list[RefusedRow]:
+        sql = "SELECT space, n, base, stamp_ms, operations, outcome, detail FROM refused WHERE space = ? ORDER BY at"
+        return [
+            RefusedRow(name, n, base, stamp_ms, _operations(operations), outcome, _unpacked(detail))
+            for name, n, base, stamp_ms, operations, outcome, detail in self._rows(sql, space)
+        ]
+
+    def drop_refused(self, space: str, n: int) -> None:
+        self._db.execute("DELETE FROM refused WHERE space = ? AND n = ?", (space, n))
+
+
+def _outcome(row: Sequence[Any]) -> OutcomeRow:
+    space, n, nonce, outcome, seq, detail, at = row
+    return OutcomeRow(space, n, nonce, outcome, seq, _unpacked(detail), at)
+
+
+def _installation(path: Path, entropy: Callable[[int], bytes]) -> bytes:
+    """The installation id, made at the first start. The first of two processes wins; both read the same."""
+    if not path.exists():
+        draft = path.with_name(f"installation.{entropy(8).hex()}")
+        with draft.open("x") as file:
+            file.write(entropy(16).hex() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    text = path.read_text().strip()
+    try:
+        installation = bytes.fromhex(text)
+    except ValueError:
+        installation = b""
+    if len(installation) != 16:
+        raise StoreError(f"{path}: expected 32 hexadecimal digits")
+    return installation

@@ -1,0 +1,106 @@
+"""What changed since you last looked: bounded, coalescing notifications.
+
+Owns the meeting point of the device, which never waits, and the application, which may be slow. Nothing here queues
+events: a watcher holds at most the set of what is new, so a slow reader costs memory for what exists, not for what
+happened.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import trio
+
+from .session import Notice
+from .tables import Key
+
+# Beyond this many documents a reader does better to read the space again than to look at each.
+WATCHED_KEYS_MAX = 10_000
+# Notices are rare and for people; the last hundred say what is going on.
+NOTICES_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Documents of one space whose view may have changed, in the order of their first change; None means any of them."""
+
+    space: str
+    keys: tuple[Key, ...] | None
+
+
+class Pulse:
+    """Wakes everyone who waits now. A waiter checks its condition, waits, and checks again."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def beat(self) -> None:
+        event, self._event = self._event, trio.Event()
+        event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await self.wait()
+
+
+class Watcher:
+    """An async iterator of `Changed`. Each round gives all that changed since the round before."""
+
+    def __init__(self, space: str | None) -> None:
+        self._space = space
+        self._spaces: dict[str, dict[Key, None] | None] = {}
+        self._pulse = Pulse()
+
+    def touch(self, space: str, keys: tuple[Key, ...] | None) -> None:
+        if self._space not in (None, space) or keys == ():
+            return
+        known = self._spaces.setdefault(space, {})
+        if keys is None:
+            self._spaces[space] = None
+        elif known is not None:
+            known.update(dict.fromkeys(keys))
+            if len(known) > WATCHED_KEYS_MAX:
+                self._spaces[space] = None
+        self._pulse.beat()
+
+    def __aiter__(self) -> Watcher:
+        return self
+
+    async def __anext__(self) -> list[Changed]:
+        await self._pulse.wait_until(lambda: bool(self._spaces))
+        spaces, self._spaces = self._spaces, {}
+        return [Changed(name, None if keys is None else tuple(keys)) for name, keys in spaces.items()]
+
+
+class Watchers:
+    """The open watchers of a device, and its last notices."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, Watcher] = {}
+        self.pulse = Pulse()
+        self.notices: deque[Notice] = deque(maxlen=NOTICES_MAX)
+        self.notice_count = 0
+
+    @contextmanager
+    def opened(self, space: str | None) -> Iterator[Watcher]:
+        watcher = Watcher(space)
+        self._open[id(watcher)] = watcher
+        try:
+            yield watcher
+        finally:
+            del self._open[id(watcher)]
+
+    def touch(self, space: str, keys: tuple[Key, ...] | None) -> None:
+        for watcher in self._open.values():
+            watcher.touch(space, keys)
+
+    def notify(self, notice: Notice) -> None:
+        self.notices.append(notice)
+        self.notice_count += 1
+        self.pulse.beat()

@@ -1,0 +1,276 @@
+"""Reading the configuration: one TOML file and `SYNCD_...` variables become checked settings, or precise complaints.
+
+Owns where settings come from, which source wins (a variable over the file, the file over a default), where the state
+directory and the secrets lie, and the text of every complaint. What the keys are is `settings.py`'s; how a TOML text is
+read, `toml.py`'s. Must not open the store or a socket.
+
+Invariants: F1 a configuration with any mistake is refused whole, and every mistake in it is named. F2 a complaint reads
+`WHERE: section.key: got X, expected Y`, where WHERE is file:line:column or the name of the variable. F3 secrets stand
+in files of their own, never in the configuration or in a variable.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from syncd.app import toml
+from syncd.app.settings import AuthKey, Config, broken_relations, expectation
+from syncd.net.auth import BadKey, TokenKey, token_key
+
+PREFIX = "SYNCD_"
+# Short names for what a test, a container or a shell sets most often.
+SHORT_NAMES = {
+    "SYNCD_STATE_DIR": ("store", "directory"),
+    "SYNCD_LISTEN": ("server", "listen"),
+    "SYNCD_ADMIN_LISTEN": ("server", "admin_listen"),
+}
+CONFIG_NAME = "SYNCD_CONFIG"
+CONFIG_BYTES_MAX = 1024 * 1024  # a file beyond this is no configuration; the biggest real one is some kilobytes
+KEY_BYTES_MAX = 64 * 1024  # an RSA key of 16,384 bits in PEM has 13 KB
+SHOWN_CHARACTERS_MAX = 60  # of a wrong value, in a complaint
+
+
+class ConfigError(Exception):
+    """The configuration is refused. The text has one line per mistake."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The configuration in force, and what was found on the way. `file`: None if there is none. `state_directory` holds
+    the store, the admin socket and generated secrets; it may not exist yet. `bases`: where relative names of secret
+    files are looked up, in this order."""
+
+    config: Config
+    file: Path | None
+    state_directory: Path
+    bases: tuple[Path, ...]
+
+    @property
+    def admin_socket(self) -> Path:
+        return self.state_directory / "admin.sock"
+
+
+def loaded(file: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Read everything. `file`: as given on the command line; None: `SYNCD_CONFIG`, or no file. Raises `ConfigError`."""
+    if file is None and environ.get(CONFIG_NAME):
+        file = Path(environ[CONFIG_NAME])
+    sources = _Sources({}, {})
+    if file is not None:
+        sources.add_file(file)
+    problems = sources.add_variables(environ)
+    try:
+        config = Config.model_validate(sources.values)
+    except ValidationError as error:
+        raise ConfigError(problems + [sources.complaint(detail) for detail in _ordered(error, sources)]) from None
+    problems += [
+        f"{sources.where(path)}{dotted(path)}: got {_shown(value)}, expected {expected}"
+        for path, value, expected in broken_relations(config)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    credentials = environ.get("CREDENTIALS_DIRECTORY")
+    bases = [Path(credentials)] if credentials else []
+    return Settings(config, file, _state_directory(config, environ), (*bases, file.parent if file else Path()))
+
+
+def dotted(path: toml.Path) -> str:
+    """`("auth", "key", 0, "kid")` -> `auth.key[0].kid`"""
+    text = ""
+    for item in path:
+        text += f"[{item}]" if isinstance(item, int) else f".{item}" if text else item
+    return text
+
+
+def _state_directory(config: Config, environ: Mapping[str, str]) -> Path:
+    if config.store.directory:
+        return Path(config.store.directory)
+    # systemd names the directory that StateDirectory= made; it may list several, of which the first is ours.
+    if environ.get("STATE_DIRECTORY"):
+        return Path(environ["STATE_DIRECTORY"].split(":")[0])
+    base = environ.get("XDG_STATE_HOME", "")
+    if base.startswith("/"):  # a relative one is to be ignored, says the XDG base directory specification
+        return Path(base) / "syncd"
+    return Path(environ.get("HOME") or Path.home()) / ".local" / "state" / "syncd"
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def token_keys(settings: Settings) -> tuple[TokenKey, ...]:
+    """The configured token keys, read from their files. Raises `ConfigError` that names each bad one."""
+    keys: list[TokenKey] = []
+    problems: list[str] = []
+    for index, entry in enumerate(settings.config.auth.key):
+        try:
+            keys.append(read_key(entry, settings.bases))
+        except (OSError, BadKey) as error:
+            reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
+            problems.append(f"auth.key[{index}].file: got {_shown(entry.file)}, expected a readable key: {reason}")
+    if problems:
+        raise ConfigError(problems)
+    return tuple(keys)
+
+
+def read_key(entry: AuthKey, bases: tuple[Path, ...]) -> TokenKey:
+    """One key from its file: the first base that has it, else the last. Raises `OSError`, `BadKey`."""
+    candidates = [base / entry.file for base in bases]  # joining an absolute name yields that name
+    path = next((path for path in candidates if path.is_file()), candidates[-1])
+    with path.open("rb") as file:
+        material = file.read(KEY_BYTES_MAX)
+    # Whoever writes a secret with an editor or `echo` leaves a line feed behind it, which is not part of it.
+    return token_key(entry.kid, entry.algorithm, material.strip() if entry.algorithm == "HS256" else material)
+
+
+# -- sources ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Sources:
+    """Values from all sources, merged, and where each stands."""
+
+    values: dict[str, Any]
+    places: dict[toml.Path, tuple[str, str]]  # path -> ("FILE:LINE:COLUMN: " of its key, the same of its value)
+
+    def add_file(self, file: Path) -> None:
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise ConfigError([f"{file}: cannot be read: {error.strerror}"]) from None
+        if len(data) > CONFIG_BYTES_MAX:
+            raise ConfigError([f"{file}: got {len(data)} bytes, expected at most {CONFIG_BYTES_MAX}"])
+        try:
+            found = toml.document(data.decode())
+        except UnicodeDecodeError as error:
+            raise ConfigError([f"{file}: got no UTF-8 at byte {error.start}, expected a TOML file"]) from None
+        except toml.TomlError as error:
+            line, column = error.position
+            raise ConfigError([f"{file}:{line}:{column}: no valid TOML: {error}"]) from None
+        self.values = found.values
+        for path, place in found.places.items():
+            self.places[path] = tuple(f"{file}:{line}:{column}: " for line, column in (place.key, place.value))  # type: ignore[assignment]
+
+    def add_variables(self, environ: Mapping[str, str]) -> list[str]:
+        """Put variables over the file. Returns complaints about names."""
+        problems = []
+        for name in sorted(environ):
+            if not name.startswith(PREFIX) or name == CONFIG_NAME or not environ[name]:
+                continue
+            if name in SHORT_NAMES:
+                self._set(SHORT_NAMES[name], environ[name], name)
+            elif "__" in name:
+                section, _, key = name[len(PREFIX) :].lower().partition("__")
+                self._set((section, key), environ[name], name)
+            elif near := difflib.get_close_matches(name, [*SHORT_NAMES, CONFIG_NAME], 1, 0.85):
+                # Other programs may have variables with this prefix; only what looks like a slip is refused.
+                problems.append(f"{name}: got an unknown variable; did you mean {near[0]}?")
+        return problems
+
+    def _set(self, path: tuple[str, str], text: str, name: str) -> None:
+        section = self.values.setdefault(path[0], {})
+        if not isinstance(section, dict):
+            return  # `server = 1` in the file: that complaint comes first
+        field = field_at(path)
+        section[path[1]] = text if field is None or field.annotation is str else _value(text)
+        self.places = {at: place for at, place in self.places.items() if at[:2] != path}
+        self.places[path] = (f"{name}: ", f"{name}: ")
+
+    def where(self, path: toml.Path, *, of_key: bool = False) -> str:
+        """The place of a key or its value; of the nearest table around it, if it stands nowhere itself."""
+        while path and path not in self.places:
+            path = path[:-1]
+        return self.places[path][0 if of_key else 1] if path else ""
+
+    def complaint(self, detail: ErrorDetails) -> str:
+        path = detail["loc"]
+        if detail["type"] == "extra_forbidden":
+            known = list(_model_at(path[:-1]).model_fields)
+            near = difflib.get_close_matches(str(path[-1]), known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            expected = f"one of {', '.join(sorted(known))}{hint}"
+            return f"{self.where(path, of_key=True)}{dotted(path)}: got an unknown key, expected {expected}"
+        got = "nothing" if detail["type"] == "missing" else _shown(detail["input"])
+        return f"{self.where(path)}{dotted(path)}: got {got}, expected {_expected(path)}"
+
+
+def _value(text: str) -> Any:
+    """A variable's text as a TOML value, so that numbers, booleans and lists can be given; else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _shown(value: object) -> str:
+    """A wrong value for a complaint, as TOML would write it."""
+    text = "a table" if isinstance(value, dict) else json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= SHOWN_CHARACTERS_MAX else text[:SHOWN_CHARACTERS_MAX] + "..."
+
+
+def _ordered(error: ValidationError, sources: _Sources) -> list[ErrorDetails]:
+    """In the order of the file, and one complaint per key."""
+    order = {path: index for index, path in enumerate(sources.places)}
+    unique = {detail["loc"]: detail for detail in error.errors()}
+    return sorted(unique.values(), key=lambda detail: order.get(detail["loc"], len(order)))
+
+
+# -- the shape of the configuration -----------------------------------------------------------------------------------
+
+
+def _model_at(path: toml.Path) -> type[BaseModel]:
+    """The table that a path leads to."""
+    model: type[BaseModel] = Config
+    for item in path:
+        if isinstance(item, str):
+            model = _table(model.model_fields[item]) or model
+    return model
+
+
+def _table(field: FieldInfo) -> type[BaseModel] | None:
+    """The model of a table, or of the elements of an array of tables; None for a plain value."""
+    for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def field_at(path: toml.Path) -> FieldInfo | None:
+    """The key that a path names, or None if there is none."""
+    names = [item for item in path if isinstance(item, str)]
+    model: type[BaseModel] | None = Config
+    field: FieldInfo | None = None
+    for name in names:
+        field = model.model_fields.get(name) if model is not None else None
+        if field is None:
+            return None
+        model = _table(field)
+    return field
+
+
+def _expected(path: toml.Path) -> str:
+    field = field_at(path)
+    assert field is not None, "an unknown key was complained about as such"
+    if _table(field) is not None:
+        return "an array of tables" if field.annotation is not _table(field) and not isinstance(path[-1], int) else "a table"
+    return expectation(field)
+
+
+def keys() -> Iterator[tuple[str, str, FieldInfo]]:
+    """(section, key, field) of all keys except arrays of tables, in order."""
+    for section, table in Config.model_fields.items():
+        model = _table(table)
+        assert model is not None, "the configuration has only sections at its top"
+        for key, field in model.model_fields.items():
+            if _table(field) is None:
+                yield section, key, field

@@ -1,0 +1,238 @@
+"""Changes: what a device commits atomically, checked and in canonical form.
+
+Owns the operations that exist, their arguments and the limits inside one change. Must not know documents (whether an
+operation *applies* is `documents`' business) nor messages (how a change reaches us is `wire`'s).
+
+A change that is malformed *inside* still has a dot, and must end in an outcome, or its device would be stuck behind it
+for ever: so `parsed_change` returns a `RefusedChange` for it. Only a change whose header cannot be read raises.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from syncd.core.ids import NONCE_BYTES, SEQ_MAX, BadName, check_name
+from syncd.core.values import INTEGER_MAX, Value, ValueRefused, ValueTooLarge, checked, encoded
+
+OPERATIONS_MAX = 1000  # Firestore takes 500 writes in a batch; an editor's paste may make a few hundred
+DOCUMENTS_MAX = 128  # with DOCUMENT_BYTES_MAX and DELTA_BYTES_MAX: what one seq alters fits one delta
+CHANGE_BYTES_MAX = 262144
+REASON_BYTES_MAX = 500
+VOID_COUNT_MAX = 1000  # each number given up is a row in the device log; a longer range comes as several voids
+
+
+class ChangeMalformed(ValueError):
+    """The header of a change (its dot, nonce, base or stamp) cannot be read, so it cannot even be refused."""
+
+
+class Operation(NamedTuple):
+    """One step of a change. `verb` is `type.action`, or `create`, `delete`, `expect`; `seen` raises the base for it."""
+
+    verb: str
+    collection: str
+    id: str
+    field: str | None
+    args: tuple[Value, ...]
+    seen: int
+
+    def wire(self) -> list[Value]:
+        """The array that stands for this operation in a message and in the device log."""
+        items: list[Value] = [self.verb, self.collection, self.id]
+        if self.field is not None:
+            items.append(self.field)
+        items.extend(self.args)
+        if self.seen:
+            items.append({"seen": self.seen})
+        return items
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A well-formed change. `stamp` in ms. `payload` is the canonical encoding of its operations."""
+
+    n: int
+    nonce: bytes
+    base: int
+    stamp: int
+    operations: tuple[Operation, ...]
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Void:
+    """The device gives up its changes n..last."""
+
+    n: int
+    last: int
+    nonce: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedChange:
+    """A change whose inside breaks the protocol: it ends as `outcome` (`invalid` or `too_large`) at operation `op`."""
+
+    n: int
+    nonce: bytes
+    base: int
+    stamp: int
+    outcome: str
+    op: int | None
+    reason: str
+    payload: bytes
+
+
+class _Refused(Exception):
+    def __init__(self, outcome: str, op: int | None, reason: str) -> None:
+        super().__init__(reason)
+        self.outcome, self.op, self.reason = outcome, op, reason
+
+
+def _integer(value: object) -> Value:
+    if type(value) is not int or value == 0 or not -INTEGER_MAX <= value <= INTEGER_MAX:
+        raise ValueRefused("'by' is an integer other than 0 within +-(2^53 - 1)")
+    return value
+
+
+def _number(value: object) -> Value:
+    if type(value) is not int and type(value) is not float:
+        raise ValueRefused("the argument of a put is a number")
+    return checked(value)
+
+
+def _key(value: object) -> Value:
+    return check_name(value, "a map key")
+
+
+# verb -> checks of its arguments after the field; None: the operation addresses the whole document
+VERBS: dict[str, tuple[Callable[[object], Value], ...] | None] = {
+    "create": None,
+    "delete": None,
+    "expect": (),
+    "reg.set": (checked,),
+    "reg.unset": (),
+    "mv.set": (checked,),
+    "counter.inc": (_integer,),
+    "max.put": (_number,),
+    "min.put": (_number,),
+    "set.add": (checked,),
+    "set.remove": (checked,),
+    "flag.enable": (),
+    "flag.disable": (),
+    "map.put": (_key, checked),
+    "map.drop": (_key,),
+}
+
+
+def parsed_operation(raw: object) -> Operation:
+    """Check one operation array. Raises `BadName` or `ValueRefused`, saying what was expected."""
+    if type(raw) is not list and type(raw) is not tuple:
+        raise ValueRefused("an operation is an array")
+    if len(raw) < 3 or type(raw[0]) is not str:
+        raise ValueRefused("an operation begins with its name, a collection and a document id")
+    verb = raw[0]
+    try:
+        checks = VERBS[verb]
+    except KeyError:
+        raise ValueRefused(f"unknown operation {verb[:40]!r}") from None
+    collection = check_name(raw[1], "a collection")
+    document = check_name(raw[2], "a document id")
+    if checks is None:
+        field, checks, first = None, (), 3
+    else:
+        if len(raw) < 4:
+            raise ValueRefused(f"{verb} names a field")
+        field, first = check_name(raw[3], "a field"), 4
+    end = first + len(checks)
+    if len(raw) < end or len(raw) > end + 1:
+        raise ValueRefused(f"{verb} has {end} items, not {len(raw)}")
+    args = tuple([check(item) for check, item in zip(checks, raw[first:end], strict=True)])
+    return Operation(verb, collection, document, field, args, _seen(raw[end]) if len(raw) > end else 0)
+
+
+def _seen(raw: object) -> int:
+    if type(raw) is not dict or set(raw) != {"seen"} or not _is_count(raw["seen"], 1):
+        raise ValueRefused('the last item of an operation may only be {"seen": seq}')
+    return int(raw["seen"])
+
+
+def _is_count(value: object, least: int) -> bool:
+    return type(value) is int and least <= value <= SEQ_MAX
+
+
+def parsed_change(raw: object) -> Change | Void | RefusedChange:
+    """Check one item of a push. Raises `ChangeMalformed` if its header cannot be read."""
+    if type(raw) is not list and type(raw) is not tuple:
+        raise ChangeMalformed("a change is an array")
+    if raw and raw[0] == "void":
+        return _parsed_void(raw)
+    if len(raw) < 5:
+        raise ChangeMalformed("a change is [n, nonce, base, stamp, operations]")
+    n, nonce, base, stamp, items = raw[:5]
+    if not _is_count(n, 1):
+        raise ChangeMalformed("'n' is an integer from 1 to 2^53 - 1")
+    if type(nonce) is not bytes or len(nonce) != NONCE_BYTES:
+        raise ChangeMalformed(f"'nonce' is {NONCE_BYTES} bytes")
+    if not _is_count(base, 0):
+        raise ChangeMalformed("'base' is an integer from 0 to 2^53 - 1")
+    if not _is_count(stamp, 0):
+        raise ChangeMalformed("'stamp' is an integer number of milliseconds from 0 to 2^53 - 1")
+    try:
+        if len(raw) > 5:
+            raise _Refused("invalid", None, "a change has five items; a context is not supported")
+        operations = _parsed_operations(items)
+        payload = encoded([operation.wire() for operation in operations])
+        if len(payload) > CHANGE_BYTES_MAX:
+            raise _Refused(
+                "too_large", None, f"the operations have at most {CHANGE_BYTES_MAX} bytes, not {len(payload)}"
+            )
+    except _Refused as refused:
+        return RefusedChange(n, nonce, base, stamp, refused.outcome, refused.op, refused.reason, _kept(items))
+    return Change(n, nonce, base, stamp, operations, payload)
+
+
+def _parsed_void(raw: list[Any] | tuple[Any, ...]) -> Void:
+    if len(raw) != 5:
+        raise ChangeMalformed('a void is ["void", n, last n, nonce, reason]')
+    _, n, last, nonce, reason = raw
+    if not (_is_count(n, 1) and _is_count(last, n)):
+        raise ChangeMalformed("a void gives up n to last n, integers from 1, n <= last n")
+    if last - n >= VOID_COUNT_MAX:
+        raise ChangeMalformed(f"a void gives up at most {VOID_COUNT_MAX} changes; send several")
+    if type(nonce) is not bytes or len(nonce) != NONCE_BYTES:
+        raise ChangeMalformed(f"'nonce' is {NONCE_BYTES} bytes")
+    if type(reason) is not str or len(reason) > REASON_BYTES_MAX:
+        raise ChangeMalformed(f"the reason of a void is text of at most {REASON_BYTES_MAX} characters")
+    return Void(n, last, nonce, reason)
+
+
+def _parsed_operations(items: object) -> tuple[Operation, ...]:
+    if type(items) is not list and type(items) is not tuple:
+        raise _Refused("invalid", None, "the operations are an array")
+    if not items:
+        raise _Refused("invalid", None, "a change has at least one operation")
+    if len(items) > OPERATIONS_MAX:
+        raise _Refused("too_large", None, f"a change has at most {OPERATIONS_MAX} operations")
+    operations = []
+    documents = set()
+    for index, item in enumerate(items):
+        try:
+            operation = parsed_operation(item)
+        except ValueTooLarge as error:
+            raise _Refused("too_large", index, str(error)) from None
+        except (ValueRefused, BadName) as error:
+            raise _Refused("invalid", index, str(error)) from None
+        operations.append(operation)
+        documents.add((operation.collection, operation.id))
+    if len(documents) > DOCUMENTS_MAX:
+        raise _Refused("too_large", None, f"a change touches at most {DOCUMENTS_MAX} documents")
+    return tuple(operations)
+
+
+def _kept(items: object) -> bytes:
+    """What a dead letter keeps of operations outside the model: as they came, if they can be written at all."""
+    try:
+        payload = encoded(items)
+    except (ValueError, TypeError, OverflowError):
+        return encoded(repr(items)[:1000].encode("utf-8", "replace"))
+    return payload if len(payload) <= CHANGE_BYTES_MAX else payload[:CHANGE_BYTES_MAX]

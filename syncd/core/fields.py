@@ -1,0 +1,210 @@
+"""Field types: the state each keeps and the rule by which concurrent operations merge.
+
+Owns one pure function per type: (state, action, arguments, observer) -> step. Must not know documents, spaces or the
+store. A state is plain data (tuples, dicts, scalars) that is written to disk as it is; `None` means "no operation yet".
+
+Invariants: F1 a state is never altered in place. F2 what a change has seen never beats it. F3 the outcome does not
+depend on the order in which concurrent changes arrive, except through `(eff, seq)`. F4 `value_of` is normalized.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from syncd.core.values import INTEGER_MAX, Value, decoded, encoded, is_same
+
+MV_VALUES_MAX = 8
+MAP_DROPPED_MAX = 256  # markers of dropped keys that a map keeps; the oldest are forgotten and counted
+
+Mark = tuple[int, int]  # (seq, slot): which change wrote this
+Register = tuple[bool, Value, int, int, int]  # present, value, eff, seq, slot
+
+
+class Refused(Exception):
+    """An operation cannot take effect: the whole change ends in `outcome`."""
+
+    def __init__(self, outcome: str, reason: str) -> None:
+        super().__init__(reason)
+        self.outcome, self.reason = outcome, reason
+
+
+class Observer(NamedTuple):
+    """A change as the merge rules see it. `slot` is the device's slot in the space; `has_memory` is false for API keys
+    and the server, whose earlier changes count as seen only through `base`. `stamp` and `time` (T of its seq) in ms."""
+
+    base: int
+    slot: int
+    has_memory: bool
+    seq: int
+    stamp: int
+    time: int
+
+    def has_seen(self, seq: int, slot: int) -> bool:
+        """Happens-before, in two integers: `seq` lies below our base, or is our own earlier change (or this one)."""
+        return seq <= self.base or seq == self.seq or (slot == self.slot and self.has_memory)
+
+    @property
+    def mark(self) -> Mark:
+        return (self.seq, self.slot)
+
+
+class Step(NamedTuple):
+    """What an operation did to a field. `visible`: its value changed. `met`: concurrent changes, with a verdict each.
+    `lost`: values that gave way and are kept as dead letters."""
+
+    state: Any
+    visible: bool
+    met: tuple[tuple[str, int], ...] = ()
+    lost: tuple[Value, ...] = ()
+
+
+def _written(state: Register | None, present: bool, value: Value, by: Observer) -> Step:
+    """The register rule, for `reg` and for each key of a `map`."""
+    eff = min(by.stamp, by.time)
+    if state is None:
+        return Step((present, value, eff, by.seq, by.slot), present)
+    was_present, old, old_eff, old_seq, old_slot = state
+    met: tuple[tuple[str, int], ...] = ()
+    if by.has_seen(old_seq, old_slot):
+        eff = max(eff, old_eff)
+    elif eff < old_eff:
+        return Step(state, False, (("lost", old_seq),))
+    else:
+        met = (("won", old_seq),)
+    visible = present != was_present or (present and not is_same(value, old))
+    return Step((present, value, eff, by.seq, by.slot), visible, met)
+
+
+def _reg(state: Register | None, action: str, args: tuple[Value, ...], by: Observer) -> Step:
+    return _written(state, action == "set", args[0] if args else None, by)
+
+
+def _mv(state: Any, action: str, args: tuple[Value, ...], by: Observer) -> Step:
+    eff = min(by.stamp, by.time)
+    rest = []
+    for item in state or ():
+        if by.has_seen(item[2], item[3]):
+            eff = max(eff, item[1])
+        else:
+            rest.append(item)
+    standing = sorted([*rest, (args[0], eff, by.seq, by.slot)], key=lambda item: (item[1], item[2]), reverse=True)
+    kept, gone = standing[:MV_VALUES_MAX], standing[MV_VALUES_MAX:]
+    before = [item[0] for item in state or ()]
+    after = [item[0] for item in kept]
+    met = tuple(("beside", item[2]) for item in rest)
+    return Step(tuple(kept), state is None or not is_same(before, after), met, tuple(item[0] for item in gone))
+
+
+def _counter(state: int | None, action: str, args: tuple[Value, ...], by: Observer) -> Step:
+    total = (state or 0) + args[0]
+    if not -INTEGER_MAX <= total <= INTEGER_MAX:
+        raise Refused("invalid", f"the counter would be {total}, outside +-(2^53 - 1)")
+    return Step(total, True)
+
+
+def _max(state: Value, action: str, args: tuple[Value, ...], by: Observer) -> Step:
+    return Step(args[0], True) if state is None or args[0] > state else Step(state, False)
+
+
+def _min(state: Value, action: str, args: tuple[Value, ...], by: Observer) -> Step:
+    return Step(args[0], True) if state is None or args[0] < state else Step(state, False)
+
+
+def _adds(marks: tuple[Mark, ...], is_add: bool, by: Observer) -> tuple[tuple[Mark, ...], tuple[tuple[str, int], ...]]:
+    """Add wins: what is left of an element's adds, and which concurrent adds a remove left standing."""
+    rest = tuple(mark for mark in marks if not by.has_seen(mark[0], mark[1]))
+    if is_add:
+        return (*rest, by.mark), ()
+    return rest, tuple(("lost", mark[0]) for mark in rest)
+
+
+def _set(state: dict[bytes, tuple[Mark, ...]] | None, action: str, args: tuple[Value, ...], by: Observer) -> Step:
+    elements = dict(state or {})
+    key = encoded(args[0])
+    before = elements.get(key, ())
+    after, met = _adds(before, action == "add", by)
+    if after:
+        elements[key] = after
+    elif before:
+        del elements[key]
+    elif state is not None:
+        return Step(state, False)
+    return Step(elements, state is None or bool(before) != bool(after), met)
+
+
+def _flag(state: tuple[Mark, ...] | None, action: str, args: tuple[Value, ...], by: Observer) -> Step:
+    after, met = _adds(state or (), action == "enable", by)
+    return Step(after, state is None or bool(state) != bool(after), met)
+
+
+def _map(state: tuple[dict[str, Register], int] | None, action: str, args: tuple[Value, ...], by: Observer) -> Step:
+    keys, forgotten = state or ({}, 0)
+    is_put = action == "put"
+    step = _written(keys.get(args[0]), is_put, args[1] if is_put else None, by)
+    keys = {**keys, args[0]: step.state}
+    if not is_put:
+        dropped = [key for key, register in keys.items() if not register[0]]
+        if len(dropped) > MAP_DROPPED_MAX:
+            del keys[min(dropped, key=lambda key: keys[key][3])]
+            forgotten += 1
+    return Step((keys, forgotten), state is None or step.visible, step.met)
+
+
+def _listed(state: dict[bytes, Any]) -> list[Value]:
+    return [decoded(key) for key in sorted(state)]
+
+
+def _mapped(state: tuple[dict[str, Register], int]) -> dict[str, Value]:
+    return {key: register[1] for key, register in sorted(state[0].items()) if register[0]}
+
+
+class FieldType(NamedTuple):
+    """`step` applies an action, `value_of` gives what a delta shows of a state."""
+
+    step: Callable[[Any, str, tuple[Value, ...], Observer], Step]
+    value_of: Callable[[Any], Value]
+
+
+TYPES: dict[str, FieldType] = {
+    "reg": FieldType(_reg, lambda state: state[1]),
+    "mv": FieldType(_mv, lambda state: [item[0] for item in state]),
+    "counter": FieldType(_counter, lambda state: state),
+    "max": FieldType(_max, lambda state: state),
+    "min": FieldType(_min, lambda state: state),
+    "set": FieldType(_set, _listed),
+    "flag": FieldType(_flag, lambda state: bool(state)),
+    "map": FieldType(_map, _mapped),
+}
+
+
+class Field(NamedTuple):
+    """A field as stored. `rev`: seq of its last visible change; `(seq, slot)`: its last writer, visible or not."""
+
+    type: str
+    rev: int
+    seq: int
+    slot: int
+    state: Any
+
+    @property
+    def is_visible(self) -> bool:
+        return self.type != "reg" or bool(self.state[0])
+
+    @property
+    def value(self) -> Value:
+        """What a delta shows of it."""
+        return TYPES[self.type].value_of(self.state)
+
+
+def stepped(
+    field: Field | None, type_name: str, action: str, args: tuple[Value, ...], by: Observer
+) -> tuple[Field, Step]:
+    """Apply one operation to a field (None: it does not exist yet). Raises `Refused`."""
+    if field is None:
+        step = TYPES[type_name].step(None, action, args, by)
+        return Field(type_name, by.seq, by.seq, by.slot, step.state), step
+    if field.type != type_name:
+        raise Refused("type_mismatch", f"the field is of type {field.type}, not {type_name}")
+    step = TYPES[type_name].step(field.state, action, args, by)
+    if step.state is field.state:
+        return field, step
+    return Field(type_name, by.seq if step.visible else field.rev, by.seq, by.slot, step.state), step

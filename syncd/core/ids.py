@@ -1,0 +1,104 @@
+"""Identifiers: what a space, a document, a device and a change may be called.
+
+Owns the syntax of names and the fixed sizes of ids. Must not know where ids come from (entropy lives in `env`) or how
+they are stored. Every check raises `BadName` with what was expected, so that the same sentence reaches a client.
+"""
+
+import re
+from typing import NamedTuple
+
+ID_BYTES = 16
+NONCE_BYTES = 8
+SEQ_MAX = 2**53 - 1  # the largest integer that JSON readers keep exact
+NAME_BYTES_MAX = 160  # an LMDB key holds 511 bytes: 5 + 160 + 1 + 160 leaves room for every table
+SPACE_BYTES_MAX = 200
+SPACE_SEGMENTS_MAX = 16
+
+INBOX = "_inbox"
+PREFERENCES = "_preferences"
+PROFILE = "_profile"
+WRITABLE_RESERVED = frozenset({INBOX, PREFERENCES, PROFILE})
+
+_SEGMENT = r"(?:[A-Za-z0-9._~-]|%[0-9A-F]{2})+"
+_SPACE = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT}){{0,{SPACE_SEGMENTS_MAX - 1}}}")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~-")
+
+
+class BadName(ValueError):
+    """A name or an id breaks its syntax; the message says what was expected."""
+
+
+class Dot(NamedTuple):
+    """The identity of a change: the device that made it and its number in that device's log of one space."""
+
+    device: bytes
+    n: int
+
+
+class Position(NamedTuple):
+    """A place in a space's order. `seq` has a meaning only inside its `epoch`."""
+
+    epoch: bytes
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.seq}@{self.epoch.hex()}"
+
+
+def parse_position(text: str) -> Position:
+    """Read `SEQ@EPOCH` (HTTP's way of writing a position). Raises `BadName`."""
+    seq, at, epoch = text.partition("@")
+    if (
+        not (at and re.fullmatch(r"[0-9]{1,16}", seq, re.ASCII) and re.fullmatch(r"[0-9a-f]{32}", epoch))
+        or int(seq) > SEQ_MAX
+    ):
+        raise BadName("a position is SEQ@EPOCH: a decimal integer, '@' and 32 lower-case hexadecimal digits")
+    return Position(bytes.fromhex(epoch), int(seq))
+
+
+def check_space(name: object) -> str:
+    """Return `name` if it is a valid space name, else raise `BadName`."""
+    if not isinstance(name, str):
+        raise BadName("a space name is text")
+    if len(name) > SPACE_BYTES_MAX or not _SPACE.fullmatch(name):
+        raise BadName(
+            f"a space name is 1-{SPACE_SEGMENTS_MAX} segments of [A-Za-z0-9._~-] joined by '/', at most"
+            f" {SPACE_BYTES_MAX} bytes; other bytes of a segment are percent-encoded (%2F, upper-case digits)"
+        )
+    if "." in name and any(segment in (".", "..") for segment in name.split("/")):
+        raise BadName("the segments '.' and '..' are not allowed in a space name")
+    return name
+
+
+def check_name(name: object, what: str) -> str:
+    """Return `name` if it may name a collection, document, field or map key (`what` says which). Raises `BadName`."""
+    if not isinstance(name, str):
+        raise BadName(f"{what} is text of 1-{NAME_BYTES_MAX} bytes")
+    try:
+        size = len(name) if name.isascii() else len(name.encode())
+    except UnicodeEncodeError:
+        raise BadName(f"{what} is valid UTF-8") from None
+    if not 0 < size <= NAME_BYTES_MAX:
+        raise BadName(f"{what} has 1-{NAME_BYTES_MAX} bytes, not {size}")
+    if _CONTROL.search(name):
+        raise BadName(f"{what} has no control characters")
+    return name
+
+
+def check_id(value: object, what: str) -> bytes:
+    """Return `value` if it is an id of 16 bytes, else raise `BadName`."""
+    if type(value) is not bytes or len(value) != ID_BYTES:
+        raise BadName(f"{what} is {ID_BYTES} bytes")
+    return value
+
+
+def segment(text: str) -> str:
+    """Percent-encode any text (a user id, say) as one segment of a space name."""
+    encoded = "".join(chr(b) if b in _UNRESERVED else f"%{b:02X}" for b in text.encode())
+    return encoded if encoded not in (".", "..") else encoded.replace(".", "%2E")
+
+
+def user_space(user: str) -> str:
+    """The space that belongs to one user: inbox, preferences, profile. Raises `BadName` if the user id is too long."""
+    return check_space(f"user/{segment(user)}")

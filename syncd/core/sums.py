@@ -1,0 +1,58 @@
+"""Checksums of a space: sums of hashes, so that they can be kept in O(changed fields) and split into buckets.
+
+Owns the definitions that both sides compute (SPEC section 8) and the server's chain. Must not know the store. Sums are
+integers modulo 2^64 here, and 8 bytes on the wire.
+"""
+
+from hashlib import sha256
+from typing import Final
+
+from syncd.core.documents import Document
+from syncd.core.values import Value, encoded
+
+BUCKET_COUNT: Final = 1024
+SUM_MASK: Final = 2**64 - 1
+CHAIN_START: Final = bytes(8)
+
+
+def hashed(item: list[Value]) -> int:
+    """h of the specification: the first 8 bytes of SHA-256 over the canonical encoding, as an integer."""
+    return int.from_bytes(sha256(encoded(item)).digest()[:8])
+
+
+def bucket_of(collection: str, document_id: str) -> int:
+    """The bucket, 0-1023, of a document: the top ten bits of its key hash."""
+    return hashed(["k", collection, document_id]) >> 54
+
+
+def document_sum(collection: str, document_id: str, document: Document | None) -> int:
+    """The part of its bucket's sum that a document makes up, computed from nothing (fsck and tests)."""
+    return sum_change(collection, document_id, None, document)
+
+
+def sum_change(collection: str, document_id: str, before: Document | None, after: Document | None) -> int:
+    """What to add, modulo 2^64, to a sum that counts `before` so that it counts `after`: O(fields that differ)."""
+    total = 0
+    old = before.fields if before is not None and before.is_live else {}
+    new = after.fields if after is not None and after.is_live else {}
+    if before is not None and before.is_live:
+        total -= hashed(["d", collection, document_id, before.rev])
+    if after is not None and after.is_live:
+        total += hashed(["d", collection, document_id, after.rev])
+    for name, field in new.items():
+        previous = old.get(name)
+        if previous is not None and previous.rev == field.rev:
+            continue  # not changed visibly since
+        if field.is_visible:
+            total += hashed(["f", collection, document_id, name, field.value])
+        if previous is not None and previous.is_visible:
+            total -= hashed(["f", collection, document_id, name, previous.value])
+    for name, field in old.items():
+        if name not in new and field.is_visible:
+            total -= hashed(["f", collection, document_id, name, field.value])
+    return total & SUM_MASK
+
+
+def chained(chain: bytes, device: bytes, n: int, nonce: bytes) -> bytes:
+    """The chain value after one more change: tells apart two histories that reached the same seq."""
+    return sha256(b"".join((chain, device, n.to_bytes(8), nonce))).digest()[:8]

@@ -1,0 +1,121 @@
+"""Values and their one canonical encoding.
+
+Owns what a field may hold and how it is written down: two values are equal iff their encodings are. The encoding is
+MessagePack by definition, so this module uses that library (pure functions, no I/O) although the rest of `core` needs
+the standard library only; a second implementation of it here would be slower and one more thing to be wrong.
+
+Invariants: V1 `encoded` gives one byte string per value. V2 `decoded(encoded(v))` is `v`. V3 what `normalized`
+returns holds no float with an integral value within +-(2^53-1), no unsorted map, nothing outside the model.
+"""
+
+import math
+from typing import Any, Final
+
+import msgpack
+
+from syncd.core.ids import SEQ_MAX
+
+# None, bool, int, float, str, bytes, list or dict, normalized. A recursive union would cost casts and catch nothing.
+Value = Any
+
+INTEGER_MAX: Final = SEQ_MAX
+DEPTH_MAX: Final = 16
+ITEMS_MAX: Final = 4096  # a MessagePack array header allocates what it claims: bounds nested claims to 32 KiB a level
+VALUE_BYTES_MAX: Final = 65536
+
+
+class ValueRefused(ValueError):
+    """A value is outside the model; the message says what was expected."""
+
+
+class ValueTooLarge(ValueRefused):
+    """A value is well-formed but larger than `VALUE_BYTES_MAX`."""
+
+
+def normalized(value: object, depth: int = 0) -> Value:
+    """Return `value` in canonical form (integral doubles as integers, maps sorted), or raise `ValueRefused`."""
+    kind = type(value)
+    if kind is str:
+        return value
+    if kind is int:
+        if not -INTEGER_MAX <= value <= INTEGER_MAX:  # type: ignore[operator]
+            raise ValueRefused("an integer lies within +-(2^53 - 1)")
+        return value
+    if value is None or kind is bool or kind is bytes:
+        return value
+    if kind is float:
+        return _normalized_float(value)  # type: ignore[arg-type]
+    if depth >= DEPTH_MAX:
+        raise ValueRefused(f"values nest at most {DEPTH_MAX} deep")
+    if kind is list or kind is tuple:
+        if len(value) > ITEMS_MAX:  # type: ignore[arg-type]
+            raise ValueRefused(f"an array has at most {ITEMS_MAX} items")
+        return [normalized(item, depth + 1) for item in value]  # type: ignore[attr-defined]
+    if kind is dict:
+        return _normalized_map(value, depth)  # type: ignore[arg-type]
+    raise ValueRefused(
+        "a value is null, a boolean, an integer, a double, text, bytes, an array or a map with text keys"
+    )
+
+
+def _normalized_float(value: float) -> int | float:
+    if not math.isfinite(value):
+        raise ValueRefused("a double is finite")
+    if value.is_integer() and -INTEGER_MAX <= value <= INTEGER_MAX:
+        return int(value)
+    return value
+
+
+def _normalized_map(value: dict[Any, Any], depth: int) -> dict[str, Any]:
+    if len(value) > ITEMS_MAX:
+        raise ValueRefused(f"a map has at most {ITEMS_MAX} keys")
+    for key in value:
+        if type(key) is not str:
+            raise ValueRefused("the keys of a map are text")
+    # Code points sort as their UTF-8 bytes do, so no key needs to be encoded to be sorted.
+    return {key: normalized(value[key], depth + 1) for key in sorted(value)}
+
+
+def encoded(value: Value) -> bytes:
+    """The canonical encoding of a normalized value, or of a record made of such values.
+
+    Raises `ValueRefused` on lone surrogates.
+    """
+    try:
+        data: bytes = msgpack.packb(value, use_bin_type=True)
+    except UnicodeEncodeError:
+        raise ValueRefused("text is valid UTF-8") from None
+    return data
+
+
+def decoded(data: bytes) -> Value:
+    """The inverse of `encoded`, for bytes that we wrote ourselves (arrays come back as lists)."""
+    return msgpack.unpackb(data, raw=False, strict_map_key=False)
+
+
+def checked(value: object) -> Value:
+    """`normalized`, and small enough: raises `ValueTooLarge` above `VALUE_BYTES_MAX` bytes."""
+    result = normalized(value)
+    kind = type(result)
+    # A scalar other than text and bytes has at most 9 bytes; short text cannot be too long: skip the encoding.
+    if kind is str or kind is bytes:
+        if len(result) > VALUE_BYTES_MAX // 5 or (kind is str and not result.isascii()):
+            _check_size(result)
+    elif kind is list or kind is dict:
+        _check_size(result)
+    return result
+
+
+def _check_size(value: Value) -> None:
+    size = len(encoded(value))
+    if size > VALUE_BYTES_MAX:
+        raise ValueTooLarge(f"a value has at most {VALUE_BYTES_MAX} bytes, not {size}")
+
+
+def is_same(a: Value, b: Value) -> bool:
+    """Whether two normalized values are equal. Not `==`: in Python `1 == True` and `[1] == [True]`."""
+    if type(a) is not type(b):
+        return False
+    if type(a) is list or type(a) is dict:
+        return encoded(a) == encoded(b)
+    return bool(a == b)

@@ -1,0 +1,306 @@
+"""One write transaction as the engine sees it: the spaces that it touches, decoded once, written once.
+
+Owns reading rows into memory, and writing back what changed: documents, revs, sums, the space itself. A document that
+a hundred changes of one batch alter is decoded once, encoded once and moved in `byrev` once. Must not know what a
+change means (`changes.py` decides that on the documents handed out here).
+
+Invariants: B1 after `flush`, tables and rows agree as fsck demands. B2 what a change made is seen by the next change of
+the batch, or forgotten whole: `SpaceWork.documents` is altered only by `keep`. B3 `head` moves by one per accepted
+change, T never falls. B4 the delta of a batch covers (head before, head after] and holds every document that changed
+visibly in it, with each field that changed, whole.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from syncd.core.documents import Document
+from syncd.core.ids import SEQ_MAX
+from syncd.core.sums import CHAIN_START, SUM_MASK, bucket_of, chained, sum_change
+from syncd.engine.commands import Author
+from syncd.store import keys
+from syncd.store.api import Reader, Writer
+from syncd.store.tables import (
+    BUCKETS,
+    BYREV,
+    DEVICES,
+    DOCUMENTS,
+    LETTERS,
+    LOG,
+    LOW_WATERS,
+    REPLICAS,
+    SLOTS,
+    SPACE_NAMES,
+    SPACES,
+    DeviceRow,
+    LetterRow,
+    LogRow,
+    ReplicaRow,
+    SpaceRow,
+    packed,
+)
+from syncd.wire.messages import DELETED, PATCH, RESET, Delta, DocumentEntry
+
+SERVER_DEVICE = bytes(16)
+SERVER_SLOT = 0
+LETTERS_MAX = 10_000  # dead letters kept per space; the oldest go, so that a broken client cannot fill the store
+SETTLED_KEPT = 1000  # settled entries that a device's log keeps: a push older than that, sent again, is a fork
+TRIMMED_AT_ONCE = 2000  # entries dropped by one ack: bounds the time that it holds the writer
+UNSTORED_BYTES = 96  # of a record that does not exist yet: number, rev, born, makers, writers, CRC at their longest
+
+DocumentName = tuple[str, str]  # (collection, id)
+
+
+def entry_of(name: DocumentName, document: Document, since: int) -> DocumentEntry:
+    """What a delta from `since` says of a document: each field with rev > since, whole; or all; or that it is gone."""
+    collection, document_id = name
+    if not document.is_live:
+        return DocumentEntry(collection, document_id, document.rev, DELETED, {})
+    if document.born > since:
+        shown: dict[str, list[Any] | None] = {**document.visible()}
+        return DocumentEntry(collection, document_id, document.rev, RESET, shown)
+    fields = {
+        field_name: [field.type, field.value] if field.is_visible else None
+        for field_name, field in document.fields.items()
+        if field.rev > since
+    }
+    return DocumentEntry(collection, document_id, document.rev, PATCH, fields)
+
+
+class SpaceWork:
+    """One space inside one write transaction. Everything here is lost if the transaction is."""
+
+    __slots__ = (
+        "_buckets",
+        "_bytes",
+        "_dirty_replicas",
+        "_stored",
+        "_tx",
+        "chain",
+        "documents",
+        "head",
+        "name",
+        "now_ms",
+        "replicas",
+        "row",
+        "time",
+    )
+
+    def __init__(self, tx: Writer, now_ms: int, name: str, row: SpaceRow) -> None:
+        self._tx = tx
+        self.now_ms = now_ms
+        self.name = name
+        self.row = row  # as at the start of the batch, but for counters: head, time and chain are kept beside it
+        self.head, self.time, self.chain = row.head, row.time, row.chain
+        self.documents: dict[DocumentName, Document | None] = {}
+        self._stored: dict[DocumentName, Document | None] = {}
+        self._bytes: dict[DocumentName, int] = {}
+        self._buckets: dict[int, int] = {}
+        self.replicas: dict[bytes, ReplicaRow] = {}
+        self._dirty_replicas: dict[bytes, None] = {}
+
+    # -- documents --------------------------------------------------------------------------------------------------
+
+    def document(self, name: DocumentName) -> Document | None:
+        """The document as the changes before this one left it; None if there is not even a tombstone."""
+        if name not in self.documents:
+            key = keys.document(self.row.id, *name)
+            record = self._tx.get(key)
+            found = None if record is None else DOCUMENTS.row(key, record)
+            self.documents[name] = self._stored[name] = found
+            self._bytes[name] = UNSTORED_BYTES if record is None else len(record)
+        return self.documents[name]
+
+    def bytes_bound(self, name: DocumentName) -> int:
+        """An upper bound of the document's size as stored, cheap; `bytes_exact` when it matters."""
+        return self._bytes[name]
+
+    @staticmethod
+    def bytes_exact(document: Document) -> int:
+        return len(packed(b"", document))
+
+    def keep(self, made: Mapping[DocumentName, Document | None], bounds: Mapping[DocumentName, int]) -> None:
+        """Take over what an accepted change made, with the new upper bounds of the sizes."""
+        self.documents.update(made)
+        self._bytes.update(bounds)
+
+    def next_number(self) -> int:
+        """The number that a document made by the next `document_made` calls may take (not yet taken)."""
+        return self.row.number_next
+
+    def take_numbers(self, count: int) -> None:
+        self.row = self.row._replace(number_next=self.row.number_next + count)
+
+    # -- the order --------------------------------------------------------------------------------------------------
+
+    def advance(self, slot: int, device: bytes, n: int, nonce: bytes) -> int:
+        """Give the next seq to a change: log row, T, chain. Returns the seq."""
+        assert self.head < SEQ_MAX, "a space cannot outlive 2^53 changes"
+        self.head += 1
+        self.time = max(self.time, self.now_ms)
+        self.chain = chained(self.chain, device, n, nonce)
+        LOG.put(self._tx, keys.log(self.row.id, self.head), LogRow(slot, n, self.time, self.chain))
+        return self.head
+
+    # -- devices ----------------------------------------------------------------------------------------------------
+
+    def replica(self, device: bytes) -> ReplicaRow | None:
+        if device in self.replicas:
+            return self.replicas[device]
+        row = REPLICAS.get(self._tx, keys.replica(self.row.id, device))
+        if row is not None:
+            self.replicas[device] = row
+        return row
+
+    def replica_made(self, device: bytes) -> ReplicaRow:
+        """The device's replica, made with the next slot if it has none (slots are never reused)."""
+        row = self.replica(device)
+        if row is None:
+            slot = self.row.slot_next
+            self.row = self.row._replace(slot_next=slot + 1)
+            SLOTS.put(self._tx, keys.slot(self.row.id, slot), (device,))
+            row = ReplicaRow(slot, 0, 0, None, 0, self.now_ms, 0)
+            self.set_replica(device, row)
+        return row
+
+    def set_replica(self, device: bytes, row: ReplicaRow) -> None:
+        """Replace a replica's row, and move its place in the low-water index."""
+        old = self.replicas.get(device)
+        before = None if old is None else old.low
+        if row.low != before:
+            if before is not None:
+                self._tx.delete(keys.low_water(self.row.id, before, row.slot))
+            if row.low is not None:
+                LOW_WATERS.put(self._tx, keys.low_water(self.row.id, row.low, row.slot), ())
+        self.replicas[device] = row
+        self._dirty_replicas[device] = None
+
+    def trimmed(self, replica: ReplicaRow) -> ReplicaRow:
+        """Drop what a device's log holds beyond the last `SETTLED_KEPT` settled entries, a bounded number at a time."""
+        target = min(replica.settled - SETTLED_KEPT, replica.trimmed + TRIMMED_AT_ONCE)
+        for n in range(replica.trimmed + 1, target + 1):
+            self._tx.delete(keys.device_log(self.row.id, replica.slot, n))
+        return replica._replace(trimmed=max(target, replica.trimmed))
+
+    # -- dead letters -----------------------------------------------------------------------------------------------
+
+    def letter(self, row: LetterRow) -> int:
+        """Keep a dead letter; returns its number."""
+        number = self.row.letter_next
+        LETTERS.put(self._tx, keys.letter(self.row.id, number), row)
+        if number >= LETTERS_MAX:
+            self._tx.delete(keys.letter(self.row.id, number - LETTERS_MAX))
+        self.row = self.row._replace(letter_next=number + 1)
+        return number
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def flush(self) -> Delta | None:
+        """Write back all that changed; the delta of the batch, or None if no change was accepted."""
+        entries = []
+        for name, document in self.documents.items():
+            stored = self._stored[name]
+            if document is stored or document is None:
+                continue
+            self._write(name, stored, document)
+            if document.rev > self.row.head:
+                entries.append(entry_of(name, document, self.row.head))
+        for device in self._dirty_replicas:
+            REPLICAS.put(self._tx, keys.replica(self.row.id, device), self.replicas[device])
+        for number, total in self._buckets.items():
+            BUCKETS.put(self._tx, keys.bucket(self.row.id, number), (total,))
+        before = self.row.head
+        self.row = self.row._replace(head=self.head, time=self.time, chain=self.chain)
+        SPACES.put(self._tx, keys.space(self.name), self.row)
+        if self.head == before:
+            return None
+        entries.sort(key=lambda entry: entry.rev)
+        return Delta(
+            self.name,
+            self.row.epoch,
+            from_=before,
+            after=before,
+            to=self.head,
+            t=self.time,
+            chain=self.chain,
+            docs=tuple(entries),
+            complete=True,
+            sum=self.row.sum.to_bytes(8),
+        )
+
+    def _write(self, name: DocumentName, stored: Document | None, document: Document) -> None:
+        key = keys.document(self.row.id, *name)
+        self._tx.put(key, packed(key, document))
+        before_rev = 0 if stored is None else stored.rev
+        if document.rev == before_rev:
+            return  # nothing visible changed: no rev, no sum
+        if stored is not None:
+            self._tx.delete(keys.byrev(self.row.id, before_rev, stored.number))
+        BYREV.put(self._tx, keys.byrev(self.row.id, document.rev, document.number), name)
+        change = sum_change(*name, stored, document)
+        number = bucket_of(*name)
+        if number not in self._buckets:
+            row = BUCKETS.get(self._tx, keys.bucket(self.row.id, number))
+            self._buckets[number] = 0 if row is None else row[0]
+        self._buckets[number] = (self._buckets[number] + change) & SUM_MASK
+        was_live, is_live = stored is not None and stored.is_live, document.is_live
+        self.row = self.row._replace(
+            sum=(self.row.sum + change) & SUM_MASK, document_count=self.row.document_count + is_live - was_live
+        )
+
+
+class Batch:
+    """One write transaction. `entropy(size)` gives random bytes for epochs and the server's nonces."""
+
+    __slots__ = ("_tx", "entropy", "now_ms", "spaces")
+
+    def __init__(self, tx: Writer, now_ms: int, entropy: Callable[[int], bytes]) -> None:
+        self._tx = tx
+        self.now_ms = now_ms
+        self.entropy = entropy
+        self.spaces: dict[str, SpaceWork] = {}
+
+    @property
+    def tx(self) -> Writer:
+        return self._tx
+
+    def space(self, name: str) -> SpaceWork | None:
+        """The space, if it exists."""
+        work = self.spaces.get(name)
+        if work is None:
+            row = SPACES.get(self._tx, keys.space(name))
+            if row is None:
+                return None
+            work = self.spaces[name] = SpaceWork(self._tx, self.now_ms, name, row)
+        return work
+
+    def space_made(self, name: str) -> SpaceWork:
+        """The space, made with a new epoch if it does not exist. Slot 0 is the server's own replica."""
+        work = self.space(name)
+        if work is not None:
+            return work
+        last = self._tx.last(*keys.table_range(keys.SPACE_NAME))
+        number = 1 if last is None else int.from_bytes(last[0][1:5]) + 1
+        row = SpaceRow(number, self.entropy(16), None, 0, 0, 0, 0, 0, CHAIN_START, 0, 0, SERVER_SLOT, 1, 0)
+        SPACE_NAMES.put(self._tx, keys.space_name(number), (name,))
+        work = self.spaces[name] = SpaceWork(self._tx, self.now_ms, name, row)
+        self.device_made(Author(SERVER_DEVICE, None, "server", "", ()))
+        assert work.replica_made(SERVER_DEVICE).slot == SERVER_SLOT
+        # Written at once: a space made later in this batch must find its number taken.
+        SPACES.put(self._tx, keys.space(name), work.row)
+        return work
+
+    def device_made(self, author: Author) -> DeviceRow:
+        """The author's device row, made at first use."""
+        row = DEVICES.get(self._tx, keys.device(author.device))
+        if row is None:
+            row = DeviceRow(author.user, author.kind, author.installation, self.now_ms)
+            DEVICES.put(self._tx, keys.device(author.device), row)
+        return row
+
+    def flush(self) -> tuple[Delta, ...]:
+        return tuple(delta for work in self.spaces.values() if (delta := work.flush()) is not None)
+
+
+def space_row(tx: Reader, name: str) -> SpaceRow | None:
+    """A space's row outside a batch."""
+    return SPACES.get(tx, keys.space(name))

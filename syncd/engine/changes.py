@@ -1,0 +1,267 @@
+"""Accepting changes: the decision that everything else serves.
+
+Owns what becomes of each change of a push: recorded before, out of order, refused, or accepted with the next seq. Must
+not know who is connected, nor how a result is sent. Called inside a write transaction, through `Batch`.
+
+Invariants: C1 each (device, n) is recorded once, in order of n, with exactly one outcome. C2 a change takes effect
+whole or not at all; its effect and its outcome are in one commit. C3 one change cannot hurt another: an exception in
+it becomes the outcome `invalid` and a dead letter. C4 what is refused is kept.
+"""
+
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from syncd.core.changes import Change, RefusedChange, Void
+from syncd.core.documents import DOCUMENT_BYTES_MAX, Document, applied
+from syncd.core.fields import Observer, Refused
+from syncd.core.ids import WRITABLE_RESERVED
+from syncd.core.values import encoded
+from syncd.engine.batch import Batch, DocumentName, SpaceWork
+from syncd.engine.commands import Author
+from syncd.engine.grants import Role
+from syncd.store import keys
+from syncd.store.api import StoreError
+from syncd.store.tables import ENTRIES, EntryRow, LetterRow, ReplicaRow
+from syncd.wire.messages import OutcomeEntry
+
+MET_MAX = 16  # concurrent changes named in an outcome: enough to explain, bounded for a change of 1,000 operations
+DELTA_BYTES_MAX = 2097152
+ALTERED_BYTES_MAX = (
+    DELTA_BYTES_MAX - 131072
+)  # the documents that one seq alters; the rest of a delta is names and frame
+GROWTH_BYTES_MAX = (
+    96  # by which an operation can lengthen a document beyond its own encoding: marks, revs, a field's frame
+)
+
+
+@dataclass(slots=True)
+class Taken:
+    """What became of a push so far."""
+
+    outcomes: list[OutcomeEntry]
+    gap: int | None = None
+    forked: int | None = None
+
+
+def take(
+    batch: Batch,
+    work: SpaceWork,
+    author: Author,
+    role: Role,
+    is_other: bool,
+    changes: tuple[Change | Void | RefusedChange, ...],
+    alarms: list[str],
+) -> Taken:
+    """Take a device's changes in order. `is_other`: another installation uses this device id: it is told the outcomes
+    of what is recorded, and nothing new is taken from it. Stops at a gap or a fork."""
+    taken = Taken([])
+    replica = work.replica_made(author.device)
+    for change in changes:
+        last = change.last if isinstance(change, Void) else change.n
+        n = change.n
+        while n <= last:
+            if n <= replica.highest:
+                entry = ENTRIES.get(batch.tx, keys.device_log(work.row.id, replica.slot, n))
+                if entry is None or entry.nonce != change.nonce:
+                    taken.forked = n
+                    return taken
+                taken.outcomes.append(outcome_entry(n, entry, role))
+            elif is_other:
+                taken.forked = n
+                return taken
+            elif n > replica.highest + 1:
+                taken.gap = replica.highest + 1
+                return taken
+            else:
+                entry = _recorded(batch, work, author, role, replica, change, n, alarms)
+                replica = replica._replace(highest=n, seen_ms=work.now_ms)
+                work.set_replica(author.device, replica)
+                taken.outcomes.append(outcome_entry(n, entry, role))
+            n += 1
+    return taken
+
+
+def outcome_entry(n: int, entry: EntryRow, role: Role) -> OutcomeEntry:
+    """A recorded outcome as it is told; details only to those who may read now."""
+    detail = entry.detail if role >= Role.READER else None
+    return OutcomeEntry(n, entry.nonce, entry.outcome, entry.seq, detail)
+
+
+def _recorded(
+    batch: Batch,
+    work: SpaceWork,
+    author: Author,
+    role: Role,
+    replica: ReplicaRow,
+    change: Change | Void | RefusedChange,
+    n: int,
+    alarms: list[str],
+) -> EntryRow:
+    """Decide one new change and write it into its device's log."""
+    if isinstance(change, Void):
+        entry = EntryRow(change.nonce, "void", None, {"reason": change.reason}, 0, 0, None)
+    elif isinstance(change, RefusedChange):
+        detail: dict[str, Any] = {"reason": change.reason}
+        if change.op is not None:
+            detail["op"] = change.op
+        entry = _refused(work, author, change, change.outcome, detail)
+    else:
+        entry = _decided(work, author, role, replica, change, alarms)
+    ENTRIES.put(batch.tx, keys.device_log(work.row.id, replica.slot, n), entry)
+    return entry
+
+
+def _refused(
+    work: SpaceWork, author: Author, change: Change | RefusedChange, outcome: str, detail: dict[str, Any]
+) -> EntryRow:
+    letter = LetterRow(
+        "change",
+        author.device,
+        change.n,
+        change.base,
+        change.stamp,
+        f"{outcome}: {detail['reason']}",
+        work.now_ms,
+        None,
+        None,
+        change.payload,
+    )
+    detail = {**detail, "letters": [work.letter(letter)]}
+    return EntryRow(change.nonce, outcome, None, detail, change.base, change.stamp, change.payload)
+
+
+@dataclass(slots=True)
+class _Effect:
+    """What a change would do: nothing of it is in the space yet."""
+
+    made: dict[DocumentName, Document | None]
+    bounds: dict[DocumentName, int]
+    numbers: int
+    outcome: str
+    met: list[list[Any]]
+    lost: list[tuple[DocumentName, str, Any]]
+
+
+class _OperationRefused(Exception):
+    def __init__(self, outcome: str, op: int | None, reason: str) -> None:
+        super().__init__(reason)
+        self.outcome, self.op, self.reason = outcome, op, reason
+
+
+def _decided(
+    work: SpaceWork, author: Author, role: Role, replica: ReplicaRow, change: Change, alarms: list[str]
+) -> EntryRow:
+    try:
+        if role < Role.WRITER:
+            raise _OperationRefused("forbidden", None, "writing needs the role writer")
+        by = Observer(
+            change.base, replica.slot, author.kind == "device", work.head + 1, change.stamp, max(work.time, work.now_ms)
+        )
+        effect = _effect(work, author, change, by)
+    except StoreError:
+        raise
+    except _OperationRefused as refused:
+        detail: dict[str, Any] = {"reason": refused.reason}
+        if refused.op is not None:
+            detail["op"] = refused.op
+        return _refused(work, author, change, refused.outcome, detail)
+    except Exception:
+        # A defect of ours must not stop the device behind this change, nor the others in the batch.
+        alarms.append(f"{work.name} {author.device.hex()} n={change.n}: {traceback.format_exc()}")
+        return _refused(work, author, change, "invalid", {"reason": "internal"})
+    work.keep(effect.made, effect.bounds)
+    work.take_numbers(effect.numbers)
+    seq = work.advance(replica.slot, author.device, change.n, change.nonce)
+    return EntryRow(
+        change.nonce,
+        effect.outcome,
+        seq,
+        _detail(work, author, change, effect),
+        change.base,
+        change.stamp,
+        change.payload,
+    )
+
+
+def _detail(work: SpaceWork, author: Author, change: Change, effect: _Effect) -> dict[str, Any] | None:
+    """What an accepted change's author is told, and the dead letters of what gave way."""
+    detail: dict[str, Any] = {}
+    if effect.met:
+        detail["met"] = effect.met
+    if effect.lost:
+        detail["letters"] = [
+            work.letter(
+                LetterRow(
+                    kind,
+                    author.device,
+                    change.n,
+                    change.base,
+                    change.stamp,
+                    f"{kind} ended by this change",
+                    work.now_ms,
+                    *name,
+                    encoded(payload),
+                )
+            )
+            for name, kind, payload in effect.lost
+        ]
+    return detail or None
+
+
+def _effect(work: SpaceWork, author: Author, change: Change, by: Observer) -> _Effect:
+    """Apply all operations to an overlay. Raises `_OperationRefused` at the first that cannot take effect."""
+    effect = _Effect({}, {}, 0, "noop", [], [])
+    is_applied = is_merged = False
+    for index, operation in enumerate(change.operations):
+        name = (operation.collection, operation.id)
+        if name[0].startswith("_") and name[0] not in WRITABLE_RESERVED and author.kind != "server":
+            raise _OperationRefused("forbidden", index, f"the collection {name[0]!r} is reserved")
+        if operation.seen > work.row.head:
+            raise _OperationRefused("invalid", index, f"'seen' is {operation.seen}, beyond the head {work.row.head}")
+        if name in effect.made:
+            document = effect.made[name]
+        else:
+            document = work.document(name)
+            effect.bounds[name] = work.bytes_bound(name)
+        number = work.next_number() + effect.numbers
+        try:
+            step = applied(document, operation, number, by, work.row.floor)
+        except Refused as refused:
+            raise _OperationRefused(refused.outcome, index, refused.reason) from None
+        if document is None and step.document is not None:
+            effect.numbers += 1
+        effect.made[name] = step.document
+        effect.bounds[name] += GROWTH_BYTES_MAX
+        is_applied |= step.verdict == "applied"
+        is_merged |= step.verdict == "merged"
+        room = MET_MAX - len(effect.met)
+        effect.met.extend([index, verdict, seq] for verdict, seq in step.met[:room])
+        effect.lost.extend((name, kind, payload) for kind, payload in step.lost)
+    effect.outcome = "merged" if is_merged else "applied" if is_applied else "noop"
+    _check_sizes(effect, len(change.payload))
+    return effect
+
+
+def _check_sizes(effect: _Effect, payload_bytes: int) -> None:
+    """Documents stay within their limit, and what one seq alters within one delta. The bounds only ever overestimate;
+    a document is encoded to be measured only when its bound is above a limit."""
+    total = 0
+    for name, document in effect.made.items():
+        bound = effect.bounds[name] + payload_bytes
+        if bound > DOCUMENT_BYTES_MAX // 2:
+            bound = 0 if document is None else SpaceWork.bytes_exact(document)
+            if bound > DOCUMENT_BYTES_MAX:
+                raise _OperationRefused(
+                    "too_large",
+                    None,
+                    f"the document {name[0]}/{name[1]} would have {bound} bytes; at most {DOCUMENT_BYTES_MAX}",
+                )
+        effect.bounds[name] = bound
+        total += bound
+    if total > ALTERED_BYTES_MAX:
+        exact = sum(SpaceWork.bytes_exact(document) for document in effect.made.values() if document is not None)
+        if exact > ALTERED_BYTES_MAX:
+            raise _OperationRefused(
+                "too_large", None, f"the documents of one change have at most {ALTERED_BYTES_MAX} bytes, not {exact}"
+            )

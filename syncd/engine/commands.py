@@ -1,0 +1,238 @@
+"""What may be asked of the engine, and what it answers.
+
+Everything that alters the store enters as one of these commands and leaves as one result each, in order, plus the
+deltas of the spaces that changed. Plain data: whoever asks (a connection, the HTTP API, an operator) stays outside.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from syncd.core.changes import Change, RefusedChange, Void
+from syncd.core.ids import Position
+from syncd.engine.grants import Grant
+from syncd.wire.messages import Delta, OutcomeEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who asks. `kind`: `device`, `key` (an API key) or `server`; only a device has an installation and a memory of its
+    own changes. Grants were verified at the edge, at this command's time."""
+
+    device: bytes
+    installation: bytes | None
+    kind: str
+    user: str
+    grants: tuple[Grant, ...]
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A device says hello: bind it to its user at first use. Answer: `Bound` or `Refused`."""
+
+    author: Author
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Make a subscription durable: slot, low-water. Answer: `Attached`, `Expired` or `Refused`."""
+
+    author: Author
+    space: str
+    epoch: bytes | None
+    complete: int
+    resume: int
+    start: int | None
+    settled: int
+    chain: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The device gives up its replica of the space: its low-water goes. Answer: `Done`."""
+
+    author: Author
+    space: str
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """A device's changes, in order of n. Answer: `Pushed`, `Expired` or `Refused`."""
+
+    author: Author
+    space: str
+    epoch: bytes | None
+    changes: tuple[Change | Void | RefusedChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """What is durable on the device. Answer: `Done`, `Expired` or `Refused`."""
+
+    author: Author
+    space: str
+    epoch: bytes
+    applied: int
+    oldest_base: int
+    settled: int
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """`key`: hash of (who, Idempotency-Key), 16 bytes; `request`: hash of what was asked; kept for `lifetime_ms`."""
+
+    key: bytes
+    request: bytes
+    lifetime_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A backend's change (n is assigned here). `operations` as they came. `base`: position that the backend read, None:
+    the head. `if_match`: (collection, id, position): `Refused("if_match")` unless that document's rev is it.
+    Answer: `Posted`, `Expired` or `Refused` (`if_match`, `idempotency_reuse`, `forbidden`)."""
+
+    author: Author
+    space: str
+    operations: Any
+    base: Position | None
+    if_match: tuple[str, str, Position] | None
+    idempotency: Idempotency | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A CloudEvent whose attributes were checked at the edge. `key`: hash of (source, id), 16 bytes."""
+
+    key: bytes
+    source: str
+    id: str
+    type: str
+    subject: str | None
+    time_ms: int | None
+    data: Any
+
+
+@dataclass(frozen=True, slots=True)
+class PostEvents:
+    """Answer: `EventResults`, one (status, detail) per event in order: `accepted`, `duplicate` or `invalid`."""
+
+    author: Author
+    events: tuple[Event, ...]
+    lifetime_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CreateKey:
+    """A new API key: `secret_hash` 16 bytes. Answer: `Done`, or `Refused("exists")` if the name is taken."""
+
+    name: str
+    scopes: tuple[str, ...]
+    secret_hash: bytes
+    device: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeKey:
+    """Answer: `Done`, or `Refused("unknown")`."""
+
+    name: str
+
+
+Command = Bind | Attach | Forget | Push | Ack | Post | PostEvents | CreateKey | RevokeKey
+
+
+# -- results ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nothing was done. `reason` is a stable word (`forbidden`, `bad_position`, ...), `detail` a sentence."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The position belongs to another epoch. `highest`: n up to which the server has the device's changes."""
+
+    space: str
+    epoch: bytes
+    fork: int
+    highest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The device is this user's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Done, and there is nothing to tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """The subscription stands. `space_id`, `slot` name it in reads; `highest`: n recorded of this device."""
+
+    space: str
+    space_id: int
+    slot: int
+    epoch: bytes
+    head: int
+    role: str
+    highest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """Outcomes in order of n. `gap`: the n that was expected; `forked`: the n that was another change before."""
+
+    space: str
+    space_id: int
+    slot: int
+    epoch: bytes
+    outcomes: tuple[OutcomeEntry, ...]
+    gap: int | None
+    forked: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """`seq` is None for a refused change; `position` is the space's after it."""
+
+    outcome: str
+    seq: int | None
+    detail: dict[str, Any] | None
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class EventResults:
+    results: tuple[tuple[str, str | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The command could not be carried out and left no trace. `reason`: `internal` (a defect of ours), `store_full` or
+    `overloaded` (both: try again later)."""
+
+    reason: str
+    detail: str
+
+
+Result = Refused | Expired | Bound | Done | Attached | Pushed | Posted | EventResults | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one write transaction decided: a result per command, in order, the deltas to hand out after the commit, and
+    alarms: defects of ours that were contained, for the log."""
+
+    results: tuple[Result, ...]
+    deltas: tuple[Delta, ...]
+    alarms: tuple[str, ...]

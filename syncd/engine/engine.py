@@ -1,0 +1,192 @@
+"""The engine: one function from commands to results, inside one write transaction.
+
+Owns the dispatch of commands and the rules around changes: roles, epochs, positions, device binding, acks, API keys.
+Must not know connections, threads, clocks or the disk: the transaction, the time and random bytes are handed in.
+
+Invariants: E1 every command gets exactly one result, in order. E2 a refused command leaves no trace. E3 nothing is read
+from or written to a space without the role for it at this moment.
+"""
+
+from collections.abc import Callable, Sequence
+
+from syncd.core.changes import Void
+from syncd.engine import reading
+from syncd.engine.batch import Batch, SpaceWork
+from syncd.engine.changes import take
+from syncd.engine.commands import (
+    Ack,
+    Attach,
+    Attached,
+    Author,
+    Bind,
+    Bound,
+    Command,
+    CreateKey,
+    Decision,
+    Done,
+    Expired,
+    Forget,
+    Post,
+    PostEvents,
+    Push,
+    Pushed,
+    Refused,
+    Result,
+    RevokeKey,
+)
+from syncd.engine.grants import Role, role_on
+from syncd.engine.posting import post, post_events, trim_idempotency
+from syncd.store import keys
+from syncd.store.api import Writer
+from syncd.store.tables import API_KEYS, KeyRow
+
+
+class Engine:
+    """All decisions about sync. `entropy(size)` returns random bytes (epochs and the server's nonces)."""
+
+    def __init__(self, entropy: Callable[[int], bytes]) -> None:
+        self._entropy = entropy
+
+    def decide(self, tx: Writer, now_ms: int, commands: Sequence[Command]) -> Decision:
+        """Carry out the commands in order, in one transaction that the caller commits. Raises only `StoreError`, and
+        what a defect raises: the caller then aborts and tries the commands one by one."""
+        batch = Batch(tx, now_ms, self._entropy)
+        alarms: list[str] = []
+        results = [self._result(batch, command, alarms) for command in commands]
+        trim_idempotency(batch)
+        return Decision(tuple(results), batch.flush(), tuple(alarms))
+
+    def _result(self, batch: Batch, command: Command, alarms: list[str]) -> Result:
+        match command:
+            case Push():
+                return _push(batch, command, alarms)
+            case Ack():
+                return _ack(batch, command)
+            case Bind():
+                return _bind(batch, command)
+            case Attach():
+                return _attach(batch, command)
+            case Forget():
+                return _forget(batch, command)
+            case Post():
+                return post(batch, command, alarms)
+            case PostEvents():
+                return post_events(batch, command, alarms)
+            case CreateKey():
+                return _create_key(batch, command)
+            case RevokeKey():
+                return _revoke_key(batch, command)
+
+
+def _bind(batch: Batch, command: Bind) -> Result:
+    result = reading.bound(batch.tx, command.author)
+    if result is None:
+        batch.device_made(command.author)
+        return Bound()
+    return result
+
+
+def _push(batch: Batch, command: Push, alarms: list[str]) -> Result:
+    author = command.author
+    binding = _bind(batch, Bind(author))
+    if isinstance(binding, Refused):
+        return binding
+    role = role_on(author.grants, command.space)
+    work = batch.space(command.space)
+    if role < Role.WRITER and (work is None or work.replica(author.device) is None):
+        # One who never had a place here cannot make the server keep anything; one who had is owed an outcome.
+        return Refused("forbidden", f"writing to {command.space} needs the role writer")
+    if work is None:
+        if command.epoch is not None:
+            return Expired(command.space, bytes(16), 0, 0)
+        work = batch.space_made(command.space)
+    if command.epoch is not None and command.epoch != work.row.epoch:
+        return _expired(work, author, command.epoch)
+    bases = [change.base for change in command.changes if not isinstance(change, Void)]
+    if command.epoch is None and any(bases):
+        return Refused("bad_position", "a push without an epoch holds only changes with base 0")
+    if max(bases, default=0) > work.row.head:
+        return Refused("bad_position", f"a base lies beyond the head {work.row.head} of the space")
+    taken = take(batch, work, author, role, reading.is_other(batch.tx, author), command.changes, alarms)
+    replica = work.replica(author.device)
+    assert replica is not None, "a push makes the replica"
+    return Pushed(
+        command.space, work.row.id, replica.slot, work.row.epoch, tuple(taken.outcomes), taken.gap, taken.forked
+    )
+
+
+def _expired(work: SpaceWork, author: Author, epoch: bytes) -> Expired:
+    replica = work.replica(author.device)
+    fork = work.row.fork if epoch == work.row.parent else 0
+    return Expired(work.name, work.row.epoch, fork, 0 if replica is None else replica.highest)
+
+
+def _attach(batch: Batch, command: Attach) -> Result:
+    author = command.author
+    binding = _bind(batch, Bind(author))
+    if isinstance(binding, Refused):
+        return binding
+    role = role_on(author.grants, command.space)
+    if batch.space(command.space) is None and role >= Role.WRITER and command.epoch is None:
+        batch.space_made(command.space)
+    work = batch.space(command.space)
+    refusal = reading.refused_attach(batch.tx, command, None if work is None else work.row, role)
+    if refusal is not None:
+        return refusal
+    assert work is not None, "a missing space is refused"
+    replica = work.replica_made(author.device)
+    if replica.low is None and not reading.is_other(batch.tx, author):
+        # The low-water is committed before the first page is read: nothing after it is collected meanwhile.
+        low = min(command.complete, work.head) if command.complete else work.head
+        replica = replica._replace(low=low, applied=command.complete, seen_ms=work.now_ms)
+        work.set_replica(author.device, replica)
+    return Attached(
+        command.space, work.row.id, replica.slot, work.row.epoch, work.head, role.name.lower(), replica.highest
+    )
+
+
+def _forget(batch: Batch, command: Forget) -> Result:
+    work = batch.space(command.space)
+    replica = None if work is None else work.replica(command.author.device)
+    if work is not None and replica is not None and not reading.is_other(batch.tx, command.author):
+        work.set_replica(command.author.device, replica._replace(low=None))
+    return Done()
+
+
+def _ack(batch: Batch, command: Ack) -> Result:
+    author = command.author
+    work = batch.space(command.space)
+    replica = None if work is None else work.replica(author.device)
+    if work is None or replica is None or reading.is_other(batch.tx, author):
+        return Done()
+    if command.epoch != work.row.epoch:
+        return _expired(work, author, command.epoch)
+    if command.applied > work.head or command.settled > replica.highest:
+        return Refused("bad_position", f"an ack lies beyond the head {work.head} or beyond n {replica.highest}")
+    low = replica.low
+    if low is not None:
+        low = max(low, min(command.applied, command.oldest_base))
+    settled = max(replica.settled, command.settled)
+    replica = replica._replace(
+        low=low, applied=max(replica.applied, command.applied), settled=settled, seen_ms=work.now_ms
+    )
+    work.set_replica(author.device, work.trimmed(replica))
+    return Done()
+
+
+def _create_key(batch: Batch, command: CreateKey) -> Result:
+    for _, row in API_KEYS.scan(batch.tx, keys.table_range(keys.API_KEY)):
+        if row.name == command.name and row.revoked_ms is None:
+            return Refused("exists", f"there is an API key named {command.name!r}")
+    row = KeyRow(command.name, list(command.scopes), command.device, batch.now_ms, None)
+    API_KEYS.put(batch.tx, keys.api_key(command.secret_hash), row)
+    batch.device_made(Author(command.device, None, "key", f"key:{command.name}", ()))
+    return Done()
+
+
+def _revoke_key(batch: Batch, command: RevokeKey) -> Result:
+    for key, row in list(API_KEYS.scan(batch.tx, keys.table_range(keys.API_KEY))):
+        if row.name == command.name and row.revoked_ms is None:
+            API_KEYS.put(batch.tx, key, row._replace(revoked_ms=batch.now_ms))
+            return Done()
+    return Refused("unknown", f"there is no API key named {command.name!r}")

@@ -1,0 +1,163 @@
+"""Explaining: why a field has the value that it has.
+
+Owns the reading of a field's history from the log and the device logs, and the English sentence about it. Must not
+decide anything: it reports what the merge rules decided, with the evidence (dots, bases, times).
+"""
+
+from itertools import islice
+from typing import Any
+
+from syncd.core.documents import Document
+from syncd.core.fields import Field
+from syncd.core.values import decoded
+from syncd.engine.batch import space_row
+from syncd.store import keys
+from syncd.store.api import Reader
+from syncd.store.tables import DEVICES, DOCUMENTS, ENTRIES, LETTERS, LOG, SLOTS
+
+LOG_ROWS_MAX = 20_000  # looked at for one explanation: about 0.2 s of reading
+CHANGES_MAX = 50  # told, the newest
+
+
+def explained(tx: Reader, space: str, collection: str, document_id: str, field: str | None) -> dict[str, Any]:
+    """The state of a document (or one field of it) and the changes that touched it since this incarnation began.
+
+    Returns JSON-able data (values may hold bytes): `state` is `live`, `deleted` or `absent`; `fields`: name -> type,
+    value, rev, winner, sentence; `changes`: newest first, each with its dot, user, base, stamp, eff, seq, outcome,
+    operations and whether it had seen the winner; `refused`: dead letters about this document.
+    """
+    row = space_row(tx, space)
+    stored = None if row is None else DOCUMENTS.get(tx, keys.document(row.id, collection, document_id))
+    answer: dict[str, Any] = {"space": space, "collection": collection, "id": document_id, "fields": {}, "changes": []}
+    if row is None or stored is None:
+        return answer | {"state": "absent", "refused": []}
+    answer["state"] = "live" if stored.is_live else "deleted"
+    answer |= {"rev": stored.rev, "born": stored.born, "makers": [list(maker) for maker in stored.makers]}
+    changes = _changes(tx, row.id, stored, collection, document_id, field)
+    answer["changes"] = changes
+    answer["refused"] = _refused(tx, row.id, collection, document_id)
+    for name, kept in stored.fields.items():
+        if field is None or name == field:
+            answer["fields"][name] = _field(name, kept, changes)
+    return answer
+
+
+def _changes(
+    tx: Reader, space_id: int, document: Document, collection: str, document_id: str, field: str | None
+) -> list[dict[str, Any]]:
+    """The changes that touched the document since it was born, newest first, as far as device logs are kept."""
+    found = []
+    devices: dict[int, tuple[str, str]] = {}
+    rows = LOG.scan(tx, (keys.log(space_id, document.born), keys.space_range(keys.LOG, space_id)[1]))
+    for key, log in islice(rows, LOG_ROWS_MAX):
+        entry = ENTRIES.get(tx, keys.device_log(space_id, log.slot, log.n))
+        if entry is None or entry.payload is None:
+            continue
+        operations = [
+            operation
+            for operation in decoded(entry.payload)
+            if operation[1:3] == [collection, document_id]
+            and (field is None or len(operation) < 4 or operation[3] == field)
+        ]
+        if not operations:
+            continue
+        if log.slot not in devices:
+            devices[log.slot] = _author(tx, space_id, log.slot)
+        device, user = devices[log.slot]
+        found.append(
+            {
+                "seq": keys.parse_log(key)[1],
+                "device": device,
+                "user": user,
+                "n": log.n,
+                "base": entry.base,
+                "stamp": entry.stamp,
+                "time": log.time,
+                "eff": min(entry.stamp, log.time),
+                "outcome": entry.outcome,
+                "met": (entry.detail or {}).get("met", []),
+                "operations": operations,
+                "slot": log.slot,
+            }
+        )
+        del found[:-CHANGES_MAX]
+    return found[::-1]
+
+
+def _author(tx: Reader, space_id: int, slot: int) -> tuple[str, str]:
+    named = SLOTS.get(tx, keys.slot(space_id, slot))
+    row = None if named is None else DEVICES.get(tx, keys.device(named[0]))
+    return ("" if named is None else named[0].hex(), "" if row is None else row.user)
+
+
+def _refused(tx: Reader, space_id: int, collection: str, document_id: str) -> list[dict[str, Any]]:
+    found = []
+    for key, letter in LETTERS.scan(tx, keys.space_range(keys.LETTER, space_id)):
+        if letter.kind == "change":
+            operations = decoded(letter.payload)
+            about = isinstance(operations, list) and any(
+                isinstance(o, list) and o[1:3] == [collection, document_id] for o in operations
+            )
+        else:
+            about = (letter.collection, letter.document_id) == (collection, document_id)
+        if about:
+            found.append(
+                {
+                    "letter": int.from_bytes(key[5:13]),
+                    "kind": letter.kind,
+                    "device": letter.device.hex(),
+                    "n": letter.n,
+                    "base": letter.base,
+                    "stamp": letter.stamp,
+                    "reason": letter.reason,
+                    "at": letter.at_ms,
+                    "payload": decoded(letter.payload),
+                }
+            )
+            del found[:-CHANGES_MAX]
+    return found[::-1]
+
+
+def _field(name: str, field: Field, changes: list[dict[str, Any]]) -> dict[str, Any]:
+    touching = [c for c in changes if any(len(o) > 3 and o[3] == name and o[0] != "expect" for o in c["operations"])]
+    winner = next((c for c in touching if c["seq"] == field.seq), None)
+    shown: dict[str, Any] = {
+        "type": field.type,
+        "visible": field.is_visible,
+        "value": field.value if field.is_visible else None,
+        "rev": field.rev,
+        "writer_seq": field.seq,
+        "winner": winner,
+        "sentence": _sentence(name, field, winner, touching),
+    }
+    return shown
+
+
+def _sentence(name: str, field: Field, winner: dict[str, Any] | None, touching: list[dict[str, Any]]) -> str:
+    """One English sentence on why the value stands."""
+    if field.type in ("counter", "max", "min"):
+        rule = {"counter": "the sum of all increments", "max": "the greatest put", "min": "the least put"}[field.type]
+        return f"{name} is {rule}; {len(touching)} known changes took part."
+    if winner is None:
+        return f"{name} was written at seq {field.seq}; the change is no longer kept in its device's log."
+    rivals = [c for c in touching if c is not winner and not _has_seen(winner, c) and not _has_seen(c, winner)]
+    who = f"{name} stands as device {winner['device'][:8]} (user {winner['user']}) wrote it at seq {winner['seq']}"
+    if not rivals:
+        return f"{who}; it had seen every other change to the field that is still known."
+    if field.type in ("set", "flag", "mv"):
+        return (
+            f"{who}; {len(rivals)} changes were made without knowledge of it, and merged by the rule of {field.type}."
+        )
+    rival = max(rivals, key=lambda c: (c["eff"], c["seq"]))
+    margin = winner["eff"] - rival["eff"]
+    reason = (
+        f"{margin} ms later by effective time" if margin > 0 else "at an effective time no earlier, and later in order"
+    )
+    return (
+        f"{who}; it was concurrent with the change of device {rival['device'][:8]} at seq {rival['seq']}"
+        f" (neither had seen the other: bases {winner['base']} and {rival['base']}) and was {reason}."
+    )
+
+
+def _has_seen(change: dict[str, Any], other: dict[str, Any]) -> bool:
+    return bool(other["seq"] <= change["base"] or (change["slot"] == other["slot"] and other["n"] < change["n"]))

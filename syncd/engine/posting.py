@@ -1,0 +1,170 @@
+"""What backends post: single changes and events, each carried out at most once.
+
+Owns idempotency rows, server-side numbering of a backend's changes, and the way from an event to a user's inbox. Must
+not know HTTP (headers and bodies were checked at the edge). An event that carries a notification becomes a change by
+the server in the recipient's own space, and so travels like every other change.
+"""
+
+from typing import Any
+
+from syncd.core.changes import Void, parsed_change
+from syncd.core.ids import INBOX, NONCE_BYTES, BadName, Position, user_space
+from syncd.core.values import ValueRefused, normalized
+from syncd.engine.batch import SERVER_DEVICE, Batch, SpaceWork
+from syncd.engine.changes import take
+from syncd.engine.commands import Author, Event, EventResults, Expired, Post, Posted, PostEvents, Refused, Result
+from syncd.engine.grants import Role, role_on
+from syncd.store import keys
+from syncd.store.tables import EXPIRIES, IDEMPOTENCY, IdempotencyRow
+from syncd.wire.messages import OutcomeEntry
+
+TRIMMED_AT_ONCE = 64  # expired idempotency rows dropped per batch: more than a batch of single posts adds
+SERVER = Author(SERVER_DEVICE, None, "server", "", ())
+TITLE_BYTES_MAX, BODY_BYTES_MAX, CATEGORY_BYTES_MAX = 200, 4000, 64  # what a push gateway passes on: APNs takes 4 KiB
+
+
+def trim_idempotency(batch: Batch) -> None:
+    """Drop what expired, a bounded number at a time."""
+    expired = []
+    for key, _ in batch.tx.scan(*keys.expiry_range(batch.now_ms)):
+        expired.append(key)
+        if len(expired) == TRIMMED_AT_ONCE:
+            break
+    for key in expired:
+        batch.tx.delete(keys.idempotency(keys.parse_expiry(key)))
+        batch.tx.delete(key)
+
+
+def _remember(batch: Batch, key: bytes, request: bytes, lifetime_ms: int, answer: Any) -> None:
+    expires_ms = batch.now_ms + lifetime_ms
+    old = IDEMPOTENCY.get(batch.tx, keys.idempotency(key))
+    if old is not None:
+        batch.tx.delete(keys.expiry(old.expires_ms, key))
+    IDEMPOTENCY.put(batch.tx, keys.idempotency(key), IdempotencyRow(request, expires_ms, answer))
+    EXPIRIES.put(batch.tx, keys.expiry(expires_ms, key), ())
+
+
+def _remembered(batch: Batch, key: bytes) -> IdempotencyRow | None:
+    row = IDEMPOTENCY.get(batch.tx, keys.idempotency(key))
+    return row if row is not None and row.expires_ms > batch.now_ms else None
+
+
+def post(batch: Batch, command: Post, alarms: list[str]) -> Result:
+    """Carry out a backend's change. Its n is the next of its device; the answer is its settlement."""
+    author = command.author
+    role = Role.OWNER if author.kind == "server" else role_on(author.grants, command.space)
+    if role < Role.WRITER:
+        return Refused("forbidden", f"writing to {command.space} needs the role writer")
+    idempotency = command.idempotency
+    if idempotency is not None and (row := _remembered(batch, idempotency.key)) is not None:
+        if row.request != idempotency.request:
+            return Refused("idempotency_reuse", "this Idempotency-Key was used for another request")
+        outcome, seq, detail, epoch, head = row.answer
+        return Posted(outcome, seq, detail, Position(epoch, head))
+    work = batch.space(command.space)
+    refusal = _refused_position(batch, command, work)
+    if refusal is not None:
+        return refusal
+    work = batch.space_made(command.space)
+    batch.device_made(author)
+    base = work.head if command.base is None else command.base.seq
+    if command.if_match is not None and command.base is None:
+        base = command.if_match[2].seq
+    entry = _authored(batch, work, author, role, base, command.operations, alarms)
+    if idempotency is not None:
+        answer = [entry.outcome, entry.seq, entry.detail, work.row.epoch, work.head]
+        _remember(batch, idempotency.key, idempotency.request, idempotency.lifetime_ms, answer)
+    return Posted(entry.outcome, entry.seq, entry.detail, Position(work.row.epoch, work.head))
+
+
+def _refused_position(batch: Batch, command: Post, work: SpaceWork | None) -> Result | None:
+    """Why a post's position does not hold, if it does not."""
+    positions = [command.base] if command.base is not None else []
+    if command.if_match is not None:
+        positions.append(command.if_match[2])
+    for position in positions:
+        if work is None:
+            return Refused("bad_position", "the space does not exist")
+        if position.epoch != work.row.epoch:
+            fork = work.row.fork if position.epoch == work.row.parent else 0
+            return Expired(command.space, work.row.epoch, fork, 0)
+        if position.seq > work.head:
+            return Refused("bad_position", f"the position lies beyond the head {work.head}")
+    if command.if_match is not None:
+        assert work is not None, "checked above"
+        collection, document_id, position = command.if_match
+        document = work.document((collection, document_id))
+        if document is None or not document.is_live or document.rev != position.seq:
+            return Refused("if_match", "the document has moved")
+    return None
+
+
+def _authored(
+    batch: Batch, work: SpaceWork, author: Author, role: Role, base: int, operations: Any, alarms: list[str]
+) -> OutcomeEntry:
+    """One change made here, in the name of a backend or of the server itself, and settled at once."""
+    replica = work.replica_made(author.device)
+    change = parsed_change([replica.highest + 1, batch.entropy(NONCE_BYTES), base, batch.now_ms, operations])
+    assert not isinstance(change, Void), "five items are a change"
+    taken = take(batch, work, author, role, False, (change,), alarms)
+    replica = work.replica_made(author.device)
+    replica = replica._replace(settled=replica.highest)
+    work.set_replica(author.device, work.trimmed(replica))
+    return taken.outcomes[0]
+
+
+def post_events(batch: Batch, command: PostEvents, alarms: list[str]) -> Result:
+    """Take events, each at most once by (source, id) while its key is remembered."""
+    return EventResults(tuple(_event(batch, event, command.lifetime_ms, alarms) for event in command.events))
+
+
+def _event(batch: Batch, event: Event, lifetime_ms: int, alarms: list[str]) -> tuple[str, str | None]:
+    if _remembered(batch, event.key) is not None:
+        return "duplicate", None
+    notification = event.data.get("notification") if isinstance(event.data, dict) else None
+    if notification is not None:
+        problem = _delivered(batch, event, notification, alarms)
+        if problem is not None:
+            return "invalid", problem
+    _remember(batch, event.key, b"", lifetime_ms, None)
+    return "accepted", None
+
+
+def _delivered(batch: Batch, event: Event, notification: Any, alarms: list[str]) -> str | None:
+    """Write a notification into its recipient's inbox; returns what is wrong with it, if anything."""
+    if event.subject is None:
+        return "an event with a notification names its recipient as subject"
+    try:
+        space = user_space(event.subject)
+        fields = _checked_notification(notification)
+    except (BadName, ValueRefused) as error:
+        return str(error)
+    fields |= {
+        "at": event.time_ms if event.time_ms is not None else batch.now_ms,
+        "source": event.source,
+        "event": event.id,
+    }
+    document = [INBOX, event.key.hex()]
+    operations: list[Any] = [["create", *document]]
+    operations += [["reg.set", *document, name, value] for name, value in fields.items()]
+    work = batch.space_made(space)
+    entry = _authored(batch, work, SERVER, Role.OWNER, work.head, operations, alarms)
+    if entry.seq is None:
+        return f"{entry.outcome}: {(entry.detail or {}).get('reason', '')}"
+    return None
+
+
+def _checked_notification(notification: Any) -> dict[str, Any]:
+    if not isinstance(notification, dict):
+        raise ValueRefused("data.notification is a map with title, body and category")
+    fields: dict[str, Any] = {}
+    for name, limit in (("title", TITLE_BYTES_MAX), ("body", BODY_BYTES_MAX), ("category", CATEGORY_BYTES_MAX)):
+        value = notification.get(name)
+        if not isinstance(value, str) or not 0 < len(value.encode("utf-8", "replace")) <= limit:
+            raise ValueRefused(f"data.notification.{name} is text of 1-{limit} bytes")
+        fields[name] = normalized(value)
+    if unknown := sorted(set(notification) - {"title", "body", "category", "data"}):
+        raise ValueRefused(f"data.notification has the unknown key {str(unknown[0])[:40]!r}")
+    if "data" in notification:
+        fields["data"] = normalized(notification["data"])
+    return fields

@@ -1,0 +1,284 @@
+"""Reading: everything that a connection or a request learns from the store without writing.
+
+Owns pages of deltas, recorded outcomes, and the checks that tell whether a subscription needs a write at all. Each
+function is synchronous and bounded, over a read transaction that the caller opens and closes around it: no transaction
+is ever held across a wait.
+
+Invariants: P1 a page ends on a seq boundary. P2 fields are chosen by `rev > complete`, never by `rev > resume`: between
+two pages a document that changes again moves behind the cursor with its earlier changes still unseen. P3 a page that
+is not the last goes up to the last rev it holds; the last one up to the head of its transaction. P4 a first download
+leaves out only tombstones no younger than its `start`. P5 no page is longer than `DELTA_BYTES_MAX`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from syncd.core.documents import Document
+from syncd.core.ids import Position
+from syncd.engine.batch import SERVER_DEVICE, entry_of, space_row
+from syncd.engine.changes import DELTA_BYTES_MAX, outcome_entry
+from syncd.engine.commands import Attach, Attached, Author, Bound, Expired, Refused
+from syncd.engine.grants import Grant, Role, role_on
+from syncd.store import keys
+from syncd.store.api import Reader, StoreDamaged
+from syncd.store.tables import (
+    BYREV,
+    DEVICES,
+    DOCUMENTS,
+    ENTRIES,
+    LOG,
+    REPLICAS,
+    SPACES,
+    ReplicaRow,
+    SpaceRow,
+)
+from syncd.wire.messages import Delta, DocumentEntry, OutcomeEntry
+
+PAGE_BYTES = 262144  # aimed at: some 2 ms of work, so that one returning device does not hold up ten thousand others
+PAGE_ROWS_MAX = 4096  # rows looked at for one page, so that a run of skipped tombstones is bounded too
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a subscription stands. `start` is set from the first page of a first download on, else None."""
+
+    space: str
+    space_id: int
+    complete: int
+    resume: int
+    start: int | None
+
+
+# -- who may what -----------------------------------------------------------------------------------------------------
+
+
+def bound(tx: Reader, author: Author) -> Bound | Refused | None:
+    """Whether the device is its author's; None if it is not known yet."""
+    if author.device == SERVER_DEVICE:
+        return Refused("device_bound", "this device id is the server's own")
+    row = DEVICES.get(tx, keys.device(author.device))
+    if row is None:
+        return None
+    if row.user != author.user or row.kind != author.kind:
+        return Refused("device_bound", "this device id belongs to another user")
+    return Bound()
+
+
+def is_other(tx: Reader, author: Author) -> bool:
+    """Whether the device id is in use by another installation than the author's (a restored or cloned phone)."""
+    row = DEVICES.get(tx, keys.device(author.device))
+    return row is not None and row.installation != author.installation
+
+
+def role(tx: Reader, space: str, grants: tuple[Grant, ...]) -> Role:
+    """The role on a space at this moment."""
+    return role_on(grants, space)
+
+
+# -- subscriptions ----------------------------------------------------------------------------------------------------
+
+
+def attached(tx: Reader, command: Attach) -> Attached | Expired | Refused | None:
+    """Subscribe without a write, if the replica is already known and holds a low-water; None: submit the command."""
+    author = command.author
+    row = space_row(tx, command.space)
+    granted = role_on(author.grants, command.space)
+    if row is None and granted >= Role.WRITER and command.epoch is None:
+        return None
+    refusal = refused_attach(tx, command, row, granted)
+    if refusal is not None:
+        return refusal
+    assert row is not None, "a missing space is refused"
+    replica = REPLICAS.get(tx, keys.replica(row.id, author.device))
+    if replica is None or (replica.low is None and not is_other(tx, author)):
+        return None
+    return Attached(command.space, row.id, replica.slot, row.epoch, row.head, granted.name.lower(), replica.highest)
+
+
+def refused_attach(tx: Reader, command: Attach, row: SpaceRow | None, granted: Role) -> Expired | Refused | None:
+    """Why a subscription cannot stand; None if it can."""
+    if granted < Role.READER:
+        return Refused("forbidden", f"reading {command.space} needs the role reader")
+    if row is None:
+        if command.epoch is not None:
+            return Expired(command.space, bytes(16), 0, 0)
+        return Refused(
+            "unknown_space", f"the space {command.space} does not exist yet, and making it needs the role writer"
+        )
+    complete, resume = command.complete, command.resume
+    replica = REPLICAS.get(tx, keys.replica(row.id, command.author.device))
+    highest = 0 if replica is None else replica.highest
+    if command.epoch is None:
+        if complete or resume:
+            return Refused("bad_position", "a position other than 0 names its epoch")
+    elif command.epoch != row.epoch:
+        return Expired(command.space, row.epoch, row.fork if command.epoch == row.parent else 0, highest)
+    if not complete <= resume:
+        return Refused("bad_position", f"complete {complete} lies beyond resume {resume}")
+    if (complete == 0 < resume) != (command.start is not None):
+        return Refused("bad_position", "'start' is given exactly in the middle of a first download")
+    if max(resume, command.start or 0) > row.head or not _is_chained(tx, row, complete, command.chain):
+        # Not this epoch's history: what the client holds came from a server state that no longer exists.
+        return Expired(command.space, row.epoch, (replica.low if replica is not None else None) or 0, highest)
+    assert complete >= row.floor or not complete, "nothing raises the floor while clients may stand below it"
+    return None
+
+
+def _is_chained(tx: Reader, row: SpaceRow, complete: int, chain: bytes | None) -> bool:
+    """Whether the chain value that the client repeats is ours at its position."""
+    if chain is None or complete == 0:
+        return True
+    log = LOG.get(tx, keys.log(row.id, complete))
+    return log is not None and log.chain == chain
+
+
+def outcomes_after(
+    tx: Reader, space_id: int, slot: int, n: int, limit: int, granted: Role = Role.READER
+) -> tuple[OutcomeEntry, ...]:
+    """The recorded outcomes of a device's changes after n, ascending, `limit` at most."""
+    entries = []
+    for key, row in ENTRIES.scan(tx, keys.device_log_range(space_id, slot, n)):
+        entries.append(outcome_entry(keys.parse_device_log(key)[2], row, granted))
+        if len(entries) == limit:
+            break
+    return tuple(entries)
+
+
+# -- pages ------------------------------------------------------------------------------------------------------------
+
+
+def page(tx: Reader, cursor: Cursor, bytes_target: int = PAGE_BYTES) -> Delta:
+    """The next delta for a subscription; `complete` says that it is the last, and reaches the head."""
+    row = space_row(tx, cursor.space)
+    assert row is not None and row.id == cursor.space_id, "a subscription outlives no space"
+    assert cursor.complete <= cursor.resume <= row.head, "positions never pass the head"
+    start = cursor.start
+    if cursor.complete == 0 and start is None:
+        start = row.head
+    entries: list[DocumentEntry] = []
+    to, size, rows = cursor.resume, 0, 0
+    is_last = True
+    for rev, group in _groups(tx, row.id, cursor.resume):
+        group_size = sum(length for _, _, length in group)
+        if rows and (size + group_size > bytes_target or rows + len(group) > PAGE_ROWS_MAX):
+            is_last = False
+            break
+        for name, document, _ in group:
+            if cursor.complete == 0 and not document.is_live and rev <= (start or 0):
+                continue
+            entries.append(entry_of(name, document, cursor.complete))
+        to, size, rows = rev, size + group_size, rows + len(group)
+    assert size <= max(bytes_target, DELTA_BYTES_MAX), "what one seq alters fits a delta"
+    if is_last:
+        to, time, chain = row.head, row.time, row.chain
+    else:
+        log = LOG.get(tx, keys.log(row.id, to))
+        if log is None:
+            raise StoreDamaged(f"space {row.id} has no log row for seq {to}")
+        time, chain = log.time, log.chain
+    return Delta(
+        cursor.space,
+        row.epoch,
+        cursor.complete,
+        cursor.resume,
+        to,
+        time,
+        chain,
+        tuple(entries),
+        is_last,
+        start if cursor.complete == 0 else None,
+        row.sum.to_bytes(8) if is_last else None,
+    )
+
+
+def _groups(
+    tx: Reader, space_id: int, after_rev: int
+) -> Iterator[tuple[int, list[tuple[tuple[str, str], Document, int]]]]:
+    """Documents by rising rev, those of one rev together: (rev, [(name, document, bytes)])."""
+    group: list[tuple[tuple[str, str], Document, int]] = []
+    current = 0
+    for key, name in BYREV.scan(tx, keys.byrev_range(space_id, after_rev)):
+        rev = keys.parse_byrev(key)[1]
+        if rev != current and group:
+            yield current, group
+            group = []
+        current = rev
+        document_key = keys.document(space_id, *name)
+        record = tx.get(document_key)
+        if record is None:
+            raise StoreDamaged(f"space {space_id} has no document {name[0]}/{name[1]}, which byrev names at rev {rev}")
+        size = len(record) + len(document_key)
+        group.append(((name[0], name[1]), DOCUMENTS.row(document_key, record), size))
+    if group:
+        yield current, group
+
+
+# -- documents --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A live document as HTTP shows it: `fields` maps a name to its value, `types` to its type."""
+
+    collection: str
+    id: str
+    rev: int
+    fields: dict[str, Any]
+    types: dict[str, str]
+
+
+def position(tx: Reader, space: str) -> Position | None:
+    """The head of a space; None if it does not exist."""
+    row = space_row(tx, space)
+    return None if row is None else Position(row.epoch, row.head)
+
+
+def document(tx: Reader, space: str, collection: str, document_id: str) -> Found | None:
+    """One live document; None if there is none."""
+    row = space_row(tx, space)
+    if row is None:
+        return None
+    found = DOCUMENTS.get(tx, keys.document(row.id, collection, document_id))
+    return None if found is None or not found.is_live else _found(collection, document_id, found)
+
+
+def documents(
+    tx: Reader, space: str, collection: str | None, after: tuple[str, str] | None, limit: int
+) -> tuple[Found, ...]:
+    """Live documents after `after` (collection, id) in key order, of one collection or of all; at most `limit`."""
+    row = space_row(tx, space)
+    if row is None:
+        return ()
+    if collection is not None:
+        start, stop = keys.collection_range(row.id, collection, after[1] if after else "")
+    else:
+        start, stop = keys.space_range(keys.DOCUMENT, row.id)
+        if after is not None:
+            start = keys.document(row.id, *after) + b"\0"
+    found = []
+    for key, stored in DOCUMENTS.scan(tx, (start, stop)):
+        if stored.is_live:
+            _, name, document_id = keys.parse_document(key)
+            found.append(_found(name, document_id, stored))
+            if len(found) == limit:
+                break
+    return tuple(found)
+
+
+def _found(collection: str, document_id: str, stored: Document) -> Found:
+    visible = stored.visible()
+    fields = {name: value for name, (_, value) in visible.items()}
+    return Found(collection, document_id, stored.rev, fields, {name: kind for name, (kind, _) in visible.items()})
+
+
+def replica(tx: Reader, space: str, device: bytes) -> ReplicaRow | None:
+    """A device's place in a space."""
+    row = space_row(tx, space)
+    return None if row is None else REPLICAS.get(tx, keys.replica(row.id, device))
+
+
+def spaces(tx: Reader) -> Iterator[tuple[str, SpaceRow]]:
+    """All spaces by name (operators; not bounded: read it in pieces)."""
+    for key, row in SPACES.scan(tx, keys.table_range(keys.SPACE)):
+        yield key[1:].decode(), row

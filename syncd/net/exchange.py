@@ -1,0 +1,73 @@
+"""What the HTTP shell and the API hand to each other: one request, one response, the state of health.
+
+Owns these shapes and the writing of common headers. Must not know sockets, h11 or routes. A response of the API is
+complete: it carries `Date`, `Content-Type` and `Content-Length`; the shell adds only what concerns the connection.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import Any
+
+import orjson
+
+# The largest request body of any route, for the shell to enforce while it reads (each route then checks its own
+# limit). A batch of CloudEvents sets it: one event may have 64 KiB, 1,000 typical ones of a few hundred bytes fit well.
+BODY_BYTES_MAX = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request, whole. `path` and `query` are the two parts of the target as they came, still percent-encoded;
+    names in `headers` are lower-case, the values of a repeated one joined by ", ". `received_ms`: wall milliseconds."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+    peer: str
+    received_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One HTTP response, whole. The answer to HEAD has an empty body and the length of the body it stands for."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes = b""
+
+    def header(self, name: str) -> str | None:
+        """The value of the first header of this name, whatever its case."""
+        wanted = name.lower()
+        return next((value for key, value in self.headers if key.lower() == wanted), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the daemon can take writes. `reasons`: a sentence for each thing that is wrong; empty means ready."""
+
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def is_ready(self) -> bool:
+        return not self.reasons
+
+
+def http_date(at_ms: int) -> str:
+    """An HTTP date (RFC 9110, 5.6.7)."""
+    return formatdate(at_ms // 1000, usegmt=True)
+
+
+def content(status: int, media_type: str, body: bytes, headers: tuple[tuple[str, str], ...] = ()) -> Response:
+    """A response with a body; `Content-Type` and `Content-Length` come first, then `headers`."""
+    own = (("Content-Type", media_type), ("Content-Length", str(len(body))))
+    return Response(status, own + headers, body)
+
+
+def json_content(
+    status: int, value: Any, headers: tuple[tuple[str, str], ...] = (), media_type: str = "application/json"
+) -> Response:
+    """A response whose body is `value` as JSON."""
+    return content(status, media_type, orjson.dumps(value), headers)

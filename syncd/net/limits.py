@@ -1,0 +1,51 @@
+"""Limits of the shells: what one connection, one address and one process may take.
+
+Owns every number that `http`, `connection`, `delivery`, `hub` and `server` enforce and that a client is not told (those
+it is told are `wire.limits`). Each has its unit in its name, and its reason beside it. Nobody waits, keeps or allocates
+beyond one of these.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class NetLimits:
+    """Defaults suit one process on a small machine; `app` overrides them from the configuration."""
+
+    # -- admission
+    connections_max: int = 20_000  # at 8 KiB each, 160 MiB; the operator raises it with the file descriptor limit
+    connections_per_address_max: int = 5_000  # carrier NAT puts thousands of phones behind one address
+    connections_per_user_max: int = 64  # devices of one person, with room for stale connections of each
+    refusals_max: int = 256  # sockets beyond connections_max that get a 503 instead of a reset
+    upgrades_per_s_max: float = 1_900.0  # 70 % of the 2,700 handshakes per second that one core was measured to do
+    upgrades_burst_max: float = 1_000.0
+    refused_retry_min_s: float = 1.0  # Retry-After of a 503 is drawn from min..max, so that a crowd does not return as one
+    refused_retry_max_s: float = 30.0
+
+    # -- HTTP
+    header_bytes_max: int = 16_384  # a bearer token of 64 grants is below 16 KiB; nginx takes 8 KiB a line, 32 in all
+    header_s: float = 10.0  # from the first byte, or the accept, to the last header: Apache's RequestReadTimeout is 20
+    body_s: float = 30.0  # a 4 MiB body at 150 kB/s
+    handle_s: float = 30.0  # a queue full of commands is written in seconds; later than this nobody waits any more
+    write_s: float = 30.0  # without progress in sending a response
+    keep_alive_s: float = 75.0  # nginx's default: longer than most clients keep an idle connection
+    requests_per_connection_max: int = 10_000  # so that load balancers see connections move; nginx: 1,000
+
+    # -- WebSocket
+    hello_s: float = 10.0  # `hello_ms_max` of the protocol: from the upgrade to a complete hello
+    closing_s: float = 5.0  # from our close frame to the peer's: one slow round trip
+    no_progress_s: float = 30.0  # nothing of what waits was taken: longer than a phone's change from WLAN to cell
+    control_bytes_max: int = 65_536  # pongs, errors and answers that wait behind a remainder
+    ack_flush_s: float = 1.0  # an ack rests here at most so long: a newer one replaces it and saves a write
+    ping_ms: int = 30_000  # below the 60 s after which common proxies drop silent connections
+    keepalive_ms_min: int = 15_000
+    keepalive_ms_max: int = 600_000
+    ack_ms: int = 5_000
+    first_jitter_ms: int = 5_000
+    backoff_ms: int = 1_000
+    backoff_ms_max: int = 60_000
+    stable_ms: int = 60_000
+    goaway_spread_ms: int = 1_000  # on top of each client's own delay
+
+    # -- sessions
+    sessions_max: int = 100_000  # remembered for `resumed`: 200 bytes each; the oldest are forgotten

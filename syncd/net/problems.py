@@ -1,0 +1,127 @@
+"""Problem details (RFC 9457): every error that the HTTP API answers, as one table.
+
+Owns the names, statuses and texts of problems and how one is written. Must not know which route raises which. `type` is
+the relative URI `/problems/NAME`, under which the text of the table is served.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from syncd.net.exchange import Response, json_content
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Kind(NamedTuple):
+    """One kind of problem: its HTTP status, a short title, and what a caller should know and do."""
+
+    status: int
+    title: str
+    text: str
+
+
+KINDS: dict[str, Kind] = {
+    "malformed-request": Kind(
+        400,
+        "Malformed request",
+        "The request could not be read: a header, a query parameter, the path or the JSON of the body breaks its"
+        " syntax. Nothing was done. `detail` says what was expected and where. Repeating it as it is does not help.",
+    ),
+    "invalid-request": Kind(
+        422,
+        "Invalid request",
+        "The body is well-formed but not what this route takes. `pointer` is a JSON Pointer (RFC 6901) to the part of"
+        " the body that is wrong. Nothing was done.",
+    ),
+    "unauthenticated": Kind(
+        401,
+        "Authentication required",
+        "The request carries no credentials, or they are not valid. Send `Authorization: Bearer` with a token or an"
+        " API key. `reason` is one of missing, malformed, bad_signature, unknown_key, expired, not_yet_valid,"
+        " wrong_issuer, wrong_audience, missing_claim, bad_grants.",
+    ),
+    "forbidden": Kind(
+        403,
+        "Not allowed",
+        "The credentials are valid but do not cover this request. `scope` names the scope that an API key needs; a"
+        " token needs a grant on the space.",
+    ),
+    "not-found": Kind(404, "Not found", "There is nothing at this address, or the document is absent or was deleted."),
+    "method-not-allowed": Kind(405, "Method not allowed", "The `Allow` header lists what this address takes."),
+    "not-acceptable": Kind(
+        406, "Not acceptable", "The `Accept` header excludes every form that this address has; `available` lists them."
+    ),
+    "request-timeout": Kind(408, "Request timeout", "The request did not arrive in full in time. Send it again."),
+    "bad-position": Kind(
+        409, "Position beyond the head", "The position lies beyond what the space holds. Use one that you have read."
+    ),
+    "expired-position": Kind(
+        410,
+        "Expired position",
+        "The position belongs to another epoch of the space, from before a restore. `epoch` is the present one; up to"
+        " seq `fork` both share their history. Read again and repeat the request with a position of this epoch.",
+    ),
+    "precondition-failed": Kind(
+        412, "Precondition failed", "The document is not at the revision that `If-Match` names. Read it again."
+    ),
+    "too-large": Kind(
+        413, "Content too large", "The body has more than `limit_bytes` bytes, or a list in it more than `limit` items."
+    ),
+    "unsupported-media-type": Kind(
+        415, "Unsupported media type", "The `Content-Type` is none of those in `supported`, or the body is compressed."
+    ),
+    "idempotency-key-reused": Kind(
+        422,
+        "Idempotency-Key reused",
+        "The same Idempotency-Key came with another request within its lifetime of 24 hours. Nothing was done. Use a"
+        " new key for each request, and the same key only to repeat it.",
+    ),
+    "upgrade-required": Kind(
+        426, "Upgrade required", "This address speaks WebSocket only, with a subprotocol of syncd.v1."
+    ),
+    "headers-too-large": Kind(
+        431, "Header fields too large", "The request line and headers are larger than the server takes."
+    ),
+    "internal": Kind(
+        500, "Internal error", "The server failed on this request; it was undone and logged. Repeating it is safe."
+    ),
+    "overloaded": Kind(503, "Overloaded", "The request was not taken. Repeat it after `Retry-After` seconds."),
+    "store-full": Kind(
+        503, "Store full", "There is no room for new data. Reads go on. An operator has to make room; repeat later."
+    ),
+    "not-ready": Kind(503, "Not ready", "`reasons` lists what keeps the server from taking writes."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A problem as data. `fields` are the extension members; `headers` go into the response as they are."""
+
+    name: str
+    detail: str
+    fields: dict[str, Any]
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class ProblemRaised(Exception):
+    """Ends the handling of a request with a problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+
+
+def raised(name: str, detail: str, headers: tuple[tuple[str, str], ...] = (), **fields: Any) -> ProblemRaised:
+    """The exception to raise for a problem of the table."""
+    assert name in KINDS, "every problem is in the table"
+    return ProblemRaised(Problem(name, detail, fields, headers))
+
+
+def problem_response(
+    name: str, detail: str, instance: str, headers: tuple[tuple[str, str], ...] = (), **fields: Any
+) -> Response:
+    """The response for a problem. `instance` is the path of the request."""
+    kind = KINDS[name]
+    common = {"type": f"/problems/{name}", "title": kind.title, "status": kind.status}
+    body = {**common, "detail": detail, "instance": instance, **fields}
+    return json_content(kind.status, body, (*headers, ("Cache-Control", "no-store")), MEDIA_TYPE)

@@ -1,0 +1,189 @@
+"""The layout of keys: the only module that knows key bytes.
+
+One ordered map holds every table: a key is a table's prefix byte, then big-endian integers and names, so that byte
+order is the order in which each table is scanned. Names hold no control characters (core/ids.py), so a zero byte ends a
+name that is followed by another; ids and hashes have fixed sizes.
+
+| prefix | table | key | row |
+| --- | --- | --- | --- |
+| `A` | meta | name | schema version and the like |
+| `B` | space | name | SpaceRow |
+| `C` | space name | space | name |
+| `D` | document | space, collection, 0, id | Document |
+| `E` | byrev | space, rev, number | collection, id: one row per document, moved on write |
+| `F` | log | space, seq | LogRow |
+| `G` | device log | space, slot, n | EntryRow: the per-device change log |
+| `H` | device | device id | DeviceRow |
+| `I` | replica | space, device id | ReplicaRow: a device inside a space |
+| `J` | slot | space, slot | device id |
+| `K` | low-water | space, low, slot | nothing |
+| `L` | bucket | space, number | sum |
+| `M` | dead letter | space, number | LetterRow |
+| `N` | idempotency | key hash | IdempotencyRow |
+| `O` | expiry | ms, key hash | nothing: when an idempotency row goes |
+| `P` | API key | hash of its secret | KeyRow |
+"""
+
+from struct import Struct
+
+META, SPACE, SPACE_NAME, DOCUMENT, BYREV, LOG, DEVICE_LOG, DEVICE = b"A", b"B", b"C", b"D", b"E", b"F", b"G", b"H"
+REPLICA, SLOT, LOW_WATER, BUCKET, LETTER, IDEMPOTENCY, EXPIRY, API_KEY = (
+    b"I", b"J", b"K", b"L", b"M", b"N", b"O", b"P",
+)  # fmt: skip
+
+HASH_BYTES = 16
+
+_SPACE_ONLY = Struct(">cI")
+_SPACE_SEQ = Struct(">cIQ")
+_SPACE_SLOT = Struct(">cII")
+_SPACE_SEQ_U32 = Struct(">cIQI")
+_SPACE_SLOT_N = Struct(">cIIQ")
+_SPACE_U16 = Struct(">cIH")
+_MS = Struct(">cQ")
+
+
+def space_range(prefix: bytes, space: int) -> tuple[bytes, bytes]:
+    """All keys of a table that begins its keys with the space: (start, stop)."""
+    return _SPACE_ONLY.pack(prefix, space), _SPACE_ONLY.pack(prefix, space + 1)
+
+
+def table_range(prefix: bytes) -> tuple[bytes, bytes]:
+    return prefix, bytes([prefix[0] + 1])
+
+
+def meta(name: str) -> bytes:
+    return META + name.encode()
+
+
+def space(name: str) -> bytes:
+    return SPACE + name.encode()
+
+
+def space_name(number: int) -> bytes:
+    return _SPACE_ONLY.pack(SPACE_NAME, number)
+
+
+def document(space: int, collection: str, document_id: str) -> bytes:
+    return b"".join((_SPACE_ONLY.pack(DOCUMENT, space), collection.encode(), b"\0", document_id.encode()))
+
+
+def collection_range(space: int, collection: str, after: str = "") -> tuple[bytes, bytes]:
+    """The documents of one collection whose id is greater than `after`."""
+    head = b"".join((_SPACE_ONLY.pack(DOCUMENT, space), collection.encode()))
+    start = b"".join((head, b"\0", after.encode(), b"\0" if after else b""))
+    return start, head + b"\1"
+
+
+def parse_document(key: bytes) -> tuple[int, str, str]:
+    number = _SPACE_ONLY.unpack_from(key)[1]
+    collection, _, document_id = key[_SPACE_ONLY.size :].partition(b"\0")
+    return number, collection.decode(), document_id.decode()
+
+
+def byrev(space: int, rev: int, number: int) -> bytes:
+    return _SPACE_SEQ_U32.pack(BYREV, space, rev, number)
+
+
+def byrev_range(space: int, after_rev: int) -> tuple[bytes, bytes]:
+    """All documents with rev > after_rev, by rising rev."""
+    return _SPACE_SEQ.pack(BYREV, space, after_rev + 1), _SPACE_ONLY.pack(BYREV, space + 1)
+
+
+def parse_byrev(key: bytes) -> tuple[int, int, int]:
+    """(space, rev, number)"""
+    _, space, rev, number = _SPACE_SEQ_U32.unpack(key)
+    return space, rev, number
+
+
+def log(space: int, seq: int) -> bytes:
+    return _SPACE_SEQ.pack(LOG, space, seq)
+
+
+def parse_log(key: bytes) -> tuple[int, int]:
+    """(space, seq)"""
+    _, space, seq = _SPACE_SEQ.unpack(key)
+    return space, seq
+
+
+def device_log(space: int, slot: int, n: int) -> bytes:
+    return _SPACE_SLOT_N.pack(DEVICE_LOG, space, slot, n)
+
+
+def device_log_range(space: int, slot: int, after_n: int) -> tuple[bytes, bytes]:
+    """The entries of one device with n > after_n, by rising n."""
+    return device_log(space, slot, after_n + 1), _SPACE_SLOT.pack(DEVICE_LOG, space, slot + 1)
+
+
+def parse_device_log(key: bytes) -> tuple[int, int, int]:
+    """(space, slot, n)"""
+    _, space, slot, n = _SPACE_SLOT_N.unpack(key)
+    return space, slot, n
+
+
+def device(device_id: bytes) -> bytes:
+    return DEVICE + device_id
+
+
+def replica(space: int, device_id: bytes) -> bytes:
+    return _SPACE_ONLY.pack(REPLICA, space) + device_id
+
+
+def parse_replica(key: bytes) -> tuple[int, bytes]:
+    """(space, device id)"""
+    return _SPACE_ONLY.unpack_from(key)[1], key[_SPACE_ONLY.size :]
+
+
+def slot(space: int, number: int) -> bytes:
+    return _SPACE_SLOT.pack(SLOT, space, number)
+
+
+def parse_slot(key: bytes) -> tuple[int, int]:
+    """(space, slot)"""
+    _, space, number = _SPACE_SLOT.unpack(key)
+    return space, number
+
+
+def low_water(space: int, low: int, slot: int) -> bytes:
+    return _SPACE_SEQ_U32.pack(LOW_WATER, space, low, slot)
+
+
+def parse_low_water(key: bytes) -> tuple[int, int, int]:
+    """(space, low, slot)"""
+    _, space, low, slot = _SPACE_SEQ_U32.unpack(key)
+    return space, low, slot
+
+
+def bucket(space: int, number: int) -> bytes:
+    return _SPACE_U16.pack(BUCKET, space, number)
+
+
+def parse_bucket(key: bytes) -> tuple[int, int]:
+    """(space, bucket)"""
+    _, space, number = _SPACE_U16.unpack(key)
+    return space, number
+
+
+def letter(space: int, number: int) -> bytes:
+    return _SPACE_SEQ.pack(LETTER, space, number)
+
+
+def idempotency(key_hash: bytes) -> bytes:
+    return IDEMPOTENCY + key_hash
+
+
+def expiry(at_ms: int, key_hash: bytes) -> bytes:
+    return _MS.pack(EXPIRY, at_ms) + key_hash
+
+
+def expiry_range(now_ms: int) -> tuple[bytes, bytes]:
+    """What expired before now."""
+    return EXPIRY, _MS.pack(EXPIRY, now_ms)
+
+
+def parse_expiry(key: bytes) -> bytes:
+    """The key hash."""
+    return key[_MS.size :]
+
+
+def api_key(secret_hash: bytes) -> bytes:
+    return API_KEY + secret_hash

@@ -1,0 +1,195 @@
+"""Rows: what stands behind each key, as typed records with a checksum.
+
+Owns the records and their encoding; key bytes are `keys.py`'s. A record is a MessagePack array followed by four bytes:
+CRC-32 over key and array, so that a damaged record and a record under a wrong key are both found when they are read.
+Rows are named tuples because a named tuple packs as the array that it is.
+
+Invariant: R1 what `unpacked` returns was written by `packed` under the same key, or `StoreDamaged` is raised.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Generic, NamedTuple, TypeVar
+from zlib import crc32
+
+from syncd.core.documents import Document
+from syncd.core.fields import Field
+from syncd.core.values import decoded, encoded
+from syncd.store import keys
+from syncd.store.api import Reader, StoreDamaged, Writer
+
+SCHEMA_VERSION = 1
+
+
+class SpaceRow(NamedTuple):
+    """A space. `time`: T(head) in ms. `sum`: of all buckets, modulo 2^64. `document_count`: live ones.
+    `slot_next`, `number_next`, `letter_next`: the first unused slot, document number and dead-letter number."""
+
+    id: int
+    epoch: bytes
+    parent: bytes | None
+    fork: int
+    head: int
+    frontier: int
+    floor: int
+    time: int
+    chain: bytes
+    sum: int
+    document_count: int
+    slot_next: int
+    number_next: int
+    letter_next: int
+
+
+class LogRow(NamedTuple):
+    """One seq: whose change it was, T(seq) in ms, and the chain value."""
+
+    slot: int
+    n: int
+    time: int
+    chain: bytes
+
+
+class EntryRow(NamedTuple):
+    """One change in its device's log. `detail` and `payload` (the encoded operations) are None when trimmed."""
+
+    nonce: bytes
+    outcome: str
+    seq: int | None
+    detail: dict[str, Any] | None
+    base: int
+    stamp: int
+    payload: bytes | None
+
+
+class DeviceRow(NamedTuple):
+    """A device. `kind`: `device`, `key` (an API key) or `server`. `installation` is None for the latter two."""
+
+    user: str
+    kind: str
+    installation: bytes | None
+    bound_ms: int
+
+
+class ReplicaRow(NamedTuple):
+    """A device inside a space: `highest` n recorded, `settled` n, `low`: its low-water, or None if it holds none
+    (it never subscribed, or forgot the space). `trimmed`: details and payloads are dropped up to this n."""
+
+    slot: int
+    highest: int
+    settled: int
+    low: int | None
+    applied: int
+    seen_ms: int
+    trimmed: int
+
+
+class LetterRow(NamedTuple):
+    """A dead letter: what was refused or gave way, and why. `kind`: `change` (payload: operations), `document` or
+    `value` (payload: the state that was ended, with `collection` and `document_id`)."""
+
+    kind: str
+    device: bytes
+    n: int
+    base: int
+    stamp: int
+    reason: str
+    at_ms: int
+    collection: str | None
+    document_id: str | None
+    payload: bytes
+
+
+class IdempotencyRow(NamedTuple):
+    """What a request with this key was answered. `request`: hash of what was asked, to tell a reuse of the key."""
+
+    request: bytes
+    expires_ms: int
+    answer: Any
+
+
+class KeyRow(NamedTuple):
+    """An API key, stored under the hash of its secret. Acts as the device `device`."""
+
+    name: str
+    scopes: list[str]
+    device: bytes
+    created_ms: int
+    revoked_ms: int | None
+
+
+Row = TypeVar("Row")
+
+
+def packed(key: bytes, row: Any) -> bytes:
+    """A record: the row's array and the CRC over key and array."""
+    data = encoded(row)
+    return data + crc32(data, crc32(key)).to_bytes(4)
+
+
+def unpacked(key: bytes, record: bytes) -> Any:
+    """The array of a record. Raises `StoreDamaged`."""
+    data = record[:-4]
+    if crc32(data, crc32(key)).to_bytes(4) != record[-4:]:
+        raise StoreDamaged(f"the record under key {key.hex()} has a wrong checksum")
+    return decoded(data)
+
+
+class Table(Generic[Row]):
+    """Typed access to the records of one table. Keys come from `keys.py`; a table knows only how its rows are made."""
+
+    def __init__(self, name: str, prefix: bytes, row_type: Any) -> None:
+        self.name, self.prefix = name, prefix
+        self._row_type = row_type
+
+    def row(self, key: bytes, record: bytes) -> Row:
+        items = unpacked(key, record)
+        try:
+            row: Row = self._row_type(*items)
+        except TypeError as error:
+            raise StoreDamaged(f"the record under key {key.hex()} is no row of table {self.name}: {error}") from None
+        return row
+
+    def get(self, tx: Reader, key: bytes) -> Row | None:
+        record = tx.get(key)
+        return None if record is None else self.row(key, record)
+
+    def put(self, tx: Writer, key: bytes, row: Row) -> None:
+        tx.put(key, packed(key, row))
+
+    def scan(self, tx: Reader, bounds: tuple[bytes, bytes]) -> Iterator[tuple[bytes, Row]]:
+        for key, record in tx.scan(*bounds):
+            yield key, self.row(key, record)
+
+
+def _document(
+    number: int, rev: int, born: int, makers: Any, deletes: Any, writers: Any, fields: dict[str, list[Any]]
+) -> Document:
+    typed = {name: Field(*items) for name, items in fields.items()}
+    return Document(number, rev, born, makers, deletes, writers, typed)
+
+
+def _single(*items: Any) -> tuple[Any, ...]:
+    return items
+
+
+META: Table[tuple[Any, ...]] = Table("meta", keys.META, _single)
+SPACES: Table[SpaceRow] = Table("space", keys.SPACE, SpaceRow)
+SPACE_NAMES: Table[tuple[Any, ...]] = Table("space name", keys.SPACE_NAME, _single)
+DOCUMENTS: Table[Document] = Table("document", keys.DOCUMENT, _document)
+BYREV: Table[tuple[Any, ...]] = Table("byrev", keys.BYREV, _single)
+LOG: Table[LogRow] = Table("log", keys.LOG, LogRow)
+ENTRIES: Table[EntryRow] = Table("device log", keys.DEVICE_LOG, EntryRow)
+DEVICES: Table[DeviceRow] = Table("device", keys.DEVICE, DeviceRow)
+REPLICAS: Table[ReplicaRow] = Table("replica", keys.REPLICA, ReplicaRow)
+SLOTS: Table[tuple[Any, ...]] = Table("slot", keys.SLOT, _single)
+LOW_WATERS: Table[tuple[Any, ...]] = Table("low-water", keys.LOW_WATER, _single)
+BUCKETS: Table[tuple[Any, ...]] = Table("bucket", keys.BUCKET, _single)
+LETTERS: Table[LetterRow] = Table("dead letter", keys.LETTER, LetterRow)
+IDEMPOTENCY: Table[IdempotencyRow] = Table("idempotency", keys.IDEMPOTENCY, IdempotencyRow)
+EXPIRIES: Table[tuple[Any, ...]] = Table("expiry", keys.EXPIRY, _single)
+API_KEYS: Table[KeyRow] = Table("API key", keys.API_KEY, KeyRow)
+
+TABLES: tuple[Table[Any], ...] = (
+    META, SPACES, SPACE_NAMES, DOCUMENTS, BYREV, LOG, ENTRIES, DEVICES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS,
+    IDEMPOTENCY, EXPIRIES, API_KEYS,
+)  # fmt: skip

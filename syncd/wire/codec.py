@@ -1,0 +1,477 @@
+"""Bytes of one frame <-> messages, in both bindings (SPEC section 5).
+
+Owns the schema: one table from message code to the keys of its body, each with a type. Must not know in which order
+messages may come (`session`), nor what is inside a change (`core.changes` judges that).
+
+Invariants: K1 a frame is decoded whole or not at all. K2 whatever the bytes, `decode` returns messages or raises
+`ProtocolError`. K3 nothing is allocated for more than `limits` allow. K4 a message has one encoding in each binding.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+import msgpack
+import orjson
+
+from syncd.core.changes import Change, ChangeMalformed, RefusedChange, Void, parsed_change
+from syncd.core.ids import ID_BYTES, NONCE_BYTES, SEQ_MAX
+from syncd.core.values import DEPTH_MAX, Value, ValueRefused
+from syncd.wire import messages as m
+from syncd.wire.errors import MALFORMED, RATE_LIMITED, TOO_MANY_CHANGES, UNKNOWN_MESSAGE, ProtocolError
+from syncd.wire.limits import ARRAY_ITEMS_MAX, DEFAULT, JSON_FACTOR, MAP_ITEMS_MAX, MESSAGES_BURST_MAX, Limits
+
+# -- values in JSON ---------------------------------------------------------------------------------------------------
+
+_TO_STANDARD = str.maketrans("-_+/", "+/!!")
+# An argument of an operation lies three arrays below `changes`; what is deeper than that and a value may be is left as it
+# is, for `normalized` to refuse: this function must not run out of stack first.
+_JSON_DEPTH_MAX = DEPTH_MAX + 4
+
+
+def json_value(value: Value) -> Value:
+    """The JSON form of a value: bytes as `{"$b": base64url}`, map keys that begin with `$` with one more."""
+    kind = type(value)
+    if kind is bytes:
+        return {"$b": base64.urlsafe_b64encode(value).rstrip(b"=").decode()}
+    if kind is dict:
+        return {"$" + key if key.startswith("$") else key: json_value(item) for key, item in value.items()}
+    if kind is list or isinstance(value, tuple):
+        return [json_value(item) for item in value]
+    return value
+
+
+def from_json_value(value: Value, depth: int = 0) -> Value:
+    """The value that a JSON form stands for. Raises `ValueRefused`."""
+    kind = type(value)
+    if depth > _JSON_DEPTH_MAX:
+        return value
+    if kind is list:
+        return [from_json_value(item, depth + 1) for item in value]
+    if kind is not dict:
+        return value
+    if len(value) == 1 and "$b" in value:
+        return _from_base64(value["$b"])
+    result = {}
+    for key, item in value.items():
+        if key.startswith("$"):
+            if not key.startswith("$$"):
+                raise ValueRefused(f"in JSON, a map key that begins with $ is written with one more: {key[:40]!r}")
+            key = key[1:]
+        result[key] = from_json_value(item, depth + 1)
+    return result
+
+
+def _from_base64(text: object) -> bytes:
+    if type(text) is str:
+        try:
+            data = base64.b64decode(text.translate(_TO_STANDARD) + "=" * (-len(text) % 4), validate=True)
+        except (binascii.Error, ValueError):
+            data = b""
+        # Unused low bits of the last character could differ: one value, one form.
+        if base64.urlsafe_b64encode(data).rstrip(b"=").decode() == text:
+            return data
+    raise ValueRefused('bytes in JSON are {"$b": base64url without padding}')
+
+
+# -- types of keys ----------------------------------------------------------------------------------------------------
+
+
+class _Wrong(Exception):
+    """What was expected instead; whoever knows the place adds it."""
+
+
+class Type(NamedTuple):
+    """A type of body keys: how it is read in each binding (raises `_Wrong`), and written in JSON (None: as it is)."""
+
+    read: Callable[[Any], Any]
+    read_json: Callable[[Any], Any]
+    write_json: Callable[[Any], Any] | None = None
+
+
+def _fixed(size: int) -> Type:
+    def read(raw: Any) -> bytes:
+        if type(raw) is not bytes or len(raw) != size:
+            raise _Wrong(f"{size} bytes")
+        return raw
+
+    return Type(read, lambda raw: _unhex(raw, size), bytes.hex)
+
+
+def _unhex(raw: Any, size: int) -> bytes:
+    if type(raw) is str and len(raw) == 2 * size:
+        try:
+            data = bytes.fromhex(raw)
+        except ValueError:
+            data = b""
+        if data.hex() == raw:  # upper case and spaces are hexadecimal to Python, but not to the protocol
+            return data
+    raise _Wrong(f"{2 * size} lower-case hexadecimal digits")
+
+
+def _scalar(kind: type, expected: str) -> Type:
+    def read(raw: Any) -> Any:
+        if type(raw) is not kind:  # not isinstance: True is an int to Python
+            raise _Wrong(expected)
+        return raw
+
+    return Type(read, read)
+
+
+def _count(least: int) -> Type:
+    def read(raw: Any) -> int:
+        if type(raw) is not int or not least <= raw <= SEQ_MAX:
+            raise _Wrong(f"an integer from {least} to 2^53 - 1")
+        return raw
+
+    return Type(read, read)
+
+
+def _read_texts(raw: Any) -> tuple[str, ...]:
+    if type(raw) is not list or any(type(item) is not str for item in raw):
+        raise _Wrong("an array of text")
+    return tuple(raw)
+
+
+def _read_text_map(raw: Any) -> dict[str, str]:
+    if type(raw) is not dict or any(type(key) is not str or type(item) is not str for key, item in raw.items()):
+        raise _Wrong("a map of text to text")
+    return raw
+
+
+def _read_changes(raw: Any) -> tuple[Change | Void | RefusedChange, ...]:
+    if type(raw) is not list or not raw:
+        raise _Wrong("an array of at least one change")
+    changes = []
+    for index, item in enumerate(raw):
+        try:
+            changes.append(parsed_change(item))
+        except ChangeMalformed as error:
+            raise ProtocolError(MALFORMED, f"[{index}]: {error}") from None
+    return tuple(changes)
+
+
+def _read_json_changes(raw: Any) -> tuple[Change | Void | RefusedChange, ...]:
+    if type(raw) is not list:
+        raise _Wrong("an array of at least one change")
+    return _read_changes([_unjson_change(item, index) for index, item in enumerate(raw)])
+
+
+def _unjson_change(raw: Any, index: int) -> Any:
+    """The change as MessagePack would have brought it; what has another shape is left for `parsed_change` to refuse."""
+    if type(raw) is not list or len(raw) < 5:
+        return raw
+    at = 3 if raw[0] == "void" else 1
+    try:
+        items = [*raw[:at], _unhex(raw[at], NONCE_BYTES), *raw[at + 1 :]]
+        if at == 1:
+            items[4] = from_json_value(items[4])
+    except _Wrong as error:
+        raise ProtocolError(MALFORMED, f"[{index}]: 'nonce' is {error}") from None
+    except ValueRefused as error:
+        raise ProtocolError(MALFORMED, f"[{index}]: {error}") from None
+    return items
+
+
+def _docs_json(docs: tuple[m.DocumentEntry, ...]) -> list[Any]:
+    # Field names are keys of the message, not of a value: they are not escaped.
+    return [
+        [d.collection, d.id, d.rev, d.state, {k: f and [f[0], json_value(f[1])] for k, f in d.fields.items()}]
+        for d in docs
+    ]
+
+
+def _outcomes_json(entries: tuple[m.OutcomeEntry, ...]) -> list[Any]:
+    return [[e.n, e.nonce.hex(), e.outcome, e.seq, json_value(e.detail)] for e in entries]
+
+
+def _unread(raw: Any) -> Any:
+    raise AssertionError("a server does not read this")
+
+
+ID = _fixed(ID_BYTES)
+HASH = _fixed(8)
+TEXT = _scalar(str, "text")
+BOOLEAN = _scalar(bool, "a boolean")
+COUNT = _count(0)
+FROM_ONE = _count(1)
+TEXTS = Type(_read_texts, _read_texts)
+TEXT_MAP = Type(_read_text_map, _read_text_map)
+COUNT_MAP = Type(_unread, _unread)
+CHANGES = Type(_read_changes, _read_json_changes)
+DOCUMENTS = Type(_unread, _unread, _docs_json)
+OUTCOMES = Type(_unread, _unread, _outcomes_json)
+
+# -- the schema -------------------------------------------------------------------------------------------------------
+
+
+class Key(NamedTuple):
+    """One key of a body. `attribute`: its name in the dataclass. A key that is not required may be absent or null."""
+
+    name: str
+    attribute: str
+    type: Type
+    is_required: bool
+
+
+class Schema(NamedTuple):
+    """One message type."""
+
+    code: int
+    name: str
+    cls: type
+    keys: tuple[Key, ...]
+
+
+def _schema(code: int, cls: type, **types: Type) -> Schema:
+    """`key=TYPE` in the order of SPEC section 5; a trailing underscore marks an optional key, as `?` does there."""
+    keys = []
+    for text, type_ in types.items():
+        name = text.removesuffix("_")
+        keys.append(Key(name, "from_" if name == "from" else name, type_, name == "from" or name == text))
+    return Schema(code, cls.__name__.lower(), cls, tuple(keys))
+
+
+_PING, _PONG = _schema(20, m.Ping, id_=COUNT), _schema(21, m.Pong, id_=COUNT)
+
+CLIENT: Final = (
+    _schema(
+        1, m.Hello, device=ID, installation=ID, session_=ID, token_=TEXT, client_=TEXT_MAP, caps_=TEXTS, time=COUNT,
+        frame_bytes_max_=COUNT, keepalive_ms_=COUNT,
+    ),
+    # An epoch is null before the first contact; required by the specification, but its absence can mean nothing else.
+    _schema(
+        2, m.Subscribe, space=TEXT, epoch_=ID, complete=COUNT, resume=COUNT, start_=COUNT, settled=COUNT, chain_=HASH
+    ),
+    _schema(3, m.Unsubscribe, space=TEXT, forget_=BOOLEAN),
+    _schema(4, m.Push, space=TEXT, epoch_=ID, changes=CHANGES),
+    _schema(5, m.Ack, space=TEXT, epoch=ID, applied=COUNT, oldest_base=COUNT, settled=COUNT),
+    _schema(10, m.Refresh, token=TEXT),
+    _schema(11, m.Background, keepalive_ms_=COUNT),
+    _schema(12, m.Foreground),
+    _schema(13, m.Probe, id_=COUNT),
+    _schema(14, m.Bye, end_=BOOLEAN),
+    _PING,
+    _PONG,
+)  # fmt: skip
+SERVER: Final = (
+    _schema(
+        32, m.Welcome, session=ID, time=COUNT, user=TEXT, resumed=BOOLEAN, limits=COUNT_MAP, ping_ms=COUNT,
+        ack_ms=COUNT, expires_=COUNT, reconnect=COUNT_MAP, server=TEXT, caps=TEXTS,
+    ),
+    _schema(33, m.Subscribed, space=TEXT, epoch=ID, head=COUNT, safe=COUNT, role=TEXT, mode=TEXT),
+    _schema(
+        34, m.Delta, space=TEXT, epoch=ID, from_=COUNT, after=COUNT, to=COUNT, complete_=BOOLEAN, start_=COUNT, t=COUNT,
+        chain=HASH, sum_=HASH, docs=DOCUMENTS,
+    ),
+    _schema(35, m.Outcomes, space=TEXT, epoch=ID, outcomes=OUTCOMES, gap_=FROM_ONE, forked_=FROM_ONE),
+    _schema(36, m.Revoked, space=TEXT, seq_=COUNT, reason=TEXT),
+    _schema(41, m.Expired, space=TEXT, epoch=ID, fork=COUNT, highest=COUNT),
+    _schema(42, m.Error, code=COUNT, name=TEXT, retry=TEXT, after_ms_=COUNT, detail_=TEXT, space_=TEXT),
+    _schema(43, m.Goaway, code=COUNT, retry_after_ms=COUNT, spread_ms=COUNT, resume_url_=TEXT),
+    _PING,
+    _PONG,
+)  # fmt: skip
+_CLIENT_BY_CODE: Final = {schema.code: schema for schema in CLIENT}
+_SERVER_BY_CLASS: Final = {schema.cls: schema for schema in SERVER}
+_SERVER_NAMES: Final = {schema.code: schema.name for schema in SERVER}
+IGNORED_CODE_MIN: Final = 128  # types from here on may be ignored; a later version relies on it
+
+# -- encoding ---------------------------------------------------------------------------------------------------------
+
+
+def _body(schema: Schema, message: m.ServerMessage) -> dict[str, Any]:
+    body = {}
+    for name, attribute, _, is_required in schema.keys:
+        value = getattr(message, attribute)
+        if is_required or (value is not None and value is not False):
+            body[name] = value
+    return body
+
+
+def _delta_body(delta: m.Delta) -> dict[str, Any]:
+    """`_body` of the message that is sent most, without reflection. Entries are tuples: they pack as they are."""
+    body: dict[str, Any] = {
+        "space": delta.space,
+        "epoch": delta.epoch,
+        "from": delta.from_,
+        "after": delta.after,
+        "to": delta.to,
+        "t": delta.t,
+        "chain": delta.chain,
+        "docs": delta.docs,
+    }
+    if delta.complete:
+        body["complete"] = True
+    if delta.start is not None:
+        body["start"] = delta.start
+    if delta.sum is not None:
+        body["sum"] = delta.sum
+    return body
+
+
+def _message(message: m.ServerMessage) -> tuple[Schema, dict[str, Any]]:
+    schema = _SERVER_BY_CLASS[type(message)]
+    return schema, _delta_body(message) if type(message) is m.Delta else _body(schema, message)
+
+
+def _json_body(schema: Schema, body: dict[str, Any]) -> dict[str, Any]:
+    for name, _, type_, _ in schema.keys:
+        if type_.write_json is not None and name in body:
+            body[name] = type_.write_json(body[name])
+    return body
+
+
+# -- decoding ---------------------------------------------------------------------------------------------------------
+
+
+def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[Any] = set()
+        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the map key {str(repeated)[:40]!r} is repeated")
+    return result
+
+
+def _no_extension(code: int, data: bytes) -> Any:
+    raise ValueError("extension types are not used")
+
+
+def _unpacked(data: bytes) -> Iterator[tuple[str, Any]]:
+    """The raw messages of a binary frame, each with its place. Text, bytes and nesting are bounded by the frame."""
+    unpacker = msgpack.Unpacker(
+        None,
+        read_size=len(data),
+        max_buffer_size=len(data),
+        raw=False,
+        strict_map_key=True,  # integer keys could be made to collide
+        max_array_len=ARRAY_ITEMS_MAX,
+        max_map_len=MAP_ITEMS_MAX,
+        max_ext_len=0,  # also timestamps, which never reach the hook
+        ext_hook=_no_extension,
+        object_pairs_hook=_unique,
+    )
+    unpacker.feed(data)
+    offset = index = 0
+    while offset < len(data):
+        try:
+            raw = unpacker.unpack()
+        except msgpack.OutOfData:
+            raise ProtocolError(MALFORMED, f"message {index}: begins at byte {offset} and is cut off") from None
+        except msgpack.StackError:
+            raise ProtocolError(MALFORMED, f"message {index}: byte {unpacker.tell()}: nested too deep") from None
+        except (ValueError, msgpack.UnpackException) as error:
+            said = str(error) or "no MessagePack begins with this byte"
+            raise ProtocolError(MALFORMED, f"message {index}: byte {unpacker.tell()}: {said}") from None
+        yield f"message {index} at byte {offset}", raw
+        offset, index = unpacker.tell(), index + 1
+
+
+def _parsed(data: str) -> Iterator[tuple[str, Any]]:
+    """The raw messages of a text frame.
+
+    orjson is strict (UTF-8, no NaN, no lone surrogates) but keeps the last of two equal keys in silence. So the text is
+    read a second time by the standard parser, only to look for repeated keys: this binding is for debugging and small
+    clients, and one rule in both bindings is worth more than its speed.
+    """
+    try:
+        raws = orjson.loads(data)
+        json.loads(data, object_pairs_hook=_unique)
+    except orjson.JSONDecodeError as error:
+        raise ProtocolError(MALFORMED, f"character {error.pos}: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(MALFORMED, f"in the frame: {error}") from None
+    if type(raws) is not list:
+        raise ProtocolError(MALFORMED, "a text frame is a JSON array of messages")
+    for index, raw in enumerate(raws):
+        yield f"message {index}", raw
+
+
+def _decoded(raw: Any, where: str, is_text: bool, limits: Limits) -> m.ClientMessage | None:
+    """One message; None for a type that may be ignored."""
+    if type(raw) is not list or len(raw) != 2 or type(raw[0]) is not int or type(raw[1]) is not dict:
+        raise ProtocolError(MALFORMED, f"{where}: a message is an array of a type code and a map")
+    code, body = raw
+    schema = _CLIENT_BY_CODE.get(code)
+    if schema is None:
+        if code >= IGNORED_CODE_MIN:
+            return None
+        known = _SERVER_NAMES.get(code)
+        said = f"{known} is sent by servers only" if known else f"there is no message type {code}"
+        raise ProtocolError(UNKNOWN_MESSAGE, f"{where}: {said}")
+    attributes = {}
+    for name, attribute, type_, is_required in schema.keys:
+        item = body.get(name)
+        if item is None:
+            if is_required:
+                raise ProtocolError(MALFORMED, f"{where} ({schema.name}): the key '{name}' is missing")
+            continue
+        if type_ is CHANGES and type(item) is list and len(item) > limits.push_changes_max:
+            said = f"a push has at most {limits.push_changes_max} changes, not {len(item)}"
+            raise ProtocolError(TOO_MANY_CHANGES, f"{where} ({schema.name}): {said}")
+        try:
+            attributes[attribute] = type_.read_json(item) if is_text else type_.read(item)
+        except _Wrong as wrong:
+            raise ProtocolError(MALFORMED, f"{where} ({schema.name}): '{name}' is {wrong}") from None
+        except ProtocolError as error:
+            raise ProtocolError(error.kind, f"{where} ({schema.name}): '{name}'{error.detail}") from None
+    message: m.ClientMessage = schema.cls(**attributes)
+    return message
+
+
+# -- the two bindings -------------------------------------------------------------------------------------------------
+
+
+class Codec:
+    """One binding. Stateless: one instance serves all connections. `name` is its WebSocket subprotocol."""
+
+    __slots__ = ("is_text", "name")
+
+    def __init__(self, name: str, is_text: bool) -> None:
+        self.name, self.is_text = name, is_text
+
+    def frame_bytes_max(self, limits: Limits = DEFAULT) -> int:
+        """The longest frame that this binding takes: limits are measured on MessagePack."""
+        return limits.frame_bytes_max * (JSON_FACTOR if self.is_text else 1)
+
+    def decode(self, data: bytes | str, limits: Limits = DEFAULT) -> list[m.ClientMessage]:
+        """The messages of one frame, without those that may be ignored. Raises `ProtocolError`."""
+        if type(data) is not (str if self.is_text else bytes):
+            expected = "text" if self.is_text else "binary"
+            raise ProtocolError(MALFORMED, f"{self.name} uses {expected} frames", close_code=1003)
+        bytes_max = self.frame_bytes_max(limits)
+        if len(data) > bytes_max:
+            said = f"a frame has at most {bytes_max} bytes, not {len(data)}"
+            raise ProtocolError(MALFORMED, said, close_code=1009)
+        messages = []
+        count = 0
+        for where, raw in _parsed(data) if isinstance(data, str) else _unpacked(data):
+            count += 1
+            if count > MESSAGES_BURST_MAX:  # before the rest is decoded: the bucket could never allow it
+                raise ProtocolError(RATE_LIMITED, f"a frame holds at most {MESSAGES_BURST_MAX} messages")
+            message = _decoded(raw, where, self.is_text, limits)
+            if message is not None:
+                messages.append(message)
+        return messages
+
+    def encode(self, *messages: m.ServerMessage) -> bytes:
+        """The payload of one frame that holds these messages."""
+        if self.is_text:
+            wires = []
+            for message in messages:
+                schema, body = _message(message)
+                wires.append((schema.code, _json_body(schema, body)))
+            return orjson.dumps(wires)
+        parts = []
+        for message in messages:
+            schema, body = _message(message)
+            parts.append(msgpack.packb((schema.code, body), use_bin_type=True))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+MSGPACK: Final = Codec("syncd.v1.msgpack", False)
+JSON: Final = Codec("syncd.v1.json", True)
+CODECS: Final = {codec.name: codec for codec in (MSGPACK, JSON)}

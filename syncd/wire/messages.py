@@ -1,0 +1,212 @@
+"""The messages of the protocol as frozen data (SPEC section 5).
+
+Owns their fields and codes. Must not know bytes (`codec` turns them into frames), the order in which they may come
+(`session`) or what they do (`engine`). Field names are the keys on the wire, but for `from`, which is a Python keyword
+and is called `from_` here. Ids, epochs, nonces and chain values are bytes; sums are bytes as on the wire.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from syncd.core.changes import Change, RefusedChange, Void
+
+
+class OutcomeEntry(NamedTuple):
+    """`[n, nonce, outcome, seq, detail]`"""
+
+    n: int
+    nonce: bytes
+    outcome: str
+    seq: int | None
+    detail: dict[str, Any] | None
+
+
+class DocumentEntry(NamedTuple):
+    """`[collection, id, rev, state, fields]`; state: PATCH, RESET or DELETED; fields: name -> [type, value] or None."""
+
+    collection: str
+    id: str
+    rev: int
+    state: int
+    fields: dict[str, list[Any] | None]
+
+
+PATCH, RESET, DELETED = 0, 1, 2
+
+
+# -- client to server -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    device: bytes
+    installation: bytes
+    time: int
+    session: bytes | None = None
+    token: str | None = None
+    client: dict[str, str] | None = None
+    caps: tuple[str, ...] = ()
+    frame_bytes_max: int | None = None
+    keepalive_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    space: str
+    epoch: bytes | None
+    complete: int
+    resume: int
+    settled: int
+    start: int | None = None
+    chain: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    space: str
+    forget: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    space: str
+    epoch: bytes | None
+    changes: tuple[Change | Void | RefusedChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    space: str
+    epoch: bytes
+    applied: int
+    oldest_base: int
+    settled: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    keepalive_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Foreground:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    end: bool = False
+
+
+# -- both ways --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    id: int | None = None
+
+
+# -- server to client -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    session: bytes
+    time: int
+    user: str
+    resumed: bool
+    limits: dict[str, int]
+    ping_ms: int
+    ack_ms: int
+    reconnect: dict[str, int]
+    server: str
+    caps: tuple[str, ...] = ()
+    expires: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    space: str
+    epoch: bytes
+    head: int
+    safe: int
+    role: str
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    space: str
+    epoch: bytes
+    from_: int
+    after: int
+    to: int
+    t: int
+    chain: bytes
+    docs: tuple[DocumentEntry, ...]
+    complete: bool = False
+    start: int | None = None
+    sum: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    space: str
+    epoch: bytes
+    outcomes: tuple[OutcomeEntry, ...]
+    gap: int | None = None
+    forked: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    space: str
+    reason: str
+    seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    space: str
+    epoch: bytes
+    fork: int
+    highest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    code: int
+    name: str
+    retry: str
+    after_ms: int | None = None
+    detail: str | None = None
+    space: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Goaway:
+    code: int
+    retry_after_ms: int
+    spread_ms: int
+    resume_url: str | None = None
+
+
+ClientMessage = (
+    Hello | Subscribe | Unsubscribe | Push | Ack | Refresh | Background | Foreground | Probe | Bye | Ping | Pong
+)
+ServerMessage = Welcome | Subscribed | Delta | Outcomes | Revoked | Expired | Error | Goaway | Ping | Pong

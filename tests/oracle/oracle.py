@@ -1,0 +1,395 @@
+"""What a history of changes must come to, from the definitions alone.
+
+Owns a second, slow opinion on everything that the merge core decides. It keeps every accepted operation for ever, with
+the full version vector of its author, and computes each answer anew from the whole list. It knows none of the
+shortcuts: no (base, n), no pruned makers, no add that replaces adds, no two latest writers, no register without
+siblings. Of syncd it may import the `VersionVector` and the ids, and nothing else.
+
+How to read a `Fact`: it is one operation of an accepted change. "b saw a" means that the dot of a is in the vector with
+which b was made, or that a is an earlier operation of the same change.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgpack
+
+from syncd.core.ids import Dot
+from syncd.core.vector import VersionVector
+
+INTEGER_MAX = 2**53 - 1
+MV_MAX = 8
+ACCEPTED = ("applied", "merged", "noop")
+FIELD_TYPES = ("reg", "mv", "counter", "max", "min", "set", "flag", "map")
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A change as its author could tell it: `vector` is all that the author had read or made before, `vectors` the same
+    per operation (an operation may have been made on a newer view). `dot` is unique per change; an author without
+    memory uses a new device for each, because its changes do not follow from one another."""
+
+    dot: Dot
+    vector: VersionVector
+    vectors: tuple[VersionVector, ...]
+    stamp: int
+    time: int
+    operations: tuple[tuple[Any, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fact:
+    """One operation that was accepted. `eff` only for those that time decides (reg, mv, map)."""
+
+    seq: int
+    index: int
+    dot: Dot
+    vector: VersionVector
+    verb: str
+    key: Key
+    name: str | None
+    args: tuple[Any, ...]
+    eff: int
+
+    @property
+    def kind(self) -> str:
+        return self.verb.partition(".")[0]
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        return (self.eff, self.seq, self.index)
+
+    def saw(self, other: "Fact") -> bool:
+        if other.seq == self.seq:
+            return other.index < self.index
+        return other.dot in self.vector
+
+
+@dataclass(slots=True)
+class Incarnation:
+    """One life of a document: the creates that had not seen an earlier maker, the deletes that had seen every maker,
+    and the operations on fields that took effect in it."""
+
+    makers: list[Fact] = field(default_factory=list)
+    deletes: list[Fact] = field(default_factory=list)
+    facts: list[Fact] = field(default_factory=list)
+
+    @property
+    def is_live(self) -> bool:
+        return not self.deletes
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How a change ended. `op`: index of the refused operation. `met`: what was met, as (operation, verdict, seq)."""
+
+    outcome: str
+    seq: int | None
+    op: int | None
+    met: tuple[tuple[int, str, int], ...]
+
+
+class _Refusal(Exception):
+    def __init__(self, outcome: str, op: int) -> None:
+        super().__init__(outcome)
+        self.outcome, self.op = outcome, op
+
+
+def packed(value: Any) -> bytes:
+    """An injective form of a value, in the order in which sets list their elements."""
+    data: bytes = msgpack.packb(value, use_bin_type=True)
+    return data
+
+
+# -- what a field holds, given every operation on it ------------------------------------------------------------------
+
+
+def _unseen_by_later(facts: Sequence[Fact]) -> list[Fact]:
+    return [fact for fact in facts if not any(other.saw(fact) for other in facts if other is not fact)]
+
+
+def winner(facts: Sequence[Fact]) -> Fact | None:
+    """Of all sets that no other set has seen, the greatest by (eff, seq)."""
+    return max(_unseen_by_later(facts), key=lambda fact: fact.order, default=None)
+
+
+def standing(facts: Sequence[Fact]) -> list[Fact]:
+    """The values of an `mv`, by falling (eff, seq): unseen by a later set, less those that gave way above the limit."""
+    gone: set[int] = set()
+    for end in range(1, len(facts) + 1):
+        left = [fact for fact in _unseen_by_later(facts[:end]) if id(fact) not in gone]
+        left.sort(key=lambda fact: fact.order, reverse=True)
+        gone.update(id(fact) for fact in left[MV_MAX:])
+    left = [fact for fact in _unseen_by_later(facts) if id(fact) not in gone]
+    return sorted(left, key=lambda fact: fact.order, reverse=True)
+
+
+def is_add(fact: Fact) -> bool:
+    return fact.verb in ("set.add", "flag.enable")
+
+
+def live_adds(facts: Sequence[Fact]) -> list[Fact]:
+    """The adds of one element that stand: no later add or remove of it has seen them. Where sight is transitive, the
+    textbook says the same with removes alone: the element is in iff there is an add that no remove has seen."""
+    left = [fact for fact in _unseen_by_later(facts) if is_add(fact)]
+    if all(b.vector.descends(a.vector) for a in facts for b in facts if a.seq != b.seq and b.saw(a)):
+        removes = [fact for fact in facts if not is_add(fact)]
+        textbook = any(is_add(add) and not any(remove.saw(add) for remove in removes) for add in facts)
+        assert textbook == bool(left), "an add that replaces adds must not change what is in the set"
+    return left
+
+
+def cells(facts: Sequence[Fact]) -> dict[bytes, list[Fact]]:
+    """The operations by element or key: each element of a set and each key of a map stands for itself."""
+    by_cell: dict[bytes, list[Fact]] = {}
+    for fact in facts:
+        by_cell.setdefault(packed(fact.args[0]), []).append(fact)
+    return by_cell
+
+
+def content(kind: str, facts: Sequence[Fact]) -> frozenset[int]:
+    """The operations of which a field's state is made (by identity): it is altered iff these change."""
+    left: Iterable[Fact | None]
+    if kind == "reg":
+        left = [winner(facts)]
+    elif kind == "mv":
+        left = standing(facts)
+    elif kind == "counter":
+        left = facts
+    elif kind in ("max", "min"):
+        left = [(max if kind == "max" else min)(facts, key=lambda fact: fact.args[0])] if facts else []
+    elif kind == "set":
+        left = [fact for cell in cells(facts).values() for fact in live_adds(cell)]
+    elif kind == "flag":
+        left = live_adds(facts)
+    else:
+        left = [winner(cell) for cell in cells(facts).values()]
+    return frozenset(id(fact) for fact in left)
+
+
+def value_of(kind: str, facts: Sequence[Fact]) -> Any:
+    """What a delta shows of the field; for a `reg` a list of one value, or an empty one if it is unset."""
+    if kind == "reg":
+        last = winner(facts)
+        assert last is not None
+        return [last.args[0]] if last.verb == "reg.set" else []
+    if kind == "mv":
+        return [fact.args[0] for fact in standing(facts)]
+    if kind == "counter":
+        return sum(fact.args[0] for fact in facts)
+    if kind in ("max", "min"):
+        return (max if kind == "max" else min)(fact.args[0] for fact in facts)
+    if kind == "set":
+        return [cell[0].args[0] for _, cell in sorted(cells(facts).items()) if live_adds(cell)]
+    if kind == "flag":
+        return bool(live_adds(facts))
+    put = {}
+    for cell in cells(facts).values():
+        last = winner(cell)
+        assert last is not None
+        if last.verb == "map.put":
+            put[last.args[0]] = last.args[1]
+    return dict(sorted(put.items()))
+
+
+def visible_fields(incarnation: Incarnation | None) -> dict[str, list[Any]]:
+    """field -> [type, value] of what can be seen of a document."""
+    if incarnation is None or not incarnation.is_live:
+        return {}
+    names: dict[str, list[Fact]] = {}
+    for fact in incarnation.facts:
+        assert fact.name is not None
+        names.setdefault(fact.name, []).append(fact)
+    shown = {}
+    for name, facts in names.items():
+        kind = facts[0].kind
+        value = value_of(kind, facts)
+        if kind != "reg":
+            shown[name] = [kind, value]
+        elif value:
+            shown[name] = [kind, value[0]]
+    return shown
+
+
+def writers(incarnation: Incarnation, name: str) -> list[Fact]:
+    """The operations on a field that altered what it is made of, at the time when they were accepted."""
+    facts = [fact for fact in incarnation.facts if fact.name == name]
+    found = []
+    before: frozenset[int] = frozenset()
+    for end in range(1, len(facts) + 1):
+        after = content(facts[0].kind, facts[:end])
+        if after != before or end == 1:
+            found.append(facts[end - 1])
+        before = after
+    return found
+
+
+# -- the history ------------------------------------------------------------------------------------------------------
+
+
+class Oracle:
+    """Takes changes in the order in which the server took them, and judges each from the whole list of facts."""
+
+    def __init__(self) -> None:
+        self.head = 0
+        self.accepted: list[tuple[int, Told]] = []
+        self.facts: dict[Key, list[Fact]] = {}
+        self.revs: dict[Key, int] = {}
+
+    def incarnation(self, key: Key) -> Incarnation | None:
+        """The last life of a document, by a walk through everything that was ever done to it."""
+        last: Incarnation | None = None
+        for fact in self.facts.get(key, ()):
+            if fact.verb == "create":
+                if last is None or not last.is_live:
+                    last = Incarnation([fact])
+                elif not any(fact.saw(maker) for maker in last.makers):
+                    last.makers.append(fact)
+            elif last is None:
+                continue
+            elif fact.verb == "delete":
+                if all(fact.saw(maker) for maker in last.makers):
+                    last.deletes.append(fact)
+            elif fact.verb != "expect":
+                last.facts.append(fact)
+        return last
+
+    def state(self) -> dict[Key, tuple[int, dict[str, list[Any]]]]:
+        """(collection, id) -> (rev, visible fields) of all live documents."""
+        shown = {}
+        for key in self.facts:
+            last = self.incarnation(key)
+            if last is not None and last.is_live:
+                shown[key] = (self.revs[key], visible_fields(last))
+        return shown
+
+    def judge(self, told: Told) -> Judgement:
+        """Judge the next change, and keep it if it is accepted."""
+        malformed = next((i for i, operation in enumerate(told.operations) if _is_malformed(operation)), None)
+        if malformed is not None:
+            return Judgement("invalid", None, malformed, ())
+        kept = {key: list(facts) for key, facts in self.facts.items()}, dict(self.revs)
+        met: list[tuple[int, str, int]] = []
+        verdicts = []
+        try:
+            for index, operation in enumerate(told.operations):
+                verdict, found = self._take(told, index, operation)
+                verdicts.append(verdict)
+                met.extend((index, what, seq) for what, seq in found)
+        except _Refusal as refusal:
+            self.facts, self.revs = kept
+            return Judgement(refusal.outcome, None, refusal.op, ())
+        self.head += 1
+        self.accepted.append((self.head, told))
+        outcome = next((word for word in ("merged", "applied") if word in verdicts), "noop")
+        return Judgement(outcome, self.head, None, tuple(met))
+
+    def _take(self, told: Told, index: int, operation: tuple[Any, ...]) -> tuple[str, list[tuple[str, int]]]:
+        verb, collection, document, *rest = operation
+        key = (collection, document)
+        has_field = verb not in ("create", "delete")
+        name, args = (rest[0], tuple(rest[1:])) if has_field else (None, ())
+        last = self.incarnation(key)
+        seq = self.head + 1
+        fact = Fact(seq, index, told.dot, told.vectors[index], verb, key, name, args, min(told.stamp, told.time))
+        before = last is not None and last.is_live, visible_fields(last), last.makers[0] if last else None
+        if verb == "create":
+            verdict, met = _judged_create(last, fact)
+        elif verb == "delete":
+            verdict, met = _judged_delete(last, fact)
+        elif verb == "expect":
+            verdict, met = _judged_expect(last, fact), []
+        else:
+            fact, met = _judged_update(last, fact)
+            verdict = "merged" if met else ""
+        self.facts.setdefault(key, []).append(fact)
+        last = self.incarnation(key)
+        after = last is not None and last.is_live, visible_fields(last), last.makers[0] if last else None
+        altered = _differ(before, after)
+        if altered:
+            self.revs[key] = seq
+        return verdict or ("applied" if altered else "noop"), met
+
+
+def _differ(before: tuple[bool, Any, Fact | None], after: tuple[bool, Any, Fact | None]) -> bool:
+    return (
+        before[0] != after[0]
+        or (after[0] and before[2] is not after[2])
+        or packed(sorted(before[1].items())) != packed(sorted(after[1].items()))
+    )
+
+
+def _is_malformed(operation: tuple[Any, ...]) -> bool:
+    """The few ways in which the generated histories break the form of an operation."""
+    if operation[0] == "counter.inc":
+        return not operation[4]
+    return operation[0] not in ("create", "delete", "expect") and operation[0].partition(".")[0] not in FIELD_TYPES
+
+
+def _judged_create(last: Incarnation | None, fact: Fact) -> tuple[str, list[tuple[str, int]]]:
+    if last is None:
+        return "applied", []
+    knows = any(fact.saw(maker) for maker in last.makers)
+    if last.is_live:
+        return ("noop", []) if knows else ("merged", [("maker", last.makers[-1].seq)])
+    if knows and not any(fact.saw(delete) for delete in last.deletes):
+        raise _Refusal("gone", fact.index)
+    return "applied", []
+
+
+def _judged_delete(last: Incarnation | None, fact: Fact) -> tuple[str, list[tuple[str, int]]]:
+    if last is None:
+        return "noop", []
+    unknown = [maker for maker in last.makers if not fact.saw(maker)]
+    if unknown:
+        return "noop", [("maker", maker.seq) for maker in unknown]
+    if not last.is_live:
+        return "noop", []
+    names = {other.name for other in last.facts if other.name is not None}
+    ended = {writer.seq for name in names for writer in writers(last, name) if not fact.saw(writer)}
+    return ("merged" if ended else "applied"), [("ended", seq) for seq in sorted(ended)]
+
+
+def _judged_expect(last: Incarnation | None, fact: Fact) -> str:
+    """A deletion counts as a write to every field of the document."""
+    assert fact.name is not None
+    if last is None:
+        return "noop"
+    if not last.is_live:
+        passes = any(fact.saw(delete) for delete in last.deletes)
+    else:
+        passes = all(fact.saw(writer) for writer in writers(last, fact.name)[-1:])
+    if not passes:
+        raise _Refusal("precondition", fact.index)
+    return "noop"
+
+
+def _judged_update(last: Incarnation | None, fact: Fact) -> tuple[Fact, list[tuple[str, int]]]:
+    """The fact with its effective time, and what it met."""
+    if last is None or not last.is_live or not any(fact.saw(maker) for maker in last.makers):
+        raise _Refusal("gone", fact.index)
+    facts = [other for other in last.facts if other.name == fact.name]
+    if facts and facts[0].kind != fact.kind:
+        raise _Refusal("type_mismatch", fact.index)
+    if fact.kind in ("set", "map"):
+        facts = cells(facts).get(packed(fact.args[0]), [])
+    if fact.kind in ("reg", "map"):
+        stored = winner(facts)
+        if stored is None:
+            return fact, []
+        if fact.saw(stored):
+            return replace(fact, eff=max(fact.eff, stored.eff)), []
+        return fact, [("won" if fact.order > stored.order else "lost", stored.seq)]
+    if fact.kind == "mv":
+        beside = [other for other in standing(facts) if not fact.saw(other)]
+        eff = max([fact.eff, *(other.eff for other in standing(facts) if fact.saw(other))])
+        return replace(fact, eff=eff), [("beside", other.seq) for other in beside]
+    if fact.kind == "counter":
+        if abs(sum(other.args[0] for other in facts) + fact.args[0]) > INTEGER_MAX:
+            raise _Refusal("invalid", fact.index)
+    elif fact.kind in ("set", "flag") and not is_add(fact):
+        return fact, [("lost", add.seq) for add in live_adds(facts) if not fact.saw(add)]
+    return fact, []
