@@ -9,10 +9,12 @@ Invariants: F1 a configuration with any mistake is refused whole, and every mist
 in files of their own, never in the configuration or in a variable.
 """
 
+import base64
 import difflib
 import json
+import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,15 @@ class Settings:
     @property
     def admin_socket(self) -> Path:
         return self.state_directory / "admin.sock"
+
+    @property
+    def store_directory(self) -> Path:
+        return self.state_directory / "store"
+
+    @property
+    def generated_key(self) -> Path:
+        """The secret that signs and verifies tokens while no key is configured."""
+        return self.state_directory / "token.key"
 
 
 def loaded(file: Path | None, environ: Mapping[str, str]) -> Settings:
@@ -123,6 +134,50 @@ def token_keys(settings: Settings) -> tuple[TokenKey, ...]:
     return tuple(keys)
 
 
+def signing_key(settings: Settings, kid: str | None) -> TokenKey:
+    """The key that `syncd token` signs with: the one named, else the first that can. Raises `ConfigError`."""
+    candidates = verifying_keys(settings)
+    found = [key for key in candidates if key.signing is not None and kid in (None, key.kid)]
+    if found:
+        return found[0]
+    if not candidates:
+        raise ConfigError(
+            [
+                f"no key to sign with: none is configured (auth.key), and {settings.generated_key} does not exist;"
+                " `syncd serve` makes it at its first start"
+            ]
+        )
+    wanted = f"a key {kid!r} that can sign" if kid is not None else "a secret or private key, which can sign"
+    raise ConfigError([f"auth.key: got {', '.join(key.kid for key in candidates)}, expected {wanted}"])
+
+
+def verifying_keys(settings: Settings) -> tuple[TokenKey, ...]:
+    """The configured keys; with none, the generated one if it was made. Raises `ConfigError`."""
+    if settings.config.auth.key or not settings.generated_key.exists():
+        return token_keys(settings)
+    try:
+        return (read_key(AuthKey(kid="generated", algorithm="HS256", file=str(settings.generated_key)), (Path(),)),)
+    except (OSError, BadKey) as error:
+        raise ConfigError([f"{settings.generated_key}: cannot be used: {error}"]) from None
+
+
+def ensure_generated_key(settings: Settings, entropy: Callable[[int], bytes]) -> bool:
+    """With no key configured, make one that lasts, readable by our own user only. Whether it was made now. The caller
+    holds the lock of the state directory. Raises `OSError`."""
+    path = settings.generated_key
+    if settings.config.auth.key or path.exists():
+        return False
+    # Written aside and renamed: a death in between leaves no half of a secret under its name.
+    aside = path.with_suffix(".new")
+    aside.unlink(missing_ok=True)
+    with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(base64.urlsafe_b64encode(entropy(32)) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(path)
+    return True
+
+
 def read_key(entry: AuthKey, bases: tuple[Path, ...]) -> TokenKey:
     """One key from its file: the first base that has it, else the last. Raises `OSError`, `BadKey`."""
     candidates = [base / entry.file for base in bases]  # joining an absolute name yields that name
@@ -182,6 +237,7 @@ class _Sources:
         if not isinstance(section, dict):
             return  # `server = 1` in the file: that complaint comes first
         field = field_at(path)
+        self.places.setdefault(path[:1], (f"{name}: ", f"{name}: "))
         section[path[1]] = text if field is None or field.annotation is str else _value(text)
         self.places = {at: place for at, place in self.places.items() if at[:2] != path}
         self.places[path] = (f"{name}: ", f"{name}: ")
@@ -262,7 +318,8 @@ def _expected(path: toml.Path) -> str:
     field = field_at(path)
     assert field is not None, "an unknown key was complained about as such"
     if _table(field) is not None:
-        return "an array of tables" if field.annotation is not _table(field) and not isinstance(path[-1], int) else "a table"
+        is_array = field.annotation is not _table(field) and not isinstance(path[-1], int)
+        return "an array of tables" if is_array else "a table"
     return expectation(field)
 
 

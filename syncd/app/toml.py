@@ -116,7 +116,7 @@ class _Reading:
 
 
 def _names(key: Node) -> tuple[str, ...]:
-    """The names of a bare, quoted or dotted key, with their escapes resolved by the same parser that read the values."""
+    """The names of a bare, quoted or dotted key, unescaped by the parser that read the values."""
     assert key.text is not None
     value: Any = tomllib.loads(key.text.decode() + "=0")
     names: list[str] = []

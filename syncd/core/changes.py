@@ -201,8 +201,12 @@ def _parsed_void(raw: list[Any] | tuple[Any, ...]) -> Void:
         raise ChangeMalformed(f"a void gives up at most {VOID_COUNT_MAX} changes; send several")
     if type(nonce) is not bytes or len(nonce) != NONCE_BYTES:
         raise ChangeMalformed(f"'nonce' is {NONCE_BYTES} bytes")
-    if type(reason) is not str or len(reason) > REASON_BYTES_MAX:
-        raise ChangeMalformed(f"the reason of a void is text of at most {REASON_BYTES_MAX} characters")
+    if type(reason) is not str or len(reason.encode("utf-8", "replace")) > REASON_BYTES_MAX:
+        raise ChangeMalformed(f"the reason of a void is text of at most {REASON_BYTES_MAX} bytes")
+    try:
+        reason.encode()
+    except UnicodeEncodeError:
+        raise ChangeMalformed("the reason of a void is valid UTF-8") from None
     return Void(n, last, nonce, reason)
 
 

@@ -91,6 +91,8 @@ def _mv(state: Any, action: str, args: tuple[Value, ...], by: Observer) -> Step:
     before = [item[0] for item in state or ()]
     after = [item[0] for item in kept]
     met = tuple(("beside", item[2]) for item in rest)
+    if gone and gone[0][2] == by.seq:
+        return Step(state, False, met, (args[0],))
     return Step(tuple(kept), state is None or not is_same(before, after), met, tuple(item[0] for item in gone))
 
 
@@ -114,6 +116,8 @@ def _adds(marks: tuple[Mark, ...], is_add: bool, by: Observer) -> tuple[tuple[Ma
     rest = tuple(mark for mark in marks if not by.has_seen(mark[0], mark[1]))
     if is_add:
         return (*rest, by.mark), ()
+    if len(rest) == len(marks):
+        rest = marks  # the same object: nothing ended, so the remove wrote nothing
     return rest, tuple(("lost", mark[0]) for mark in rest)
 
 
@@ -122,24 +126,27 @@ def _set(state: dict[bytes, tuple[Mark, ...]] | None, action: str, args: tuple[V
     key = encoded(args[0])
     before = elements.get(key, ())
     after, met = _adds(before, action == "add", by)
+    if after is before and state is not None:
+        return Step(state, False, met)
     if after:
         elements[key] = after
     elif before:
         del elements[key]
-    elif state is not None:
-        return Step(state, False)
     return Step(elements, state is None or bool(before) != bool(after), met)
 
 
 def _flag(state: tuple[Mark, ...] | None, action: str, args: tuple[Value, ...], by: Observer) -> Step:
-    after, met = _adds(state or (), action == "enable", by)
+    after, met = _adds(() if state is None else state, action == "enable", by)
     return Step(after, state is None or bool(state) != bool(after), met)
 
 
 def _map(state: tuple[dict[str, Register], int] | None, action: str, args: tuple[Value, ...], by: Observer) -> Step:
     keys, forgotten = state or ({}, 0)
     is_put = action == "put"
-    step = _written(keys.get(args[0]), is_put, args[1] if is_put else None, by)
+    old = keys.get(args[0])
+    step = _written(old, is_put, args[1] if is_put else None, by)
+    if step.state is old:
+        return Step(state, False, step.met)
     keys = {**keys, args[0]: step.state}
     if not is_put:
         dropped = [key for key, register in keys.items() if not register[0]]
@@ -177,7 +184,8 @@ TYPES: dict[str, FieldType] = {
 
 
 class Field(NamedTuple):
-    """A field as stored. `rev`: seq of its last visible change; `(seq, slot)`: its last writer, visible or not."""
+    """A field as stored. `rev`: seq of its last visible change, 0 if there was none; `(seq, slot)`: the last change that
+    wrote to it, visibly or not. What lost against it, or ended nothing, wrote nothing."""
 
     type: str
     rev: int
@@ -201,7 +209,7 @@ def stepped(
     """Apply one operation to a field (None: it does not exist yet). Raises `Refused`."""
     if field is None:
         step = TYPES[type_name].step(None, action, args, by)
-        return Field(type_name, by.seq, by.seq, by.slot, step.state), step
+        return Field(type_name, by.seq if step.visible else 0, by.seq, by.slot, step.state), step
     if field.type != type_name:
         raise Refused("type_mismatch", f"the field is of type {field.type}, not {type_name}")
     step = TYPES[type_name].step(field.state, action, args, by)

@@ -15,14 +15,14 @@ SUM_MASK: Final = 2**64 - 1
 CHAIN_START: Final = bytes(8)
 
 
-def hashed(item: list[Value]) -> int:
-    """h of the specification: the first 8 bytes of SHA-256 over the canonical encoding, as an integer."""
+def hashed(item: tuple[Value, ...]) -> int:
+    """h of the specification: the first 8 bytes of SHA-256 over the canonical encoding of an array, as an integer."""
     return int.from_bytes(sha256(encoded(item)).digest()[:8])
 
 
 def bucket_of(collection: str, document_id: str) -> int:
     """The bucket, 0-1023, of a document: the top ten bits of its key hash."""
-    return hashed(["k", collection, document_id]) >> 54
+    return hashed(("k", collection, document_id)) >> 54
 
 
 def document_sum(collection: str, document_id: str, document: Document | None) -> int:
@@ -36,20 +36,20 @@ def sum_change(collection: str, document_id: str, before: Document | None, after
     old = before.fields if before is not None and before.is_live else {}
     new = after.fields if after is not None and after.is_live else {}
     if before is not None and before.is_live:
-        total -= hashed(["d", collection, document_id, before.rev])
+        total -= hashed(("d", collection, document_id, before.rev))
     if after is not None and after.is_live:
-        total += hashed(["d", collection, document_id, after.rev])
+        total += hashed(("d", collection, document_id, after.rev))
     for name, field in new.items():
         previous = old.get(name)
         if previous is not None and previous.rev == field.rev:
             continue  # not changed visibly since
         if field.is_visible:
-            total += hashed(["f", collection, document_id, name, field.value])
+            total += hashed(("f", collection, document_id, name, field.value))
         if previous is not None and previous.is_visible:
-            total -= hashed(["f", collection, document_id, name, previous.value])
+            total -= hashed(("f", collection, document_id, name, previous.value))
     for name, field in old.items():
         if name not in new and field.is_visible:
-            total -= hashed(["f", collection, document_id, name, field.value])
+            total -= hashed(("f", collection, document_id, name, field.value))
     return total & SUM_MASK
 
 

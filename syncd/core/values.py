@@ -9,6 +9,8 @@ returns holds no float with an integral value within +-(2^53-1), no unsorted map
 """
 
 import math
+from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgpack
@@ -76,15 +78,27 @@ def _normalized_map(value: dict[Any, Any], depth: int) -> dict[str, Any]:
     return {key: normalized(value[key], depth + 1) for key in sorted(value)}
 
 
+# Packers to use again: making one takes 0.6 us, packing a value 0.3 us. A packer is taken out while it is in use, so two
+# threads never share one, and one that failed in the middle, which would go on with what it holds, is not put back. No
+# more are spare than threads encode at once: the loop and the writer. What they remember never shows in a result.
+_spare_packers: deque[Callable[[Value], bytes]] = deque(maxlen=2)
+_PACKER_BYTES = 4096  # to begin with; it grows to the largest value packed, and the default of 256 KiB is too much to spare
+
+
 def encoded(value: Value) -> bytes:
     """The canonical encoding of a normalized value, or of a record made of such values.
 
     Raises `ValueRefused` on lone surrogates.
     """
     try:
-        data: bytes = msgpack.packb(value, use_bin_type=True)
+        pack = _spare_packers.pop()
+    except IndexError:
+        pack = msgpack.Packer(use_bin_type=True, buf_size=_PACKER_BYTES).pack
+    try:
+        data = pack(value)
     except UnicodeEncodeError:
         raise ValueRefused("text is valid UTF-8") from None
+    _spare_packers.append(pack)
     return data
 
 

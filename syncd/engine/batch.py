@@ -76,12 +76,15 @@ class SpaceWork:
         "_stored",
         "_tx",
         "chain",
+        "document_count",
         "documents",
         "head",
         "name",
         "now_ms",
+        "number_next",
         "replicas",
         "row",
+        "sum",
         "time",
     )
 
@@ -89,8 +92,11 @@ class SpaceWork:
         self._tx = tx
         self.now_ms = now_ms
         self.name = name
-        self.row = row  # as at the start of the batch, but for counters: head, time and chain are kept beside it
+        # As at the start of the batch, but for what seldom changes. What each change moves is kept beside it: a new row
+        # each time would cost more than the change's own effect.
+        self.row = row
         self.head, self.time, self.chain = row.head, row.time, row.chain
+        self.sum, self.document_count, self.number_next = row.sum, row.document_count, row.number_next
         self.documents: dict[DocumentName, Document | None] = {}
         self._stored: dict[DocumentName, Document | None] = {}
         self._bytes: dict[DocumentName, int] = {}
@@ -122,13 +128,6 @@ class SpaceWork:
         """Take over what an accepted change made, with the new upper bounds of the sizes."""
         self.documents.update(made)
         self._bytes.update(bounds)
-
-    def next_number(self) -> int:
-        """The number that a document made by the next `document_made` calls may take (not yet taken)."""
-        return self.row.number_next
-
-    def take_numbers(self, count: int) -> None:
-        self.row = self.row._replace(number_next=self.row.number_next + count)
 
     # -- the order --------------------------------------------------------------------------------------------------
 
@@ -209,7 +208,14 @@ class SpaceWork:
         for number, total in self._buckets.items():
             BUCKETS.put(self._tx, keys.bucket(self.row.id, number), (total,))
         before = self.row.head
-        self.row = self.row._replace(head=self.head, time=self.time, chain=self.chain)
+        self.row = self.row._replace(
+            head=self.head,
+            time=self.time,
+            chain=self.chain,
+            sum=self.sum,
+            document_count=self.document_count,
+            number_next=self.number_next,
+        )
         SPACES.put(self._tx, keys.space(self.name), self.row)
         if self.head == before:
             return None
@@ -242,10 +248,8 @@ class SpaceWork:
             row = BUCKETS.get(self._tx, keys.bucket(self.row.id, number))
             self._buckets[number] = 0 if row is None else row[0]
         self._buckets[number] = (self._buckets[number] + change) & SUM_MASK
-        was_live, is_live = stored is not None and stored.is_live, document.is_live
-        self.row = self.row._replace(
-            sum=(self.row.sum + change) & SUM_MASK, document_count=self.row.document_count + is_live - was_live
-        )
+        self.sum = (self.sum + change) & SUM_MASK
+        self.document_count += document.is_live - (stored is not None and stored.is_live)
 
 
 class Batch:

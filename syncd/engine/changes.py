@@ -22,7 +22,7 @@ from syncd.engine.commands import Author
 from syncd.engine.grants import Role
 from syncd.store import keys
 from syncd.store.api import StoreError
-from syncd.store.tables import ENTRIES, EntryRow, LetterRow, ReplicaRow
+from syncd.store.tables import ENTRIES, EntryRow, LetterRow
 from syncd.wire.messages import OutcomeEntry
 
 MET_MAX = 16  # concurrent changes named in an outcome: enough to explain, bounded for a change of 1,000 operations
@@ -37,8 +37,9 @@ GROWTH_BYTES_MAX = (
 
 @dataclass(slots=True)
 class Taken:
-    """What became of a push so far."""
+    """What became of a push so far. `highest`: n up to which the device's changes are recorded."""
 
+    highest: int
     outcomes: list[OutcomeEntry]
     gap: int | None = None
     forked: int | None = None
@@ -55,31 +56,45 @@ def take(
 ) -> Taken:
     """Take a device's changes in order. `is_other`: another installation uses this device id: it is told the outcomes
     of what is recorded, and nothing new is taken from it. Stops at a gap or a fork."""
-    taken = Taken([])
     replica = work.replica_made(author.device)
+    taken = Taken(replica.highest, [])
+    _take_in_order(batch, work, author, role, replica.slot, is_other, changes, taken, alarms)
+    if taken.highest != replica.highest:
+        work.set_replica(author.device, replica._replace(highest=taken.highest, seen_ms=work.now_ms))
+    return taken
+
+
+def _take_in_order(
+    batch: Batch,
+    work: SpaceWork,
+    author: Author,
+    role: Role,
+    slot: int,
+    is_other: bool,
+    changes: tuple[Change | Void | RefusedChange, ...],
+    taken: Taken,
+    alarms: list[str],
+) -> None:
     for change in changes:
         last = change.last if isinstance(change, Void) else change.n
         n = change.n
         while n <= last:
-            if n <= replica.highest:
-                entry = ENTRIES.get(batch.tx, keys.device_log(work.row.id, replica.slot, n))
+            if n <= taken.highest:
+                entry = ENTRIES.get(batch.tx, keys.device_log(work.row.id, slot, n))
                 if entry is None or entry.nonce != change.nonce:
                     taken.forked = n
-                    return taken
-                taken.outcomes.append(outcome_entry(n, entry, role))
+                    return
             elif is_other:
                 taken.forked = n
-                return taken
-            elif n > replica.highest + 1:
-                taken.gap = replica.highest + 1
-                return taken
+                return
+            elif n > taken.highest + 1:
+                taken.gap = taken.highest + 1
+                return
             else:
-                entry = _recorded(batch, work, author, role, replica, change, n, alarms)
-                replica = replica._replace(highest=n, seen_ms=work.now_ms)
-                work.set_replica(author.device, replica)
-                taken.outcomes.append(outcome_entry(n, entry, role))
+                entry = _recorded(batch, work, author, role, slot, change, n, alarms)
+                taken.highest = n
+            taken.outcomes.append(outcome_entry(n, entry, role))
             n += 1
-    return taken
 
 
 def outcome_entry(n: int, entry: EntryRow, role: Role) -> OutcomeEntry:
@@ -93,7 +108,7 @@ def _recorded(
     work: SpaceWork,
     author: Author,
     role: Role,
-    replica: ReplicaRow,
+    slot: int,
     change: Change | Void | RefusedChange,
     n: int,
     alarms: list[str],
@@ -107,8 +122,8 @@ def _recorded(
             detail["op"] = change.op
         entry = _refused(work, author, change, change.outcome, detail)
     else:
-        entry = _decided(work, author, role, replica, change, alarms)
-    ENTRIES.put(batch.tx, keys.device_log(work.row.id, replica.slot, n), entry)
+        entry = _decided(work, author, role, slot, change, alarms)
+    ENTRIES.put(batch.tx, keys.device_log(work.row.id, slot, n), entry)
     return entry
 
 
@@ -150,13 +165,13 @@ class _OperationRefused(Exception):
 
 
 def _decided(
-    work: SpaceWork, author: Author, role: Role, replica: ReplicaRow, change: Change, alarms: list[str]
+    work: SpaceWork, author: Author, role: Role, slot: int, change: Change, alarms: list[str]
 ) -> EntryRow:
     try:
         if role < Role.WRITER:
             raise _OperationRefused("forbidden", None, "writing needs the role writer")
         by = Observer(
-            change.base, replica.slot, author.kind == "device", work.head + 1, change.stamp, max(work.time, work.now_ms)
+            change.base, slot, author.kind == "device", work.head + 1, change.stamp, max(work.time, work.now_ms)
         )
         effect = _effect(work, author, change, by)
     except StoreError:
@@ -171,8 +186,8 @@ def _decided(
         alarms.append(f"{work.name} {author.device.hex()} n={change.n}: {traceback.format_exc()}")
         return _refused(work, author, change, "invalid", {"reason": "internal"})
     work.keep(effect.made, effect.bounds)
-    work.take_numbers(effect.numbers)
-    seq = work.advance(replica.slot, author.device, change.n, change.nonce)
+    work.number_next += effect.numbers
+    seq = work.advance(slot, author.device, change.n, change.nonce)
     return EntryRow(
         change.nonce,
         effect.outcome,
@@ -224,7 +239,7 @@ def _effect(work: SpaceWork, author: Author, change: Change, by: Observer) -> _E
         else:
             document = work.document(name)
             effect.bounds[name] = work.bytes_bound(name)
-        number = work.next_number() + effect.numbers
+        number = work.number_next + effect.numbers
         try:
             step = applied(document, operation, number, by, work.row.floor)
         except Refused as refused:
@@ -235,9 +250,11 @@ def _effect(work: SpaceWork, author: Author, change: Change, by: Observer) -> _E
         effect.bounds[name] += GROWTH_BYTES_MAX
         is_applied |= step.verdict == "applied"
         is_merged |= step.verdict == "merged"
-        room = MET_MAX - len(effect.met)
-        effect.met.extend([index, verdict, seq] for verdict, seq in step.met[:room])
-        effect.lost.extend((name, kind, payload) for kind, payload in step.lost)
+        if step.met:
+            room = MET_MAX - len(effect.met)
+            effect.met.extend([index, verdict, seq] for verdict, seq in step.met[:room])
+        if step.lost:
+            effect.lost.extend((name, kind, payload) for kind, payload in step.lost)
     effect.outcome = "merged" if is_merged else "applied" if is_applied else "noop"
     _check_sizes(effect, len(change.payload))
     return effect

@@ -32,7 +32,7 @@ class Grant:
 
     def matches(self, space: str) -> bool:
         pattern, name = self.pattern.split("/"), space.split("/")
-        if pattern[-1] == "**":
+        if pattern[-1] == "**" and len(name) >= len(pattern):
             pattern = pattern[:-1] + ["*"] * (len(name) - len(pattern) + 1)
         return len(pattern) == len(name) and all(p in ("*", s) for p, s in zip(pattern, name, strict=True))
 

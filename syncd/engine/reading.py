@@ -7,7 +7,9 @@ is ever held across a wait.
 Invariants: P1 a page ends on a seq boundary. P2 fields are chosen by `rev > complete`, never by `rev > resume`: between
 two pages a document that changes again moves behind the cursor with its earlier changes still unseen. P3 a page that
 is not the last goes up to the last rev it holds; the last one up to the head of its transaction. P4 a first download
-leaves out only tombstones no younger than its `start`. P5 no page is longer than `DELTA_BYTES_MAX`.
+leaves out only tombstones no younger than its `start`. P5 no page is longer than `DELTA_BYTES_MAX`: it holds what one
+seq altered, which was measured when it was accepted (what grew since without moving a rev is invisible, and so is not
+in the page), or more seqs whose records have `bytes_target` bytes at most.
 """
 
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from typing import Any
 from syncd.core.documents import Document
 from syncd.core.ids import Position
 from syncd.engine.batch import SERVER_DEVICE, entry_of, space_row
-from syncd.engine.changes import DELTA_BYTES_MAX, outcome_entry
+from syncd.engine.changes import outcome_entry
 from syncd.engine.commands import Attach, Attached, Author, Bound, Expired, Refused
 from syncd.engine.grants import Grant, Role, role_on
 from syncd.store import keys
@@ -169,7 +171,6 @@ def page(tx: Reader, cursor: Cursor, bytes_target: int = PAGE_BYTES) -> Delta:
                 continue
             entries.append(entry_of(name, document, cursor.complete))
         to, size, rows = rev, size + group_size, rows + len(group)
-    assert size <= max(bytes_target, DELTA_BYTES_MAX), "what one seq alters fits a delta"
     if is_last:
         to, time, chain = row.head, row.time, row.chain
     else:

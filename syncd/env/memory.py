@@ -1,4 +1,4 @@
-"""A network in memory: honest doubles of transport and listener.
+"""Ports in memory: honest doubles of transport and listener, and an offload without threads.
 
 Owns byte streams with finite buffers, short writes and half-closes, as sockets have them, and none of their system
 calls: with trio's mock clock a whole conversation is deterministic. Both pass the acceptance kit of the real ones
@@ -6,10 +6,11 @@ calls: with trio's mock clock a whole conversation is deterministic. Both pass t
 """
 
 from collections import deque
+from collections.abc import Callable
 
 import trio
 
-from syncd.env.ports import TransportClosed
+from syncd.env.ports import T, TransportClosed, Ts
 
 BUFFER_BYTES = 65536  # what a sender may run ahead; loopback sockets take more, slow radio links less
 
@@ -94,6 +95,21 @@ def transport_pair(
     """Two connected ends. `peers` names them; each end's `peer` is the other's name."""
     there, back = _Pipe(buffer_bytes), _Pipe(buffer_bytes)
     return MemoryTransport(there, back, peers[1]), MemoryTransport(back, there, peers[0])
+
+
+class InlineOffload:
+    """Runs the call in the loop itself. `latency_s` is what a disk would take: the loop goes on meanwhile."""
+
+    def __init__(self, latency_s: float = 0.0) -> None:
+        self._latency_s = latency_s
+        self._one_at_a_time = trio.Lock()
+
+    async def run(self, fn: Callable[[*Ts], T], *args: *Ts) -> T:
+        with trio.CancelScope(shield=True):
+            async with self._one_at_a_time:
+                await trio.sleep(self._latency_s)
+                result = fn(*args)
+        return result
 
 
 class MemoryListener:

@@ -13,7 +13,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from logging import getLogger
 from pathlib import Path
@@ -38,7 +38,8 @@ _EXHAUSTED_PAUSE_S = 0.1
 
 # A connection that died between the kernel's handshake and our accept(): Linux reports its pending error there.
 _DIED_IN_BACKLOG = frozenset({errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT,
-                              errno.EHOSTDOWN, errno.ENONET, errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH})  # fmt: skip
+                              errno.EHOSTDOWN, errno.ENONET, errno.EHOSTUNREACH, errno.EOPNOTSUPP,
+                              errno.ENETUNREACH})  # fmt: skip
 
 
 class SystemClock:
@@ -70,7 +71,7 @@ _Job = tuple[trio.lowlevel.TrioToken, trio.lowlevel.Task, Callable[..., Any], tu
 class ThreadOffload:
     """One thread that lives as long as this object.
 
-    Not `trio.to_thread.run_sync` with a limiter of one: a call that does nothing came back after 126-176 us that way and
+    Not `trio.to_thread.run_sync` with a limiter of one: a call that does nothing came back after 126-176 us that way,
     after 84-112 us this way (medians of 5,000, trio 0.35, two cores), and all batches are written by one thread.
     """
 
@@ -119,19 +120,17 @@ class SocketTransport:
     async def receive(self, bytes_max: int) -> bytes:
         # Waiting comes first, although bytes may be here already: it is the checkpoint that keeps one busy peer from
         # occupying the loop, and saves the failing recv() of every idle connection.
-        try:
-            while True:
-                await trio.lowlevel.wait_readable(self._socket)
-                with suppress(BlockingIOError):
-                    return self._socket.recv(bytes_max)
-        except (trio.ClosedResourceError, OSError) as error:
-            raise TransportClosed(str(error)) from None
+        while True:
+            await _ready(trio.lowlevel.wait_readable, self._socket)
+            try:
+                return self._socket.recv(bytes_max)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise TransportClosed(str(error)) from None
 
     async def wait_writable(self) -> None:
-        try:
-            await trio.lowlevel.wait_writable(self._socket)
-        except (trio.ClosedResourceError, OSError) as error:
-            raise TransportClosed(str(error)) from None
+        await _ready(trio.lowlevel.wait_writable, self._socket)
 
     def shutdown(self) -> None:
         with suppress(OSError):  # the peer may be gone already: the next call tells
@@ -154,13 +153,11 @@ class SocketListener:
 
     async def accept(self) -> SocketTransport:
         while True:
+            await _ready(trio.lowlevel.wait_readable, self._socket)
             try:
-                await trio.lowlevel.wait_readable(self._socket)
                 sock, _ = self._socket.accept()
             except BlockingIOError:
                 continue
-            except trio.ClosedResourceError:
-                raise TransportClosed("the listener is closed") from None
             except OSError as error:
                 await self._survive(error)
                 continue
@@ -174,7 +171,7 @@ class SocketListener:
             _log.warning("cannot accept connections for now: %s", error)
             await trio.sleep(_EXHAUSTED_PAUSE_S)
         elif error.errno == errno.EBADF:
-            raise TransportClosed("the listener is closed") from None
+            raise TransportClosed("closed") from None
         elif error.errno not in _DIED_IN_BACKLOG:
             raise error
 
@@ -230,6 +227,16 @@ def listen_unix(path: Path) -> SocketListener:
 def environment() -> Environment:
     """The machine. The offload thread is the store's writer; it ends with the process."""
     return Environment(SystemClock(), SystemEntropy(), ThreadOffload("syncd-writer"), NoFaults())
+
+
+async def _ready(wait: Callable[[socket.socket], Awaitable[None]], sock: socket.socket) -> None:
+    """Wait on a socket. Raises `TransportClosed` if it was closed before (trio would register -1), or is meanwhile."""
+    if sock.fileno() == -1:
+        raise TransportClosed("closed")
+    try:
+        await wait(sock)
+    except trio.ClosedResourceError:
+        raise TransportClosed("closed") from None
 
 
 def _peer(sock: socket.socket) -> str:

@@ -7,6 +7,8 @@ beyond one of these.
 
 from dataclasses import dataclass
 
+from syncd.wire.limits import PING_MS
+
 
 @dataclass(frozen=True, slots=True)
 class NetLimits:
@@ -19,7 +21,7 @@ class NetLimits:
     refusals_max: int = 256  # sockets beyond connections_max that get a 503 instead of a reset
     upgrades_per_s_max: float = 1_900.0  # 70 % of the 2,700 handshakes per second that one core was measured to do
     upgrades_burst_max: float = 1_000.0
-    refused_retry_min_s: float = 1.0  # Retry-After of a 503 is drawn from min..max, so that a crowd does not return as one
+    refused_retry_min_s: float = 1.0  # Retry-After of a 503 is drawn from here..max: a crowd must not return as one
     refused_retry_max_s: float = 30.0
 
     # -- HTTP
@@ -32,14 +34,11 @@ class NetLimits:
     requests_per_connection_max: int = 10_000  # so that load balancers see connections move; nginx: 1,000
 
     # -- WebSocket
-    hello_s: float = 10.0  # `hello_ms_max` of the protocol: from the upgrade to a complete hello
     closing_s: float = 5.0  # from our close frame to the peer's: one slow round trip
     no_progress_s: float = 30.0  # nothing of what waits was taken: longer than a phone's change from WLAN to cell
     control_bytes_max: int = 65_536  # pongs, errors and answers that wait behind a remainder
     ack_flush_s: float = 1.0  # an ack rests here at most so long: a newer one replaces it and saves a write
-    ping_ms: int = 30_000  # below the 60 s after which common proxies drop silent connections
-    keepalive_ms_min: int = 15_000
-    keepalive_ms_max: int = 600_000
+    ping_ms: int = PING_MS
     ack_ms: int = 5_000
     first_jitter_ms: int = 5_000
     backoff_ms: int = 1_000

@@ -9,7 +9,6 @@ W2 asking for a later time than one already asked for keeps the earlier: `wake` 
 that is no longer wanted says so by returning None when it is woken; nothing has to be removed.
 """
 
-from collections.abc import Callable
 from math import ceil, inf
 from typing import Protocol
 
@@ -25,7 +24,7 @@ class Entry(Protocol):
     due: int | None
 
     def wake(self, now_s: float) -> float | None:
-        """Do what is due at `now_s` (trio's clock). Returns the next time to be woken, None for never. Must not raise."""
+        """Do what is due at `now_s` (trio's clock). Returns when to be woken next, None for never. Must not raise."""
         ...
 
 
@@ -64,7 +63,8 @@ class Wheel:
         """The time of the next slot that holds something."""
         if not self._count:
             return inf
-        return next(tick * TICK_S for tick in range(self._tick + 1, self._tick + SLOTS + 1) if self._slots[tick % SLOTS])
+        ticks = range(self._tick + 1, self._tick + SLOTS + 1)
+        return next(tick * TICK_S for tick in ticks if self._slots[tick % SLOTS])
 
     async def _serve(self, now_s: float) -> None:
         """Wake what is due, slot by slot. After a long stall all slots are passed at once."""
@@ -89,21 +89,3 @@ class Wheel:
             at_s = entry.wake(now_s)
             if at_s is not None:
                 self.schedule(entry, at_s)
-
-
-class Timer:
-    """An entry that calls a function once. Can be put off: `cancel` and schedule another."""
-
-    __slots__ = ("_action", "due")
-
-    def __init__(self, action: Callable[[], None]) -> None:
-        self.due: int | None = None
-        self._action: Callable[[], None] | None = action
-
-    def cancel(self) -> None:
-        self._action = None
-
-    def wake(self, now_s: float) -> float | None:
-        if self._action is not None:
-            self._action()
-        return None

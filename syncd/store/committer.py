@@ -80,9 +80,9 @@ class CommitterLimits:
 
 @dataclass(frozen=True, slots=True)
 class CommitterStats:
-    """For metrics and readiness. `commit_ms_last`: decision, write and fsync of the last batch. `writing_since_ms`: when
-    the transaction that is being written began, None if none is: a disk that hangs shows here. `failed`: commands
-    answered with `failed`."""
+    """For metrics and readiness. `commands`: committed ones; `failed`: those answered with `failed`.
+    `commit_ms_last`: decision, write and fsync of the last batch. `writing_since_ms`: when the transaction began that
+    is being written, None if none is: a disk that hangs shows here."""
 
     batches: int
     commands: int

@@ -47,6 +47,12 @@ def space_range(prefix: bytes, space: int) -> tuple[bytes, bytes]:
     return _SPACE_ONLY.pack(prefix, space), _SPACE_ONLY.pack(prefix, space + 1)
 
 
+def space_of(key: bytes) -> int:
+    """The space of a key in a table that begins its keys with the space."""
+    number: int = _SPACE_ONLY.unpack_from(key)[1]
+    return number
+
+
 def table_range(prefix: bytes) -> tuple[bytes, bytes]:
     return prefix, bytes([prefix[0] + 1])
 
@@ -165,6 +171,12 @@ def parse_bucket(key: bytes) -> tuple[int, int]:
 
 def letter(space: int, number: int) -> bytes:
     return _SPACE_SEQ.pack(LETTER, space, number)
+
+
+def parse_letter(key: bytes) -> tuple[int, int]:
+    """(space, number)"""
+    _, space, number = _SPACE_SEQ.unpack(key)
+    return space, number
 
 
 def idempotency(key_hash: bytes) -> bytes:

@@ -162,7 +162,7 @@ class MemoryStore:
         self._writing = threading.Lock()  # T4
         self._writer_thread: int | None = None
         self._idle = threading.Condition()  # of readers, for T3
-        self._reader_threads: set[int] = set()
+        self._reader_threads: list[int] = []
         self._is_open = True
 
     @contextmanager
@@ -170,8 +170,7 @@ class MemoryStore:
         assert self._is_open, "the store is closed"
         thread = threading.get_ident()
         with self._idle:
-            assert thread not in self._reader_threads, "one read transaction per thread"
-            self._reader_threads.add(thread)
+            self._reader_threads.append(thread)
         reader = MemoryReader(self._data)
         try:
             yield reader

@@ -50,7 +50,8 @@ class LogRow(NamedTuple):
 
 
 class EntryRow(NamedTuple):
-    """One change in its device's log. `detail` and `payload` (the encoded operations) are None when trimmed."""
+    """One change in its device's log. `seq` is None unless it was accepted, `payload` (the encoded operations) is None
+    for a void."""
 
     nonce: bytes
     outcome: str
@@ -72,7 +73,7 @@ class DeviceRow(NamedTuple):
 
 class ReplicaRow(NamedTuple):
     """A device inside a space: `highest` n recorded, `settled` n, `low`: its low-water, or None if it holds none
-    (it never subscribed, or forgot the space). `trimmed`: details and payloads are dropped up to this n."""
+    (it never subscribed, or forgot the space). `trimmed`: entries of its log are dropped up to this n."""
 
     slot: int
     highest: int

@@ -104,7 +104,7 @@ def parsed_events(headers: Mapping[str, str], body: bytes) -> tuple[CloudEvent |
 
 
 def media_type_of(content_type: str | None) -> str:
-    """The media type alone, in lower case; empty if there is none. Raises `UnsupportedContent` for JSON not in UTF-8."""
+    """The media type alone, in lower case; empty if there is none. Raises `UnsupportedContent`: JSON is UTF-8."""
     media_type, _, parameters = (content_type or "").partition(";")
     media_type = media_type.strip().lower()
     for parameter in parameters.split(";"):

@@ -11,6 +11,7 @@ import base64
 import binascii
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -26,8 +27,8 @@ from syncd.wire.limits import ARRAY_ITEMS_MAX, DEFAULT, JSON_FACTOR, MAP_ITEMS_M
 # -- values in JSON ---------------------------------------------------------------------------------------------------
 
 _TO_STANDARD = str.maketrans("-_+/", "+/!!")
-# An argument of an operation lies three arrays below `changes`; what is deeper than that and a value may be is left as it
-# is, for `normalized` to refuse: this function must not run out of stack first.
+# An argument of an operation lies three arrays below `changes`. What is deeper than that and a value may be is left as
+# it is, for `normalized` to refuse: this function must not run out of stack first.
 _JSON_DEPTH_MAX = DEPTH_MAX + 4
 
 
@@ -208,12 +209,14 @@ OUTCOMES = Type(_unread, _unread, _outcomes_json)
 
 
 class Key(NamedTuple):
-    """One key of a body. `attribute`: its name in the dataclass. A key that is not required may be absent or null."""
+    """One key of a body. `attribute`: its name in the dataclass. A key that is not required may be absent or null, and
+    then stands for `default`."""
 
     name: str
     attribute: str
     type: Type
     is_required: bool
+    default: Any
 
 
 class Schema(NamedTuple):
@@ -225,12 +228,14 @@ class Schema(NamedTuple):
     keys: tuple[Key, ...]
 
 
-def _schema(code: int, cls: type, **types: Type) -> Schema:
+def _schema(code: int, cls: type, /, **types: Type) -> Schema:
     """`key=TYPE` in the order of SPEC section 5; a trailing underscore marks an optional key, as `?` does there."""
+    defaults = {field.name: None if field.default is MISSING else field.default for field in fields(cls)}
     keys = []
     for text, type_ in types.items():
         name = text.removesuffix("_")
-        keys.append(Key(name, "from_" if name == "from" else name, type_, name == "from" or name == text))
+        attribute = "from_" if name == "from" else name
+        keys.append(Key(name, attribute, type_, name == "from" or name == text, defaults[attribute]))
     return Schema(code, cls.__name__.lower(), cls, tuple(keys))
 
 
@@ -284,7 +289,7 @@ IGNORED_CODE_MIN: Final = 128  # types from here on may be ignored; a later vers
 
 def _body(schema: Schema, message: m.ServerMessage) -> dict[str, Any]:
     body = {}
-    for name, attribute, _, is_required in schema.keys:
+    for name, attribute, _, is_required, _ in schema.keys:
         value = getattr(message, attribute)
         if is_required or (value is not None and value is not False):
             body[name] = value
@@ -318,7 +323,7 @@ def _message(message: m.ServerMessage) -> tuple[Schema, dict[str, Any]]:
 
 
 def _json_body(schema: Schema, body: dict[str, Any]) -> dict[str, Any]:
-    for name, _, type_, _ in schema.keys:
+    for name, _, type_, _, _ in schema.keys:
         if type_.write_json is not None and name in body:
             body[name] = type_.write_json(body[name])
     return body
@@ -403,11 +408,12 @@ def _decoded(raw: Any, where: str, is_text: bool, limits: Limits) -> m.ClientMes
         said = f"{known} is sent by servers only" if known else f"there is no message type {code}"
         raise ProtocolError(UNKNOWN_MESSAGE, f"{where}: {said}")
     attributes = {}
-    for name, attribute, type_, is_required in schema.keys:
+    for name, attribute, type_, is_required, default in schema.keys:
         item = body.get(name)
         if item is None:
             if is_required:
                 raise ProtocolError(MALFORMED, f"{where} ({schema.name}): the key '{name}' is missing")
+            attributes[attribute] = default
             continue
         if type_ is CHANGES and type(item) is list and len(item) > limits.push_changes_max:
             said = f"a push has at most {limits.push_changes_max} changes, not {len(item)}"
@@ -447,9 +453,8 @@ class Codec:
             said = f"a frame has at most {bytes_max} bytes, not {len(data)}"
             raise ProtocolError(MALFORMED, said, close_code=1009)
         messages = []
-        count = 0
-        for where, raw in _parsed(data) if isinstance(data, str) else _unpacked(data):
-            count += 1
+        raws = _parsed(data) if isinstance(data, str) else _unpacked(data)
+        for count, (where, raw) in enumerate(raws, 1):
             if count > MESSAGES_BURST_MAX:  # before the rest is decoded: the bucket could never allow it
                 raise ProtocolError(RATE_LIMITED, f"a frame holds at most {MESSAGES_BURST_MAX} messages")
             message = _decoded(raw, where, self.is_text, limits)

@@ -35,23 +35,55 @@ class Kind:
     meaning: str
 
 
-MALFORMED: Final = Kind(1, "malformed", "never", 4900, "Bytes, a type or a value break the protocol; `detail` says where and what was expected.")
-UNKNOWN_MESSAGE: Final = Kind(2, "unknown_message", "never", 4900, "A message type below 128 that this version does not have, or that only servers send.")
-UNEXPECTED_MESSAGE: Final = Kind(3, "unexpected_message", "never", 4900, "A message that is not allowed in the present state of the conversation.")
+MALFORMED: Final = Kind(
+    1,
+    "malformed",
+    "never",
+    4900,
+    "Bytes, a type or a value break the protocol; `detail` says where and what was expected.",
+)
+UNKNOWN_MESSAGE: Final = Kind(
+    2,
+    "unknown_message",
+    "never",
+    4900,
+    "A message type below 128 that this version does not have, or that only servers send.",
+)
+UNEXPECTED_MESSAGE: Final = Kind(
+    3, "unexpected_message", "never", 4900, "A message that is not allowed in the present state of the conversation."
+)
 UNAUTHENTICATED: Final = Kind(4, "unauthenticated", "reauth", 4200, "No token, or one that does not verify.")
 TOKEN_EXPIRED: Final = Kind(5, "token_expired", "reauth", 4201, "The token was valid once.")
 DEVICE_BOUND: Final = Kind(6, "device_bound", "never", 4902, "The device id belongs to another user.")
 FRAME_LIMIT: Final = Kind(7, "frame_limit", "never", 4903, "`hello.frame_bytes_max` is less than a delta may have.")
 TOO_MANY_CHANGES: Final = Kind(8, "too_many_changes", "never", 4900, "A push has more than `push_changes_max` changes.")
-TOO_MANY_SUBSCRIPTIONS: Final = Kind(9, "too_many_subscriptions", "never", None, "The connection has `subscriptions_max` subscriptions; this one was not made.")
-RATE_LIMITED: Final = Kind(10, "rate_limited", "backoff", 4100, "More messages than `messages_per_s_max` and its bucket allow.")
+TOO_MANY_SUBSCRIPTIONS: Final = Kind(
+    9,
+    "too_many_subscriptions",
+    "never",
+    None,
+    "The connection has `subscriptions_max` subscriptions; this one was not made.",
+)
+RATE_LIMITED: Final = Kind(
+    10, "rate_limited", "backoff", 4100, "More messages than `messages_per_s_max` and its bucket allow."
+)
 OVERLOADED: Final = Kind(11, "overloaded", "backoff", None, "The server took nothing of the request; send it again.")
-STORE_FULL: Final = Kind(12, "store_full", "backoff", None, "The server took nothing of the push: its store is full. Reading goes on.")
+STORE_FULL: Final = Kind(
+    12, "store_full", "backoff", None, "The server took nothing of the push: its store is full. Reading goes on."
+)
 SUPERSEDED: Final = Kind(13, "superseded", "never", 4901, "A newer connection of the same device took over.")
-NOT_SUBSCRIBED: Final = Kind(14, "not_subscribed", "never", None, "An `ack` or `unsubscribe` names a space without a subscription.")
+NOT_SUBSCRIBED: Final = Kind(
+    14, "not_subscribed", "never", None, "An `ack` or `unsubscribe` names a space without a subscription."
+)
 INTERNAL: Final = Kind(15, "internal", "backoff", 1011, "The server failed; it has logged why.")
 BAD_SPACE: Final = Kind(16, "bad_space", "never", None, "The name of the space breaks the syntax of section 1.")
-BAD_POSITION: Final = Kind(17, "bad_position", "resync", None, "The position is not one that the server gave: beyond the head, below `start`, or another chain.")
+BAD_POSITION: Final = Kind(
+    17,
+    "bad_position",
+    "resync",
+    None,
+    "The server never gave this position: beyond the head, below `start`, or of another chain.",
+)
 FORBIDDEN: Final = Kind(18, "forbidden", "never", None, "The user has no role that allows this.")
 TOKEN_USER: Final = Kind(19, "token_user", "never", 4900, "`refresh` brought the token of another user.")
 
@@ -88,7 +120,7 @@ _OUTBOX = ("outbox",)
 ACTIONS: Final = {
     "resume": "reconnect after uniform(0, first_jitter_ms)",
     "backoff": "reconnect after the next backoff",
-    "bisect": "take what was sent as malformed: bisect the last push to one change, replace it by a void, keep its payload; then backoff",
+    "bisect": "bisect the last push to one change, replace it by a void, keep its payload; then backoff",
     "reauth": "get a new token, then reconnect",
     "resync": "drop positions, staged and synced state (never the outbox), then reconnect",
     "move": "reconnect to another host of its list",
@@ -130,7 +162,7 @@ CLOSES: Final[tuple[Close, ...]] = (
     Close(1000, "normal", "backoff", _ALL, "The conversation ended as agreed (`bye`, or the drain after `goaway`)."),
     Close(1001, "going_away", "backoff", _ALL, "The process or the page goes away."),
     Close(1002, "websocket_error", "bisect", _ALL, "The peer broke RFC 6455."),
-    Close(1003, "wrong_frame_type", "bisect", _ALL, "A text frame in the binary binding, or a binary frame in the JSON binding."),
+    Close(1003, "wrong_frame_type", "bisect", _ALL, "A text frame in the binary binding, or the reverse."),
     Close(1006, "lost", "backoff", _ALL, "The connection ended without a close frame (never on the wire)."),
     Close(1007, "not_utf8", "bisect", _ALL, "A text frame is not UTF-8."),
     Close(1009, "frame_too_long", "bisect", _ALL, "A frame is longer than `frame_bytes_max`."),
@@ -138,8 +170,8 @@ CLOSES: Final[tuple[Close, ...]] = (
     Close(1012, "service_restart", "backoff", _ALL, "The server restarts."),
     Close(1013, "try_again_later", "backoff", _ALL, "The server takes no more connections now."),
     Close(4000, "going_away", "resume", _ALL, "The server drains; `goaway` said when to come back."),
-    Close(4001, "idle", "resume", _ALL, "Nothing was received for 2 x ping_ms + 5 s, or no `hello` in time."),
-    Close(4002, "no_progress", "resume", _ALL, "The client read nothing for too long; it catches up from its position."),
+    Close(4001, "idle", "resume", _ALL, "Nothing came for 2 x `ping_ms` + 5 s, or no `hello` in time."),
+    Close(4002, "no_progress", "resume", _ALL, "The client read nothing for too long."),
     Close(4100, "rate_limited", "backoff", _ALL, "Too many messages."),
     Close(4101, "overloaded", "backoff", _ALL, "The server cannot serve this connection now."),
     Close(4200, "unauthenticated", "reauth", _ALL, "No token, or one that does not verify."),
@@ -157,7 +189,7 @@ CLOSE_BY_CODE: Final = {close.code: close for close in CLOSES}
 class ProtocolError(Exception):
     """The client broke the protocol. `kind` is an entry of KINDS; `detail` says what was expected, and where.
 
-    `close_code` is the kind's, except for faults of a whole frame, for which WebSocket has codes of its own (1003, 1009).
+    `close_code` is the kind's, but for faults of a whole frame, for which WebSocket has codes of its own (1003, 1009).
     """
 
     def __init__(self, kind: Kind, detail: str, *, close_code: int | None = None, space: str | None = None) -> None:

@@ -13,10 +13,10 @@ from syncd.core.values import ITEMS_MAX, VALUE_BYTES_MAX
 
 # -- the decoder ------------------------------------------------------------------------------------------------------
 
-# A MessagePack array or map header makes msgpack allocate 8 bytes for each item that it *claims*, before one is read, and
-# headers nest up to 1,024 deep (msgpack's own stack). So a frame of 3 KiB can claim at most 1,024 x 4,096 x 8 = 32 MiB,
-# for the time of one decode (one at a time in the process). The rest of a frame can become at most about 72 bytes of
-# objects for each of its bytes (a one-byte empty array: 56 bytes and a pointer): 72 MiB for 1 MiB.
+# A MessagePack array or map header makes msgpack allocate 8 bytes for each item that it *claims*, before one is read,
+# and headers nest up to 1,024 deep (msgpack's own stack). So a frame of 3 KiB can claim 1,024 x 4,096 x 8 = 32 MiB at
+# most, for the time of one decode (one at a time in the process). The rest of a frame can become at most about 72 bytes
+# of objects for each of its bytes (a one-byte empty array: 56 bytes and a pointer): 72 MiB for 1 MiB.
 ARRAY_ITEMS_MAX: Final = ITEMS_MAX  # no array of the protocol is longer: 1,000 changes, 1,000 operations, 4,096 values
 MAP_ITEMS_MAX: Final = ITEMS_MAX
 

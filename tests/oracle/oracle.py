@@ -135,7 +135,7 @@ def live_adds(facts: Sequence[Fact]) -> list[Fact]:
     """The adds of one element that stand: no later add or remove of it has seen them. Where sight is transitive, the
     textbook says the same with removes alone: the element is in iff there is an add that no remove has seen."""
     left = [fact for fact in _unseen_by_later(facts) if is_add(fact)]
-    if all(b.vector.descends(a.vector) for a in facts for b in facts if a.seq != b.seq and b.saw(a)):
+    if all(b.vector.descends(a.vector) for a in facts for b in facts if b is not a and b.saw(a)):
         removes = [fact for fact in facts if not is_add(fact)]
         textbook = any(is_add(add) and not any(remove.saw(add) for remove in removes) for add in facts)
         assert textbook == bool(left), "an add that replaces adds must not change what is in the set"

@@ -42,7 +42,7 @@ BINDINGS = {"msgpack": MSGPACK, "json": JSON}
 FRAME_BYTES_MAX = 6 * 2_621_440
 
 
-# -- values in JSON -----------------------------------------------------------------------------------------------
+# -- values in JSON --------------------------------------------------------------------------------------------------
 
 
 def json_value(value: Value) -> Value:
@@ -84,7 +84,7 @@ def value_from_json(value: Value) -> Value:
 _URL_SAFE = str.maketrans("-_+/", "+/!!")
 
 
-# -- kinds of items -------------------------------------------------------------------------------------------------
+# -- kinds of items --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ TEXT_MAP = _map_of(str, "text")
 COUNT_MAP = _map_of(int, "integers")
 
 
-# -- changes, documents, outcomes -------------------------------------------------------------------------------------
+# -- changes, documents, outcomes ------------------------------------------------------------------------------------
 
 
 def change_wire(change: m.Change | m.Void, binding: Binding) -> list[Value]:
@@ -259,7 +259,7 @@ def _outcomes_into(raw: Any, binding: Binding, where: str) -> tuple[m.OutcomeEnt
 
 
 def _outcome(raw: Any, binding: Binding, where: str) -> m.OutcomeEntry:
-    items = _array(raw, 3, where, "an outcome entry") + [None, None]
+    items = [*_array(raw, 3, where, "an outcome entry"), None, None]
     detail = _value_in(items[4], binding, where)
     if detail is not None and not isinstance(detail, dict):
         raise _wrong(where, "a detail map or null", detail)
@@ -277,7 +277,7 @@ DOCS = Kind(_docs_out, _docs_into)
 OUTCOMES = Kind(_outcomes_out, _outcomes_into)
 
 
-# -- the table --------------------------------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------------------------
 
 _ID_KEYS = ("device", "installation", "session", "epoch")
 _H8_KEYS = ("chain", "sum")
@@ -294,8 +294,13 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(_TEXT_KEYS, TEXT),
     **dict.fromkeys(_BOOL_KEYS, BOOL),
     **dict.fromkeys(_COUNT_KEYS, COUNT),
-    "client": TEXT_MAP, "caps": TEXTS, "limits": COUNT_MAP, "reconnect": COUNT_MAP,
-    "changes": CHANGES, "docs": DOCS, "outcomes": OUTCOMES,
+    "client": TEXT_MAP,
+    "caps": TEXTS,
+    "limits": COUNT_MAP,
+    "reconnect": COUNT_MAP,
+    "changes": CHANGES,
+    "docs": DOCS,
+    "outcomes": OUTCOMES,
 }
 # Where an attribute of a message and its key on the wire differ. `complete` is a seq in subscribe, a boolean in delta.
 _RENAMED: dict[type, dict[str, str]] = {m.Delta: {"from_seq": "from"}}
@@ -304,9 +309,26 @@ _KIND_OVERRIDES: dict[tuple[type, str], Kind] = {(m.Delta, "complete"): BOOL}
 _NULLABLE = {(m.Subscribe, "epoch"), (m.Push, "epoch")}
 
 CODES: dict[type, int] = {
-    m.Hello: 1, m.Subscribe: 2, m.Unsubscribe: 3, m.Push: 4, m.Ack: 5, m.Refresh: 10, m.Background: 11,
-    m.Foreground: 12, m.Probe: 13, m.Bye: 14, m.Ping: 20, m.Pong: 21, m.Welcome: 32, m.Subscribed: 33,
-    m.Delta: 34, m.Outcomes: 35, m.Revoked: 36, m.Expired: 41, m.Error: 42, m.Goaway: 43,
+    m.Hello: 1,
+    m.Subscribe: 2,
+    m.Unsubscribe: 3,
+    m.Push: 4,
+    m.Ack: 5,
+    m.Refresh: 10,
+    m.Background: 11,
+    m.Foreground: 12,
+    m.Probe: 13,
+    m.Bye: 14,
+    m.Ping: 20,
+    m.Pong: 21,
+    m.Welcome: 32,
+    m.Subscribed: 33,
+    m.Delta: 34,
+    m.Outcomes: 35,
+    m.Revoked: 36,
+    m.Expired: 41,
+    m.Error: 42,
+    m.Goaway: 43,
 }
 _TYPES = {code: type_ for type_, code in CODES.items()}
 
@@ -333,7 +355,7 @@ def _items(type_: type) -> tuple[_Item, ...]:
 _SCHEMA: dict[type, tuple[_Item, ...]] = {type_: _items(type_) for type_ in CODES}
 
 
-# -- frames -----------------------------------------------------------------------------------------------------------
+# -- frames ----------------------------------------------------------------------------------------------------------
 
 
 def _wire(message: m.Message, binding: Binding) -> list[Value]:

@@ -32,11 +32,11 @@ from .space import Change, Space
 from .store import Store
 from .tables import OutcomeRow, SpaceRow
 from .values import Value, checked_space
-from .watching import Watcher, Watchers
+from .watching import Pulse, Watcher, Watchers
 
 POLL_S = 0.2  # how soon a change made by another process on the same store is seen
 LEAVE_S = 2.0  # for the last acks and the closing handshake when the device goes offline
-CLIENT = {"name": "syncd-client-python", "version": "1.0.0"}
+CLIENT = {"name": "syncd-client-python", "version": "0.1.0"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,9 @@ class Device:
         self._retry = Retry()
         self._reconnect = m.Reconnect()
         self._known_n: dict[str, int] = {}
+        self._awaited: dict[tuple[str, int], Pulse] = {}
 
-    # -- what an application uses -----------------------------------------------------------------------------------------
+    # -- what an application uses ------------------------------------------------------------------------------------
 
     @property
     def id(self) -> bytes:
@@ -127,7 +128,8 @@ class Device:
         """The connection's status now and after each change; a slow reader misses those in between."""
         seen: Status | None = None
         while True:
-            await self.watchers.pulse.wait_until(lambda: self.status != seen)
+            while self.status == seen:
+                await self.watchers.pulse.wait()
             seen = self.status
             yield seen
 
@@ -135,7 +137,8 @@ class Device:
         """What the application should hear of: forked, revoked, expired, drift, malformed, errors."""
         seen = self.watchers.notice_count
         while True:
-            await self.watchers.pulse.wait_until(lambda: self.watchers.notice_count > seen)
+            while self.watchers.notice_count == seen:
+                await self.watchers.pulse.wait()
             new = min(self.watchers.notice_count - seen, len(self.watchers.notices))
             seen = self.watchers.notice_count
             for notice in list(self.watchers.notices)[len(self.watchers.notices) - new :]:
@@ -160,11 +163,17 @@ class Device:
         """Wait for something that a commit, a message, an outcome or a change of the connection may bring about."""
         await self.watchers.pulse.wait_until(condition)
 
-    # -- what the space handle uses ---------------------------------------------------------------------------------------
+    # -- what the space handle uses ----------------------------------------------------------------------------------
 
     @property
     def session(self) -> Session | None:
         return self._connection.session if self._connection is not None else None
+
+    async def wait_outcome(self, space: str, n: int) -> OutcomeRow:
+        # A pulse for each change: a thousand waiters on the common one would all look at each message.
+        while (row := self.store.outcome(space, n)) is None:
+            await self._awaited.setdefault((space, n), Pulse()).wait()
+        return row
 
     def committed(self, change: Change) -> None:
         self._known_n[change.space] = change.n + 1
@@ -177,7 +186,7 @@ class Device:
             self._connection.session.look_at(space)
             self._connection.wake()
 
-    # -- effects ----------------------------------------------------------------------------------------------------------
+    # -- effects -----------------------------------------------------------------------------------------------------
 
     def _say(self, message: m.ClientMessage) -> None:
         if self._connection is not None and self._connection.session.welcome is not None:
@@ -192,6 +201,9 @@ class Device:
                 self.watchers.notify(effect)
             else:
                 assert isinstance(effect, Settled)  # the row is durable: whoever waits reads it from the store
+                awaited = self._awaited.pop((effect.outcome.space, effect.outcome.n), None)
+                if awaited is not None:
+                    awaited.beat()
         connection = self._connection
         if connection is not None:
             session = connection.session
@@ -207,7 +219,7 @@ class Device:
         self.status = Status(next_state(self.status.state, event), reason)
         self.watchers.pulse.beat()
 
-    # -- other processes on the same store --------------------------------------------------------------------------------
+    # -- other processes on the same store ---------------------------------------------------------------------------
 
     async def poll(self) -> None:
         """Notice what another process committed to the store."""
@@ -229,9 +241,11 @@ class Device:
                     keys = tuple(dict.fromkeys(operation.key for operation in operations))
                 self._known_n[row.name] = row.next_n
                 self.touched(row.name, keys)
+        for awaited in self._awaited.values():
+            awaited.beat()
         self.watchers.pulse.beat()
 
-    # -- staying connected ------------------------------------------------------------------------------------------------
+    # -- staying connected -------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         delay_s = 0.0
@@ -239,12 +253,14 @@ class Device:
             if not self._is_wanted:
                 await self.watchers.pulse.wait_until(lambda: self._is_wanted)
                 delay_s = 0.0
+            wait_s, delay_s = delay_s, 0.0
             with trio.CancelScope() as self._attempt:
-                await trio.sleep(delay_s)
+                await trio.sleep(wait_s)
                 while not self.store.acquire_sync_lock():
                     self.status = Status(State.WAITING, "another process is syncing this store")
                     await trio.sleep(POLL_S)
-                delay_s = await self._attempt_once()
+                if not self._is_over:
+                    delay_s = await self._attempt_once()
             self._connection = None
             self.store.release_sync_lock()
             self.watchers.pulse.beat()
@@ -256,28 +272,28 @@ class Device:
         assert url is not None
         self._next_url = None
         connection: Connection | None = None
+        ending = TransportClosed(1006)
         try:
             token = await token_text(self._token)
-            with trio.fail_after(60.0):  # above every timeout of a transport: a last resort, not a policy
-                transport_scope = self.ports.connect(url, self._binding.name)
-                transport = await transport_scope.__aenter__()
-        except (Unreachable, trio.TooSlowError) as error:
-            ending, ready_for_ms = TransportClosed(1006, str(error) or "no answer"), 0.0
-        else:
-            try:
+            async with self.ports.connect(url, self._binding.name) as transport:
+                if self._is_over:
+                    return 0.0
                 self._move(Event.OPENED, "")
                 session = Session(lambda: self.ports.entropy(8), self._suspicion)
                 connection = self._connection = Connection(
                     transport, session, self.store, self.ports, self._binding, self._token, self._carry_out
                 )
                 ending = await connection.run(self._hello(token))
-                ready_s = connection.ready_s
-                ready_for_ms = 0.0 if ready_s is None else 1000 * (trio.current_time() - ready_s)
-            finally:
-                await transport_scope.__aexit__(None, None, None)
-        if not self._is_wanted:
-            return 0.0
-        return self._after(ending, ready_for_ms, connection)
+        except Unreachable as error:
+            ending = TransportClosed(1006, str(error))
+        ready_s = connection.ready_s if connection is not None else None
+        ready_for_ms = 0.0 if ready_s is None else 1000 * (trio.current_time() - ready_s)
+        return 0.0 if self._is_over else self._after(ending, ready_for_ms, connection)
+
+    @property
+    def _is_over(self) -> bool:
+        """The application went offline, although the attempt's task may not have met a checkpoint since."""
+        return self._attempt.cancel_called or not self._is_wanted
 
     def _hello(self, token: str | None) -> m.Hello:
         return m.Hello(

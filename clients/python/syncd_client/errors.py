@@ -1,7 +1,7 @@
 """The errors of the client: whose fault each one is, and nothing else.
 
-`Usage` errors are the caller's, `PeerError` the server's, `StoreError` the disk's or another program's. A refused change
-is none of these: it is an outcome.
+`InvalidInput` is the caller's, `PeerError` the server's, `StoreError` the disk's or another program's. A refused
+change is none of these: it is an outcome.
 """
 
 from __future__ import annotations

@@ -218,9 +218,7 @@ class Goaway:
 ClientMessage: TypeAlias = (
     Hello | Subscribe | Unsubscribe | Push | Ack | Refresh | Background | Foreground | Probe | Bye | Ping | Pong
 )
-ServerMessage: TypeAlias = (
-    Welcome | Subscribed | Delta | Outcomes | Revoked | Expired | Error | Goaway | Ping | Pong
-)
+ServerMessage: TypeAlias = Welcome | Subscribed | Delta | Outcomes | Revoked | Expired | Error | Goaway | Ping | Pong
 Message: TypeAlias = ClientMessage | ServerMessage
 
 

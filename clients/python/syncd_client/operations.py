@@ -57,7 +57,8 @@ def operation(name: str, collection: str, id: str, *arguments: Value, seen: int 
     if kinds is None:
         raise InvalidInput(f"operation: {name!r} is unknown; expected one of {', '.join(OPERATIONS)}")
     if len(arguments) != len(kinds):
-        raise InvalidInput(f"{name}: {len(arguments)} items after the document id, expected {', '.join(kinds) or 'none'}")
+        expected = ", ".join(kinds) or "none"
+        raise InvalidInput(f"{name}: {len(arguments)} items after the document id, expected {expected}")
     checked_name(collection, f"{name}: collection")
     checked_name(id, f"{name}: document id")
     values = tuple(_argument(kind, value, f"{name}: {kind}") for kind, value in zip(kinds, arguments, strict=True))

@@ -3,7 +3,7 @@
 Owns the rules of sections 2, 6, 7 and 10 of the protocol. Each function is one decision over `Tables`, inside one
 transaction of its caller. Knows no clock, no entropy, no connection: times and nonces are passed in.
 
-1. Every n from `settled` + 1 to `next_n` - 1 is in the outbox until its outcome is stored (`settled` < first unanswered).
+1. Every n from `settled` + 1 to `next_n` - 1 is in the outbox until its outcome is stored.
 2. An entry leaves the view exactly in the transaction in which its effect enters the synced state.
 3. Nothing but `commit` takes a new n, and nothing but an outcome with equal n and nonce settles one.
 4. Synced state and positions may be dropped at any time; the outbox never is.
@@ -68,7 +68,7 @@ def space_row(tx: Tables, name: str) -> SpaceRow:
     return tx.space(name) or SpaceRow(name)
 
 
-# -- committing and reading -------------------------------------------------------------------------------------------
+# -- committing and reading ------------------------------------------------------------------------------------------
 
 
 def commit(
@@ -143,7 +143,7 @@ def ack_message(tx: Tables, row: SpaceRow) -> Ack:
     return Ack(row.name, row.epoch, row.complete, row.complete if oldest_base is None else oldest_base, row.settled)
 
 
-# -- deltas -----------------------------------------------------------------------------------------------------------
+# -- deltas ----------------------------------------------------------------------------------------------------------
 
 
 def take_subscribed(tx: Tables, message: Subscribed) -> None:
@@ -215,7 +215,7 @@ def _put_document(tx: Tables, space: str, doc: DocumentEntry) -> int:
 
 
 def drop_synced(tx: Tables, space: str) -> tuple[Key, ...]:
-    """Forget synced and staged state and the positions. The outbox stays, and so does the epoch that its bases are of."""
+    """Forget synced and staged state and positions. The outbox stays, and the epoch that its bases are of."""
     row = space_row(tx, space)
     touched = tuple(document.key for document in tx.documents(space))
     tx.drop_documents(space)
@@ -224,7 +224,7 @@ def drop_synced(tx: Tables, space: str) -> tuple[Key, ...]:
     return touched
 
 
-# -- outcomes ---------------------------------------------------------------------------------------------------------
+# -- outcomes --------------------------------------------------------------------------------------------------------
 
 
 def take_outcomes(tx: Tables, message: Outcomes) -> Answered:
@@ -308,7 +308,7 @@ def leave(tx: Tables, space: str, *, forget: bool) -> tuple[Key, ...]:
     return tuple(dict.fromkeys(touched))
 
 
-# -- giving up and starting again -------------------------------------------------------------------------------------
+# -- giving up and starting again ------------------------------------------------------------------------------------
 
 
 def give_up(tx: Tables, space: str, n: int, reason: str) -> None:

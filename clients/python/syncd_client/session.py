@@ -118,7 +118,7 @@ class Session:
         self._acks_due: dict[str, None] = {}
         self._ack_s = 0.0
 
-    # -- receiving ------------------------------------------------------------------------------------------------------
+    # -- receiving ---------------------------------------------------------------------------------------------------
 
     def received(self, tx: Tables, message: m.Message, now_ms: int, now_s: float) -> list[Effect]:
         """Take one message of the server. Raises PeerError for one that may not come now."""
@@ -298,7 +298,7 @@ class Session:
         """Send this with the next outgoing messages."""
         self._replies.append(message)
 
-    # -- sending --------------------------------------------------------------------------------------------------------
+    # -- sending -----------------------------------------------------------------------------------------------------
 
     def look_at(self, space: str) -> None:
         """There may be something new to send for this space."""
@@ -310,8 +310,9 @@ class Session:
     def outgoing(self, tx: Tables, now_s: float) -> list[m.ClientMessage]:
         """What to send now. What it returns is counted as sent."""
         result, self._replies = self._replies, []
-        overdue = (name for name, link in self.links.items() if link.flights and now_s >= link.progress_s + PUSH_ANSWER_S)
-        self._dirty.update(dict.fromkeys(overdue))
+        for name, link in self.links.items():
+            if link.flights and now_s >= link.progress_s + PUSH_ANSWER_S:
+                self._dirty[name] = None
         if self.state is State.READY:
             names, self._dirty = list(self._dirty), {}
             for name in names:
@@ -396,7 +397,7 @@ class Session:
     def _in_flight(self) -> int:
         return sum(len(link.flights) for link in self.links.values())
 
-    # -- the end of a connection ------------------------------------------------------------------------------------------
+    # -- the end of a connection -------------------------------------------------------------------------------------
 
     @property
     def is_quiet(self) -> bool:

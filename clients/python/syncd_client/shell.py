@@ -1,7 +1,7 @@
 """One connection under trio: bytes in and out, timers, and the transport itself.
 
-Owns the tasks of a connection: one reads, one writes, one watches the silence, one renews the token. All of them live in
-one nursery and end together. What to say is the session's business; this file only carries it out.
+Owns the tasks of a connection: one reads, one writes, one watches the silence, one renews the token. All of them live
+in one nursery and end together. What to say is the session's business; this file only carries it out.
 
 SQLite is called directly, not in a thread: a call is a few rows, a commit one fsync. In a thread each would be an await
 in the middle of a decision, where another task may change what it was based on.
@@ -174,7 +174,7 @@ class Connection:
         self.ending = self.ending or ending
         self._scope.cancel()
 
-    # -- the four tasks -------------------------------------------------------------------------------------------------
+    # -- the four tasks ----------------------------------------------------------------------------------------------
 
     async def _receive(self) -> None:
         while True:
@@ -285,9 +285,9 @@ def _frames(messages: Sequence[m.ClientMessage]) -> list[list[m.ClientMessage]]:
     """Messages in their order, in frames: a push alone, because it may fill one; small ones together."""
     frames: list[list[m.ClientMessage]] = []
     for message in messages:
-        last = frames[-1] if frames else None
-        if last is None or isinstance(message, m.Push) or isinstance(last[-1], m.Push) or len(last) == FRAME_MESSAGES_MAX:
-            frames.append([message])
+        fits = frames and len(frames[-1]) < FRAME_MESSAGES_MAX and not isinstance(frames[-1][-1], m.Push)
+        if fits and not isinstance(message, m.Push):
+            frames[-1].append(message)
         else:
-            last.append(message)
+            frames.append([message])
     return frames

@@ -61,10 +61,7 @@ class Change:
 
     async def outcome(self) -> OutcomeRow:
         """Wait until the outcome is durable on this device. May take as long as the device is offline."""
-        await self._device.wait_until(lambda: self.settled() is not None)
-        row = self.settled()
-        assert row is not None
-        return row
+        return await self._device.wait_outcome(self.space, self.n)
 
 
 class Space:
@@ -73,7 +70,7 @@ class Space:
         self._device = device
         self._store = device.store
 
-    # -- replication ------------------------------------------------------------------------------------------------------
+    # -- replication -------------------------------------------------------------------------------------------------
 
     def subscribe(self) -> None:
         """Replicate this space, now and whenever the device is connected, until `unsubscribe`. Durable."""
@@ -117,7 +114,7 @@ class Space:
         """Wait until the outbox of the space is empty."""
         await self._device.wait_until(lambda: self.outbox_depth == 0)
 
-    # -- reading ----------------------------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------------------------
 
     def view(self, collection: str, id: str) -> Document | None:
         with self._store.reading() as tx:
@@ -136,9 +133,7 @@ class Space:
         """The synced documents of all collections, without the outbox: what the checksum is of."""
         with self._store.reading() as tx:
             row = replica.space_row(tx, self.name)
-            return [
-                self._document(row, item.key, item.rev, dict(item.fields), 0) for item in tx.documents(self.name)
-            ]
+            return [self._document(row, item.key, item.rev, dict(item.fields), 0) for item in tx.documents(self.name)]
 
     def _view(self, row: SpaceRow, key: Key) -> Document | None:
         synced, state, pending_count = replica.view(self._store, self.name, key)
@@ -165,11 +160,9 @@ class Space:
         with self._store.transaction() as tx:
             tx.drop_refused(self.name, n)
 
-    # -- writing ----------------------------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------------------------
 
-    def commit(
-        self, operations: Iterable[Operation | Sequence[Value]], *, read_at: Position | None = None
-    ) -> Change:
+    def commit(self, operations: Iterable[Operation | Sequence[Value]], *, read_at: Position | None = None) -> Change:
         """Commit operations as one atomic change. Durable when this returns; pushed when the device is connected.
 
         `read_at` is the position at which the edited documents were read (`Document.read_at`); by default now.

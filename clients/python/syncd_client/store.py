@@ -1,10 +1,10 @@
 """The durable store: SQLite, one file, one local transaction per decision.
 
-Owns what is on disk: `replica.db` (everything that a backup may hold), `installation` beside it (kept out of backups, so
-that a restored copy is recognised as another installation) and `sync.lock` (held by the one process that talks to the
-server). Knows the rows (tables.py) and nothing of the rules between them.
+Owns what is on disk: `replica.db` (everything that a backup may hold), `installation` beside it (kept out of backups,
+so that a restored copy is recognised as another installation) and `sync.lock` (held by the one process that talks to
+the server). Knows the rows (tables.py) and nothing of the rules between them.
 
-1. When `transaction()` has returned, its writes survive the end of the process and of the machine (WAL, synchronous=FULL).
+1. When `transaction()` has returned, its writes survive a kill and a power cut (WAL, synchronous=FULL).
 2. When it has raised, or the process was killed inside it, none of its writes exist.
 3. Any number of processes may open one store; SQLite puts their transactions in one order. `BEGIN IMMEDIATE` takes the
    write lock first, so that a read in a transaction is never stale when its write comes.
@@ -156,7 +156,7 @@ class Store:
         self.release_sync_lock()
         self._db.close()
 
-    # -- transactions and processes -----------------------------------------------------------------------------------
+    # -- transactions and processes ----------------------------------------------------------------------------------
 
     @contextmanager
     def transaction(self) -> Iterator[Store]:
@@ -205,7 +205,7 @@ class Store:
             os.close(self._lock_fd)
             self._lock_fd = None
 
-    # -- rows ---------------------------------------------------------------------------------------------------------
+    # -- rows --------------------------------------------------------------------------------------------------------
 
     def _one(self, sql: str, *arguments: object) -> Any:
         row = self._db.execute(sql, arguments).fetchone()
@@ -234,9 +234,8 @@ class Store:
         self._db.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (name, packed(value)))
 
     def document(self, space: str, key: Key) -> DocumentRow | None:
-        rows = self._rows(
-            "SELECT collection, id, rev, fields FROM document WHERE space = ? AND collection = ? AND id = ?", space, *key
-        )
+        sql = "SELECT collection, id, rev, fields FROM document WHERE space = ? AND collection = ? AND id = ?"
+        rows = self._rows(sql, space, *key)
         return _document(rows[0]) if rows else None
 
     def documents(self, space: str, collection: str | None = None) -> list[DocumentRow]:
@@ -298,7 +297,8 @@ class Store:
         return [_entry(row) for row in self._rows(sql, space, *key)]
 
     def touched_keys(self, space: str, collection: str | None = None) -> list[Key]:
-        sql = "SELECT DISTINCT collection, id FROM touch WHERE space = ?1 AND (?2 IS NULL OR collection = ?2) ORDER BY 1, 2"
+        sql = "SELECT DISTINCT collection, id FROM touch WHERE space = ?1 AND collection = ifnull(?2, collection)"
+        sql += " ORDER BY collection, id"
         return [(row[0], row[1]) for row in self._rows(sql, space, collection)]
 
     def put_entry(self, space: str, entry: Entry) -> None:

@@ -25,7 +25,7 @@ NOTICES_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """Documents of one space whose view may have changed, in the order of their first change; None means any of them."""
+    """Documents of one space whose view may have changed, in order of their first change; None means any."""
 
     space: str
     keys: tuple[Key, ...] | None

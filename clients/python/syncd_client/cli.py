@@ -1,0 +1,410 @@
+"""`syncd-device`: a device on the command line.
+
+Owns arguments, exit codes and the order of a command's steps; what is printed is in lines.py, the `script` command in
+script.py. Each command opens the store, does one thing, prints one JSON line per result, and leaves.
+
+Exit codes: 0 done, 1 failed (refused, not found, store error), 2 usage, 5 daemon unreachable.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import orjson
+import trio
+
+from .codec import value_from_json
+from .device import Device, open_device
+from .errors import DocumentExists, InvalidInput, SyncdError
+from .lines import document_line, outcome_line, put_line, refused_line, space_line, status_line
+from .operations import Operation, operation, operation_from
+from .policy import State
+from .script import Script
+from .values import Value
+
+FAILED, USAGE, UNREACHABLE = 1, 2, 5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    store: Path
+    url: str | None
+    token_file: Path | None
+    binding: Literal["msgpack", "json"]
+    timeout_s: float
+
+    @asynccontextmanager
+    async def device(self, *, online: bool) -> AsyncIterator[Device]:
+        token = None if self.token_file is None else self.token
+        async with open_device(self.store, url=self.url, token=token, binding=self.binding, online=online) as device:
+            yield device
+
+    def token(self) -> str:
+        """Read anew for each connection: another program may renew the file."""
+        assert self.token_file is not None
+        return self.token_file.read_text().strip()
+
+
+class JsonValue(click.ParamType[Any]):
+    name = "JSON"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Value:
+        try:
+            return value_from_json(orjson.loads(value))
+        except (orjson.JSONDecodeError, InvalidInput) as error:
+            self.fail(f"{value!r} is not a JSON value ({error}); text needs quotes: '\"text\"'", param, ctx)
+
+
+JSON = JsonValue()
+
+
+def _run(main: Callable[[], Awaitable[int]]) -> None:
+    """Run a command and leave with its exit code; errors that were foreseen are one line on stderr."""
+    try:
+        code = trio.run(main)
+    except DocumentExists as error:
+        code = _failed(str(error), FAILED)
+    except InvalidInput as error:
+        code = _failed(str(error), USAGE)
+    except SyncdError as error:
+        code = _failed(str(error), FAILED)
+    except BaseExceptionGroup as group:
+        # A task of the device failed: the disk, mostly. A mistake in this program keeps its traceback.
+        known, unknown = group.split(SyncdError)
+        if known is None or unknown is not None:
+            raise
+        code = _failed("; ".join(str(error) for error in known.exceptions), FAILED)
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def _failed(text: str, code: int) -> int:
+    click.echo(f"error: {text}", err=True)
+    return code
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--store", required=True, type=click.Path(file_okay=False, path_type=Path), envvar="SYNCD_DEVICE_STORE",
+              help="Directory of the device's store; made if it does not exist.")  # fmt: skip
+@click.option("--url", envvar="SYNCD_DEVICE_URL", help="ws://HOST:PORT/v1/sync or wss://...; without it: offline.")
+@click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), help="File that holds the user's token.")
+@click.option("--binding", type=click.Choice(["msgpack", "json"]), default="msgpack", show_default=True)
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), default=10.0, show_default=True,
+              help="Seconds that a command waits for the server.")  # fmt: skip
+@click.version_option(package_name="syncd-client")
+@click.pass_context
+def cli(
+    ctx: click.Context,
+    store: Path,
+    url: str | None,
+    token_file: Path | None,
+    binding: Literal["msgpack", "json"],
+    timeout_s: float,
+) -> None:
+    """A syncd device on the command line: one durable replica, online or not.
+
+    Edits are durable in the store when a command returns. Without --url they wait in the outbox; with it, a writing
+    command waits for the outcome. Several commands may use one store at once: the first that connects syncs for all.
+    Values are JSON; results are one JSON object per line.
+    """
+    if url is not None and not url.startswith(("ws://", "wss://")):
+        raise click.BadParameter(f"{url!r}: expected ws://HOST:PORT/v1/sync or wss://...", param_hint="--url")
+    ctx.obj = Options(store, url, token_file, binding, timeout_s)
+
+
+# -- writing ------------------------------------------------------------------------------------------------------
+
+
+async def _write(options: Options, space_name: str, operations: Sequence[Operation], *, is_create: bool = False) -> int:
+    async with options.device(online=options.url is not None) as device:
+        space = device.space(space_name)
+        if is_create and space.view(*operations[0].key) is not None:
+            raise DocumentExists(f"{operations[0].collection}/{operations[0].id} exists in {space_name}")
+        change = space.commit(operations)
+        if not space.row.is_subscribed:
+            space.subscribe()
+        row = None
+        if options.url is not None:
+            with trio.move_on_after(options.timeout_s):
+                row = await change.outcome()
+        if row is not None:
+            put_line(outcome_line(row))
+            return FAILED if row.seq is None else 0
+        queued = {"space": space.name, "n": change.n, "nonce": change.nonce.hex(), "outcome": None}
+        put_line({**queued, "outbox": space.outbox_depth})
+        if options.url is None:
+            return 0
+        if device.status.state is State.READY:
+            return _failed("no outcome in time; the change stays in the outbox", FAILED)
+        return _failed(f"{options.url}: {device.status.reason}; the change stays in the outbox", UNREACHABLE)
+
+
+_WORDS = {
+    "set": ("reg.set", "Set a field to a value (last writer wins)."),
+    "unset": ("reg.unset", "Make a field invisible."),
+    "inc": ("counter.inc", "Add an integer to a counter."),
+    "add": ("set.add", "Add a value to a set."),
+    "remove": ("set.remove", "Remove a value from a set."),
+    "put": ("map.put", "Put a value under a key of a map."),
+    "drop": ("map.drop", "Drop a key of a map."),
+    "enable": ("flag.enable", "Enable a flag."),
+    "disable": ("flag.disable", "Disable a flag."),
+    "delete": ("delete", "Delete a document."),
+}
+_ARGUMENTS: dict[str, list[tuple[str, Any]]] = {
+    "reg.set": [("field", str), ("value", JSON)],
+    "counter.inc": [("field", str), ("by", int)],
+    "set.add": [("field", str), ("value", JSON)],
+    "set.remove": [("field", str), ("value", JSON)],
+    "map.put": [("field", str), ("key", str), ("value", JSON)],
+    "map.drop": [("field", str), ("key", str)],
+    "delete": [],
+}
+
+
+def _add_writing_command(word: str, name: str, text: str) -> None:
+    arguments = _ARGUMENTS.get(name, [("field", str)])
+
+    def write(options: Options, /, space: str, collection: str, id: str, **rest: Value) -> None:
+        values = [rest[argument] for argument, _type in arguments]
+        _run(lambda: _write_checked(options, space, name, collection, id, values))
+
+    params: list[click.Parameter] = [click.Argument([item]) for item in ("space", "collection", "id")]
+    params += [click.Argument([argument], type=type_) for argument, type_ in arguments]
+    # Without this a negative number or a value that begins with a dash would be taken for an option.
+    settings = {"ignore_unknown_options": True}
+    callback = click.pass_obj(write)
+    cli.add_command(click.Command(word, callback=callback, params=params, help=text, context_settings=settings))
+
+
+async def _write_checked(
+    options: Options, space: str, name: str, collection: str, id: str, values: Sequence[Value]
+) -> int:
+    return await _write(options, space, [operation(name, collection, id, *values)])
+
+
+for _word, (_name, _text) in _WORDS.items():
+    _add_writing_command(_word, _name, _text)
+
+
+@cli.command()
+@click.argument("space")
+@click.argument("collection")
+@click.argument("id")
+@click.argument("fields", nargs=-1, metavar="[FIELD=JSON]...")
+@click.pass_obj
+def create(options: Options, space: str, collection: str, id: str, fields: Sequence[str]) -> None:
+    """Make a document, and set fields of it, in one change."""
+    settings = []
+    for field in fields:
+        name, equals, text = field.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{field!r}: expected FIELD=JSON", param_hint="FIELD")
+        settings.append((name, JSON.convert(text, None, None)))
+
+    async def main() -> int:
+        operations = [operation("create", collection, id)]
+        operations += [operation("reg.set", collection, id, name, value) for name, value in settings]
+        return await _write(options, space, operations, is_create=True)
+
+    _run(main)
+
+
+@cli.command()
+@click.argument("space")
+@click.argument("operations", type=JSON)
+@click.pass_obj
+def commit(options: Options, space: str, operations: Value) -> None:
+    """Commit any operations as one change: '[["max.put", "c", "id", "best", 7], ...]'."""
+    if not isinstance(operations, list):
+        raise click.BadParameter("expected an array of operations", param_hint="OPERATIONS")
+
+    async def main() -> int:
+        return await _write(options, space, [operation_from(item) for item in operations])
+
+    _run(main)
+
+
+# -- reading ------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("space")
+@click.argument("collection")
+@click.argument("id")
+@click.pass_obj
+def get(options: Options, space: str, collection: str, id: str) -> None:
+    """Print a document as the view shows it: synced state with the outbox on top."""
+
+    async def main() -> int:
+        async with options.device(online=False) as device:
+            document = device.space(space).view(collection, id)
+            if document is None:
+                return _failed(f"there is no {collection}/{id} in {space}", FAILED)
+            put_line(document_line(space, document))
+            return 0
+
+    _run(main)
+
+
+@cli.command(name="list")
+@click.argument("space")
+@click.argument("collection")
+@click.pass_obj
+def list_documents(options: Options, space: str, collection: str) -> None:
+    """Print each document of a collection, by id."""
+
+    async def main() -> int:
+        async with options.device(online=False) as device:
+            for document in device.space(space).documents(collection):
+                put_line(document_line(space, document))
+            return 0
+
+    _run(main)
+
+
+@cli.command()
+@click.option("--refused", is_flag=True, help="Also print each refused change with its payload.")
+@click.pass_obj
+def status(options: Options, refused: bool) -> None:
+    """Print outbox depth, positions and checksums, without connecting."""
+
+    async def main() -> int:
+        async with options.device(online=False) as device:
+            put_line(status_line(device))
+            for row in device.spaces() if refused else []:
+                for item in device.space(row.name).refused():
+                    put_line({"refused": refused_line(item)})
+            return 0
+
+    _run(main)
+
+
+# -- syncing ------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("spaces", nargs=-1)
+@click.pass_obj
+def sync(options: Options, spaces: Sequence[str]) -> None:
+    """Push and pull until the outbox is empty and SPACES (default: all subscribed) are complete."""
+    _require_url(options)
+
+    async def main() -> int:
+        async with options.device(online=True) as device:
+            for name in spaces:
+                device.space(name).subscribe()
+            handles = [device.space(name) for name in spaces]
+            handles = handles or [device.space(row.name) for row in device.spaces() if row.is_subscribed]
+
+            def is_done() -> bool:
+                session = device.session
+                settled = device.forked is not None or device.outbox_depth() == 0
+                shut = [space for space in handles if session is not None and session.is_shut(space.name)]
+                complete = all(space.is_complete for space in handles if space not in shut)
+                ended = device.status.state is State.STOPPED
+                return ended or (session is not None and session.welcome is not None and settled and complete)
+
+            with trio.move_on_after(options.timeout_s) as scope:
+                await device.wait_until(is_done)
+            for space in handles:
+                put_line(space_line(device, space))
+            if device.status.state in (State.READY, State.DRAINING):
+                revoked = [space.name for space in handles if not space.is_complete]
+                if scope.cancelled_caught or revoked or device.forked is not None:
+                    return _failed(_unfinished(device, revoked), FAILED)
+                return 0
+            return _failed(f"{options.url}: {device.status.reason}", UNREACHABLE)
+
+    _run(main)
+
+
+def _unfinished(device: Device, incomplete: Sequence[str]) -> str:
+    if device.forked is not None:
+        return f"another replica uses this device id (seen at {device.forked}); nothing is pushed any more"
+    notices = "; ".join(f"{notice.what} {notice.space}: {notice.detail}" for notice in device.watchers.notices)
+    return f"not complete: {', '.join(incomplete) or 'the outbox'}{'; ' if notices else ''}{notices}"
+
+
+@cli.command()
+@click.argument("spaces", nargs=-1)
+@click.pass_obj
+def watch(options: Options, spaces: Sequence[str]) -> None:
+    """Stay connected and print each change of SPACES (default: all) until SIGINT or SIGTERM."""
+    _require_url(options)
+
+    async def main() -> int:
+        async with options.device(online=True) as device:
+            for name in spaces:
+                device.space(name).subscribe()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
+                nursery.start_soon(_print_statuses, device)
+                await _print_changes(device, spaces)
+            return 0
+
+    _run(main)
+
+
+async def _stop_on_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _signal in signals:
+            scope.cancel()
+
+
+async def _print_statuses(device: Device) -> None:
+    async for status_now in device.statuses():
+        put_line({"event": "state", "state": status_now.state.value, "reason": status_now.reason})
+
+
+async def _print_changes(device: Device, spaces: Sequence[str]) -> None:
+    with device.changes() as changed:
+        async for changes in changed:
+            for change in changes:
+                if spaces and change.space not in spaces:
+                    continue
+                space = device.space(change.space)
+                keys = change.keys
+                if keys is None:
+                    put_line({"event": "reset", **space_line(device, space)})
+                for key in keys or ():
+                    document = space.view(*key)
+                    line = None if document is None else document_line(space.name, document)
+                    put_line({"event": "changed", "space": space.name, "key": key, "document": line})
+
+
+@cli.command()
+@click.option("--after", type=int, help="Print outcomes stored after this position (`at` of an earlier one).")
+@click.pass_obj
+def script(options: Options, after: int | None) -> None:
+    """Read commands as JSON lines from stdin and answer each with a line; print outcomes as events."""
+
+    async def main() -> int:
+        async with options.device(online=options.url is not None) as device, trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
+            await Script(device, after).run()
+            nursery.cancel_scope.cancel()
+        return 0
+
+    _run(main)
+
+
+def _require_url(options: Options) -> None:
+    if options.url is None:
+        raise click.UsageError("this command needs --url")
+
+
+def main() -> None:
+    cli()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""The operators' interface: API keys, status, explanations, dead letters, over HTTP.
+
+Owns its routes and what they answer; the command line is its main user. Must not know sockets: `daemon.py` serves one
+instance on a UNIX socket and one on TCP.
+
+Who may do what: on the UNIX socket everything, because only the daemon's own user (and root) can open the file; that
+permission is the authentication, and nothing that could leak has to be kept for it. On TCP only health and status,
+because a port on loopback is open to every user of the machine, and to every web page that a browser there shows.
+
+Invariants: O1 a route that reveals data or changes something exists only where `is_trusted`. O2 the secret of an API
+key is answered once, when it is made, and kept nowhere. O3 what writes goes through the committer.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import orjson
+
+from syncd.core.ids import ID_BYTES, BadName, check_name, check_space
+from syncd.core.values import decoded
+from syncd.engine.batch import space_row
+from syncd.engine.commands import Command, CreateKey, Failed, Refused, Result, RevokeKey
+from syncd.engine.explaining import explained
+from syncd.env.ports import Clock, Entropy
+from syncd.net.api.calls import parsed_query
+from syncd.net.auth import SCOPES_MAX, SECRET_ENTROPY_BYTES, check_scope, make_key, secret_hash
+from syncd.net.exchange import Health, Request, Response, http_date, json_content
+from syncd.net.problems import ProblemRaised, problem_response, raised
+from syncd.store import keys
+from syncd.store.api import Reader, Store
+from syncd.store.committer import Committer, Overloaded
+from syncd.store.tables import API_KEYS, LETTERS
+from syncd.wire.codec import json_value
+
+BODY_BYTES_MAX = 64 * 1024  # 64 scopes of 200 bytes, with room to spare
+KEYS_MAX = 1_000  # listed at most: keys stand for backends, of which a company has tens
+LETTERS_PAGE = 100
+LETTERS_PAGE_MAX = 1_000  # a page is read in one go on the loop
+
+AnyCommitter = Committer[Command, Result, Any]
+
+
+# -- what is told, over a read transaction: the command line reads the same without a daemon --------------------------
+
+
+def api_keys(tx: Reader) -> list[dict[str, Any]]:
+    """All API keys without their secrets, by name."""
+    rows = (row for _, row in islice(API_KEYS.scan(tx, keys.table_range(keys.API_KEY)), KEYS_MAX))
+    return [
+        {
+            "name": row.name,
+            "scopes": list(row.scopes),
+            "device": row.device.hex(),
+            "created_ms": row.created_ms,
+            "revoked_ms": row.revoked_ms,
+        }
+        for row in sorted(rows, key=lambda row: (row.name, row.created_ms))
+    ]
+
+
+def explanation(tx: Reader, space: str, collection: str, document_id: str, field: str | None) -> dict[str, Any]:
+    """Why a document or a field is as it is, ready for JSON. Raises `BadName`."""
+    check_space(space)
+    check_name(collection, "a collection")
+    check_name(document_id, "a document id")
+    if field is not None:
+        check_name(field, "a field")
+    answer: dict[str, Any] = json_value(explained(tx, space, collection, document_id, field))
+    return answer
+
+
+def dead_letters(tx: Reader, space: str, first: int, limit: int) -> list[dict[str, Any]]:
+    """The dead letters of a space from the number `first` on, oldest first. Raises `BadName`."""
+    row = space_row(tx, check_space(space))
+    if row is None:
+        return []
+    stop = keys.space_range(keys.LETTER, row.id)[1]
+    found = []
+    for key, letter in islice(LETTERS.scan(tx, (keys.letter(row.id, first), stop)), limit):
+        fields = letter._asdict()
+        fields |= {"letter": int.from_bytes(key[-8:]), "device": letter.device.hex()}
+        fields["payload"] = json_value(decoded(letter.payload))
+        found.append(fields)
+    return found
+
+
+# -- HTTP -------------------------------------------------------------------------------------------------------------
+
+
+class _Call(NamedTuple):
+    request: Request
+    query: Mapping[str, str]
+    name: str  # the last segment of the path, where a route takes one
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    method: str
+    path: str  # a trailing "/" takes one more segment
+    query: tuple[str, ...]
+    is_open: bool  # also on TCP
+    handle: Callable[[_Call], Awaitable[Response]]
+
+
+class Admin:
+    """`status`: the daemon's, ready for JSON. `is_trusted`: whoever reaches this instance may do everything."""
+
+    def __init__(
+        self,
+        store: Store,
+        committer: AnyCommitter,
+        entropy: Entropy,
+        clock: Clock,
+        health: Callable[[], Health],
+        status: Callable[[], dict[str, Any]],
+        *,
+        is_trusted: bool,
+    ) -> None:
+        self._store, self._committer, self._entropy, self._clock = store, committer, entropy, clock
+        self._health, self._status = health, status
+        routes = (
+            _Route("GET", "/healthz", (), True, self._healthz),
+            _Route("GET", "/readyz", (), True, self._readyz),
+            _Route("GET", "/admin/status", (), True, self._get_status),
+            _Route("GET", "/admin/apikeys", (), False, self._list_keys),
+            _Route("POST", "/admin/apikeys", (), False, self._create_key),
+            _Route("DELETE", "/admin/apikeys/", (), False, self._revoke_key),
+            _Route("GET", "/admin/explain", ("space", "collection", "id", "field"), False, self._explain),
+            _Route("GET", "/admin/deadletters", ("space", "from", "limit"), False, self._list_letters),
+        )
+        self._routes = tuple(route for route in routes if is_trusted or route.is_open)
+
+    async def handle(self, request: Request) -> Response:
+        try:
+            response = await self._routed(request)
+        except BadName as error:
+            response = problem_response("malformed-request", str(error), request.path)
+        except ProblemRaised as error:
+            problem = error.problem
+            response = problem_response(problem.name, problem.detail, request.path, problem.headers, **problem.fields)
+        headers = (*response.headers, ("Date", http_date(request.received_ms)), ("Cache-Control", "no-store"))
+        return Response(response.status, headers, b"" if request.method == "HEAD" else response.body)
+
+    async def _routed(self, request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        found = [route for route in self._routes if _matches(route.path, request.path)]
+        if not found:
+            raise raised("not-found", "there is no such address on this listener")
+        route = next((route for route in found if route.method == method), None)
+        if route is None:
+            allowed = ", ".join(sorted(route.method for route in found))
+            raise raised("method-not-allowed", f"this address takes {allowed}", (("Allow", allowed),))
+        query = parsed_query(request.query, route.query)
+        name = unquote(request.path[len(route.path) :], errors="strict") if route.path.endswith("/") else ""
+        return await route.handle(_Call(request, query, name))
+
+    # -- open to all ---------------------------------------------------------------------------------------------
+
+    async def _healthz(self, call: _Call) -> Response:
+        return json_content(200, {"status": "ok"})  # that the loop runs is all it says
+
+    async def _readyz(self, call: _Call) -> Response:
+        health = self._health()
+        if health.is_ready:
+            return json_content(200, {"status": "ready"})
+        raise raised("not-ready", "the daemon takes no writes at the moment", reasons=list(health.reasons))
+
+    async def _get_status(self, call: _Call) -> Response:
+        return json_content(200, self._status())
+
+    # -- trusted only --------------------------------------------------------------------------------------------
+
+    async def _list_keys(self, call: _Call) -> Response:
+        with self._store.read() as tx:
+            return json_content(200, {"keys": api_keys(tx)})
+
+    async def _create_key(self, call: _Call) -> Response:
+        body = _json_object(call.request, {"name", "scopes"})
+        name, scopes = check_name(body.get("name"), "the name of an API key"), body.get("scopes")
+        if not (isinstance(scopes, list) and 0 < len(scopes) <= SCOPES_MAX and all(isinstance(s, str) for s in scopes)):
+            raise raised("invalid-request", f"'scopes' is a list of 1-{SCOPES_MAX} texts", pointer="/scopes")
+        for scope in scopes:
+            check_scope(scope)
+        secret = make_key(self._entropy.token(SECRET_ENTROPY_BYTES))
+        device = self._entropy.token(ID_BYTES)
+        await self._executed(CreateKey(name, tuple(scopes), secret_hash(secret), device))
+        return json_content(201, {"name": name, "scopes": scopes, "device": device.hex(), "secret": secret})
+
+    async def _revoke_key(self, call: _Call) -> Response:
+        await self._executed(RevokeKey(check_name(call.name, "the name of an API key")))
+        return Response(204, ())
+
+    async def _explain(self, call: _Call) -> Response:
+        query = call.query
+        for name in ("space", "collection", "id"):
+            if name not in query:
+                raise raised("malformed-request", f"the query parameter {name!r} is missing", parameter=name)
+        with self._store.read() as tx:
+            answer = explanation(tx, query["space"], query["collection"], query["id"], query.get("field"))
+        return json_content(200, answer)
+
+    async def _list_letters(self, call: _Call) -> Response:
+        if "space" not in call.query:
+            raise raised("malformed-request", "the query parameter 'space' is missing", parameter="space")
+        first = _count(call.query, "from", 0, 2**53 - 1)
+        limit = _count(call.query, "limit", LETTERS_PAGE, LETTERS_PAGE_MAX)
+        with self._store.read() as tx:
+            letters = dead_letters(tx, call.query["space"], first, limit)
+        return json_content(200, {"letters": letters})
+
+    async def _executed(self, command: CreateKey | RevokeKey) -> None:
+        try:
+            result = await self._committer.execute(command)
+        except Overloaded as error:
+            raise raised("overloaded", str(error), (("Retry-After", "1"),)) from None
+        if isinstance(result, Failed):
+            raise raised("store-full" if result.reason == "store_full" else "internal", result.detail)
+        if isinstance(result, Refused):
+            raise raised("not-found" if result.reason == "unknown" else "invalid-request", result.detail)
+
+
+def _matches(route: str, path: str) -> bool:
+    if not route.endswith("/"):
+        return path == route
+    return path.startswith(route) and "/" not in path[len(route) :] and path != route
+
+
+def _count(query: Mapping[str, str], name: str, default: int, most: int) -> int:
+    text = query.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) <= 16 and int(text) <= most):
+        raise raised("malformed-request", f"{name!r} is an integer from 0 to {most}", parameter=name)
+    return int(text)
+
+
+def _json_object(request: Request, known: set[str]) -> dict[str, Any]:
+    if len(request.body) > BODY_BYTES_MAX:
+        raise raised("too-large", f"the body has at most {BODY_BYTES_MAX} bytes", limit_bytes=BODY_BYTES_MAX)
+    try:
+        body = orjson.loads(request.body)
+    except orjson.JSONDecodeError as error:
+        raise raised("malformed-request", f"the body is no JSON: {error}") from None
+    if not isinstance(body, dict) or not set(body) <= known:
+        raise raised(
+            "invalid-request", f"the body is a JSON object with the keys {', '.join(sorted(known))}", pointer=""
+        )
+    return body

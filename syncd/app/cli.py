@@ -1,0 +1,385 @@
+"""The command line: `syncd`.
+
+Owns the commands, their options, and the one place that maps errors to exit codes. Must not decide anything about data:
+it asks the running daemon over its admin socket, or reads the store by itself when none runs.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 configuration refused, 4 store damaged, 5 no daemon answers.
+"""
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from syncd.app import admin, client, config, daemon, show
+from syncd.app.config import ConfigError, Settings
+from syncd.app.settings import example
+from syncd.core.ids import BadName
+from syncd.engine.grants import Grant, parsed_grant
+from syncd.env.real import SystemClock, SystemEntropy
+from syncd.net.auth import Authenticator, BadKey, Unauthenticated, sign_token
+from syncd.store.api import Reader, Store, StoreDamaged, StoreError
+from syncd.store.lmdb import open_store
+
+FAILED, USAGE, CONFIGURATION, DAMAGED, UNREACHABLE = 1, 2, 3, 4, 5
+
+DAMAGED_ADVICE = """\
+The store holds something that was not written so, or the disk failed. Nothing is served from it, so that nothing wrong
+spreads; devices keep their unsent changes. Keep a copy of the directory; run `syncd fsck` to see what is affected;
+check the disk (dmesg, smartctl); then restore the last good backup, or start with an empty directory."""
+
+T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Failure(Exception):
+    """The command could not do its work. The text says why."""
+
+
+class _Group(click.Group):
+    """All errors that commands raise on purpose become one line on stderr and an exit code here."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            self._end(CONFIGURATION, str(error))
+        except StoreDamaged as error:
+            self._end(DAMAGED, f"the store is damaged: {error}\n{DAMAGED_ADVICE}")
+        except client.Unreachable as error:
+            self._end(UNREACHABLE, str(error))
+        except (StoreError, client.Refused, daemon.CannotServe, Failure, BadName, BadKey) as error:
+            self._end(FAILED, str(error))
+
+    @staticmethod
+    def _end(code: int, message: str) -> NoReturn:
+        click.echo(f"error: {message}", err=True)
+        raise click.exceptions.Exit(code)
+
+
+class _Duration(click.ParamType):
+    """`30s`, `15m`, `1h`, `7d` -> milliseconds"""
+
+    name = "duration"
+    _units: Mapping[str, int] = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"(\d{1,9})(ms|s|m|h|d)", value, re.ASCII)
+        if found is None or int(found[1]) == 0:
+            self.fail(f"got {value!r}, expected a duration such as 30s, 15m, 1h or 7d", param, ctx)
+        return int(found[1]) * self._units[found[2]]
+
+
+class _GrantType(click.ParamType):
+    """`user/42:owner`"""
+
+    name = "pattern:role"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Grant:
+        pattern, colon, role = value.rpartition(":")
+        if not colon:
+            self.fail(f"got {value!r}, expected SPACE-PATTERN:ROLE such as 'user/42:owner' or 'shop/**:reader'", param, ctx)
+        try:
+            return parsed_grant(pattern, role)
+        except BadName as error:
+            self.fail(str(error), param, ctx)
+
+
+def _settings_options(command: Command) -> Command:
+    command = click.option("--state-dir", type=click.Path(path_type=Path), help="The state directory (SYNCD_STATE_DIR).")(
+        command
+    )
+    return click.option("--config", "file", type=click.Path(path_type=Path), help="The TOML file (SYNCD_CONFIG).")(command)
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _loaded(file: Path | None, state_dir: Path | None, extra: Mapping[str, str] | None = None) -> Settings:
+    environ = dict(os.environ) | dict(extra or {})
+    if state_dir is not None:
+        environ["SYNCD_STATE_DIR"] = str(state_dir)
+    return config.loaded(file, environ)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Offline-first sync daemon: one process, one LMDB file, nothing lost.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 configuration refused, 4 store damaged, 5 no daemon answers.
+    """
+
+
+# -- the daemon -------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@_settings_options
+def serve(file: Path | None, state_dir: Path | None) -> None:
+    """Run the daemon. Prints one JSON line when ready; logs go to stderr. SIGTERM drains and stops it."""
+    _serve(_loaded(file, state_dir), show.ready_line)
+
+
+@cli.command()
+@click.option("--state-dir", type=click.Path(path_type=Path), help="Keep the data here; else it goes with the process.")
+@click.option("--listen", default="127.0.0.1:8740", show_default=True, help="For clients and backends.")
+@click.option("--admin-listen", default="127.0.0.1:8741", show_default=True, help="For health and status.")
+@click.option("--user", default="42", show_default=True, help="Whom the printed token is for.")
+def run(state_dir: Path | None, listen: str, admin_listen: str, user: str) -> None:
+    """Run a daemon for development: a key and a store of its own, and a token to try it with."""
+    overrides = {"SYNCD_LISTEN": listen, "SYNCD_ADMIN_LISTEN": admin_listen, "SYNCD_LOG__LEVEL": "warning"}
+    with _directory(state_dir) as directory:
+        settings = _loaded(None, directory, overrides)
+
+        def announce(ready: Mapping[str, Any]) -> None:
+            token = sign_token(config.signing_key(settings, None), user, (), 7 * 86400.0, SystemClock().now_ms())
+            show.development(ready, token, user, directory, is_kept=state_dir is not None)
+
+        _serve(settings, announce)
+
+
+@contextmanager
+def _directory(kept: Path | None) -> Iterator[Path]:
+    if kept is not None:
+        yield kept
+        return
+    directory = Path(tempfile.mkdtemp(prefix="syncd-"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _serve(settings: Settings, announce: Callable[[Mapping[str, Any]], None]) -> None:
+    if not __debug__:
+        raise Failure("assertions are part of syncd's safety: start Python without -O and PYTHONOPTIMIZE")
+    daemon.main(settings, os.environ, announce)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def demo(arguments: tuple[str, ...]) -> None:
+    """Six devices, an unreliable network, a crash: what was acknowledged is there."""
+    from syncd.app.demo import main  # the demo needs the reference client, which is an extra
+
+    raise click.exceptions.Exit(main(list(arguments)))
+
+
+@cli.command()
+@_settings_options
+@_json_option
+@click.option("--example", "is_example", is_flag=True, help="Print a file with every key, its default and its reason.")
+def check(file: Path | None, state_dir: Path | None, as_json: bool, is_example: bool) -> None:
+    """Tell whether the configuration is right, and what is in force."""
+    if is_example:
+        click.echo(example(), nl=False)
+        return
+    settings = _loaded(file, state_dir)
+    keys = config.verifying_keys(settings)
+    show.configuration(settings, [key.kid for key in keys], as_json)
+
+
+@cli.command()
+@_json_option
+def version(as_json: bool) -> None:
+    """Print the version."""
+    number = distribution_version("syncd")
+    click.echo(show.json_text({"version": number}) if as_json else f"syncd {number}")
+
+
+# -- tokens and API keys ----------------------------------------------------------------------------------------------
+
+
+@cli.group(invoke_without_command=True)
+@click.option("--user", help="Whom the token is for.")
+@click.option("--grant", "grants", multiple=True, type=_GrantType(), help="PATTERN:ROLE; none: owner of user/USER.")
+@click.option("--ttl", "ttl_ms", default="1h", show_default=True, type=_Duration(), help="How long it is valid.")
+@click.option("--kid", help="The key to sign with; else the first that can.")
+@_settings_options
+@_json_option
+@click.pass_context
+def token(
+    ctx: click.Context,
+    user: str | None,
+    grants: Sequence[Grant],
+    ttl_ms: int,
+    kid: str | None,
+    file: Path | None,
+    state_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Issue a token for a user and print it; nothing else is printed. Needs no daemon, only its key."""
+    if ctx.invoked_subcommand is not None:
+        return
+    if user is None:
+        raise click.UsageError("missing option '--user'", ctx)
+    settings = _loaded(file, state_dir)
+    auth, now_ms = settings.config.auth, SystemClock().now_ms()
+    secret = sign_token(
+        config.signing_key(settings, kid), user, grants, ttl_ms / 1000, now_ms,
+        issuer=auth.issuer or None, audience=auth.audience or None, token_id=SystemEntropy().token(8).hex(),
+    )  # fmt: skip
+    click.echo(show.json_text({"token": secret, "user": user, "expires_ms": now_ms + ttl_ms}) if as_json else secret)
+
+
+@token.command("inspect")
+@click.argument("text", metavar="TOKEN", default="-")
+@_settings_options
+@_json_option
+def inspect_token(text: str, file: Path | None, state_dir: Path | None, as_json: bool) -> None:
+    """Verify a token and show what it allows. Without TOKEN, or with '-', it is read from stdin."""
+    settings = _loaded(file, state_dir)
+    secret = (click.get_text_stream("stdin").read() if text == "-" else text).strip()
+    auth = settings.config.auth
+    checker = Authenticator(
+        config.verifying_keys(settings), issuer=auth.issuer or None, audience=auth.audience or None,
+        leeway_ms=auth.leeway_ms,
+    )  # fmt: skip
+    try:
+        principal = checker.token(secret, SystemClock().now_ms())
+    except Unauthenticated as error:
+        raise Failure(f"the token is not accepted: {error}") from None
+    show.principal(principal, as_json)
+
+
+@cli.group()
+def apikey() -> None:
+    """API keys of backends."""
+
+
+@apikey.command("create")
+@click.argument("name")
+@click.option("--scope", "scopes", multiple=True, required=True, help="events:write, changes:write:PATTERN, ...")
+@_settings_options
+@_json_option
+def create_key(name: str, scopes: Sequence[str], file: Path | None, state_dir: Path | None, as_json: bool) -> None:
+    """Make an API key and print its secret, which is shown only now."""
+    body = {"name": name, "scopes": list(scopes)}
+    made = client.request(_loaded(file, state_dir).admin_socket, "POST", ("admin", "apikeys"), body=body)
+    click.echo(show.json_text(made) if as_json else made["secret"])
+
+
+@apikey.command("list")
+@_settings_options
+@_json_option
+def list_keys(file: Path | None, state_dir: Path | None, as_json: bool) -> None:
+    """Show all API keys, without their secrets."""
+    found = _asked(_loaded(file, state_dir), ("admin", "apikeys"), {}, lambda tx: {"keys": admin.api_keys(tx)})
+    show.api_keys(found["keys"], as_json)
+
+
+@apikey.command("revoke")
+@click.argument("name")
+@_settings_options
+def revoke_key(name: str, file: Path | None, state_dir: Path | None) -> None:
+    """End an API key; requests with it are refused from now on."""
+    client.request(_loaded(file, state_dir).admin_socket, "DELETE", ("admin", "apikeys", name))
+
+
+# -- looking ----------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@_settings_options
+@_json_option
+def status(file: Path | None, state_dir: Path | None, as_json: bool) -> None:
+    """Show how the running daemon is."""
+    found = client.request(_loaded(file, state_dir).admin_socket, "GET", ("admin", "status"))
+    show.status(found, as_json)
+
+
+@cli.command()
+@click.argument("space")
+@click.argument("document", metavar="COLLECTION/ID")
+@click.argument("field", required=False)
+@_settings_options
+@_json_option
+def explain(
+    space: str, document: str, field: str | None, file: Path | None, state_dir: Path | None, as_json: bool
+) -> None:
+    """Tell why a document, or one field of it, is as it is: who wrote it, what it met, what gave way."""
+    collection, slash, document_id = document.partition("/")
+    if not slash:
+        raise click.BadParameter(f"got {document!r}, expected COLLECTION/ID", param_hint="'COLLECTION/ID'")
+    query = {"space": space, "collection": collection, "id": document_id, "field": field}
+    found = _asked(
+        _loaded(file, state_dir), ("admin", "explain"), query,
+        lambda tx: admin.explanation(tx, space, collection, document_id, field),
+    )  # fmt: skip
+    show.explanation(found, as_json)
+    if found["state"] == "absent" or (field is not None and field not in found["fields"]):
+        raise click.exceptions.Exit(FAILED)
+
+
+@cli.group()
+def deadletters() -> None:
+    """What was refused or gave way, and is kept."""
+
+
+@deadletters.command("list")
+@click.argument("space")
+@click.option("--from", "first", default=0, show_default=True, type=click.IntRange(0, 2**53 - 1), help="Letter number.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, admin.LETTERS_PAGE_MAX))
+@_settings_options
+@_json_option
+def list_letters(space: str, first: int, limit: int, file: Path | None, state_dir: Path | None, as_json: bool) -> None:
+    """Show the dead letters of a space, oldest first."""
+    query = {"space": space, "from": first, "limit": limit}
+    found = _asked(
+        _loaded(file, state_dir), ("admin", "deadletters"), query,
+        lambda tx: {"letters": admin.dead_letters(tx, space, first, limit)},
+    )  # fmt: skip
+    show.letters(found["letters"], as_json)
+
+
+@cli.command()
+@_settings_options
+@_json_option
+def fsck(file: Path | None, state_dir: Path | None, as_json: bool) -> None:
+    """Check every record of the store and how they fit together. Works beside a running daemon."""
+    with _read_only(_loaded(file, state_dir)) as store, store.read() as tx:
+        count = show.fsck(tx, as_json)
+    if count:
+        raise click.exceptions.Exit(DAMAGED)
+
+
+def _asked(settings: Settings, path: tuple[str, ...], query: Mapping[str, Any], read: Callable[[Reader], T]) -> Any:
+    """The daemon's answer; with no daemon, what its store holds."""
+    try:
+        return client.request(settings.admin_socket, "GET", path, query=query)
+    except client.Unreachable:
+        if not settings.store_directory.exists():
+            raise
+        with _read_only(settings) as store, store.read() as tx:
+            return read(tx)
+
+
+@contextmanager
+def _read_only(settings: Settings) -> Iterator[Store]:
+    """The store of a daemon that may run or not; LMDB lets other processes read beside the one that writes."""
+    room = settings.config.store
+    store = open_store(
+        settings.store_directory, map_bytes=room.map_bytes, map_bytes_max=room.map_bytes_max, read_only=True
+    )
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def main() -> NoReturn:
+    """The installed command."""
+    cli(prog_name="syncd")
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

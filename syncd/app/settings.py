@@ -1,0 +1,313 @@
+"""The keys of the configuration: type, unit, range, default, and why the default is what it is.
+
+Owns what may be configured, the relations between keys, and the example file `conf/syncd.toml`, which is generated from
+here (`syncd check --example`). Must not know where values come from: that is `config.py`.
+
+Each table is a frozen pydantic model that takes no unknown key and converts nothing: `"5"` is no integer. A reason
+stands beside its key, because it is what an operator needs before changing it.
+"""
+
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.fields import FieldInfo
+
+from syncd.app import toml
+from syncd.net.limits import NetLimits
+from syncd.wire.limits import ARRAY_ITEMS_MAX, PING_MS_MAX, PING_MS_MIN
+from syncd.wire.limits import DEFAULT as WIRE
+
+NET = NetLimits()  # the defaults stand where the limits are enforced, each with its reason
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _integer(default: int, low: int, high: int, unit: str, reason: str) -> Any:
+    expected = f"an integer from {low:_} to {high:_}{f' ({unit})' if unit else ''}"
+    return Field(default, ge=low, le=high, description=reason, json_schema_extra={"expected": expected})
+
+
+def _text(default: Any, expected: str, reason: str) -> Any:
+    return Field(default, description=reason, json_schema_extra={"expected": expected})
+
+
+def _list(default: tuple[str, ...], expected: str, reason: str) -> Any:
+    # Not strict in this one thing: TOML knows lists, and a frozen table holds tuples.
+    return Field(default, strict=False, description=reason, json_schema_extra={"expected": expected})
+
+
+def expectation(field: FieldInfo) -> str:
+    """What a key takes, in words: for complaints and for the example file."""
+    extra = field.json_schema_extra
+    assert isinstance(extra, dict), "every key says what it expects"
+    return str(extra["expected"])
+
+
+_LISTEN = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):(\d{1,5})")
+_ORIGIN = re.compile(r"https?://(?:\[[0-9A-Fa-f:.]+\]|[a-z0-9.-]+)(?::\d{1,5})?")
+LISTEN_EXPECTED = "HOST:PORT, the host an address or a name of this machine, the port 0-65535 (0: any free one)"
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """`[::1]:8740` -> (`::1`, 8740). Raises `ValueError`."""
+    found = _LISTEN.fullmatch(text)
+    if found is None or int(found[1]) > 65535:
+        raise ValueError(f"expected {LISTEN_EXPECTED}")
+    return text.rpartition(":")[0].strip("[]"), int(found[1])
+
+
+def _checked_listen(text: str) -> str:
+    host_and_port(text)
+    return text
+
+
+Listen = Annotated[str, AfterValidator(_checked_listen)]
+Origin = Annotated[str, StringConstraints(pattern=f"^(?:{_ORIGIN.pattern}|\\*)$")]
+
+
+class Server(Table):
+    """Where the daemon listens, and for whom."""
+
+    listen: Listen = _text(
+        "127.0.0.1:8740", LISTEN_EXPECTED,
+        "Clients and backends, HTTP and WebSocket. Loopback by default: TLS and the outside belong to a proxy.",
+    )  # fmt: skip
+    admin_listen: Listen = _text(
+        "127.0.0.1:8741", LISTEN_EXPECTED,
+        "Health and status for probes and dashboards; it answers no secrets and changes nothing. What does needs the"
+        " UNIX socket admin.sock in the state directory, which only the daemon's own user can open.",
+    )  # fmt: skip
+    origins: tuple[Origin, ...] = _list(
+        ("*",), 'a list of origins such as "https://app.example.com"; "*" stands for any',
+        "Web pages whose scripts may open a WebSocket. Any page may by default: a browser adds no token of its own"
+        " accord, so a foreign page has nothing to ride on. A list keeps foreign pages from even trying.",
+    )  # fmt: skip
+    connections_max: int = _integer(
+        NET.connections_max, 1, 1_000_000, "connections",
+        "Each costs about 8 KiB and a file descriptor; the daemon raises its own limit of descriptors as far as the"
+        " system lets it, and warns if that is not enough. Further connections are answered 503.",
+    )  # fmt: skip
+    connections_per_address_max: int = _integer(
+        NET.connections_per_address_max, 1, 1_000_000, "connections",
+        "One address must not take all connections. It is high because a carrier's gateway stands for thousands of"
+        " phones; behind a proxy set it to connections_max.",
+    )  # fmt: skip
+    connections_per_user_max: int = _integer(
+        NET.connections_per_user_max, 1, 10_000, "connections",
+        "The devices of one person, with room for connections that died unnoticed.",
+    )  # fmt: skip
+
+
+class Store(Table):
+    """Where the data lies, and how much room it may take."""
+
+    directory: str = _text(
+        "", "the path of a directory",
+        "Holds the store, the admin socket and generated secrets. Empty: $STATE_DIRECTORY of systemd, else"
+        " $XDG_STATE_HOME/syncd, else ~/.local/state/syncd.",
+    )  # fmt: skip
+    map_bytes: int = _integer(
+        GIB, 16 * MIB, 1024 * GIB, "bytes",
+        "Address space reserved at first. The file is sparse: it takes only the disk that it uses.",
+    )  # fmt: skip
+    map_bytes_max: int = _integer(
+        64 * GIB, 16 * MIB, 16 * 1024 * GIB, "bytes",
+        "The store grows by itself up to here. When 90 % of it is used, new data is refused and reads go on.",
+    )  # fmt: skip
+
+
+class AuthKey(Table):
+    """A key that verifies tokens; a secret or private one can also sign them (`syncd token`)."""
+
+    kid: str = _text(..., "an id of 1-128 characters", "Stands in token headers, so that keys can be rotated.")
+    algorithm: Literal["HS256", "EdDSA", "ES256", "RS256"] = _text(
+        ..., '"HS256", "EdDSA", "ES256" or "RS256"', "The only algorithm that this key accepts."
+    )
+    file: str = _text(
+        ..., "the path of a file: the secret itself for HS256 (32 bytes or more), else a PEM file",
+        "A relative path is looked up among systemd's credentials first, then beside the configuration file.",
+    )  # fmt: skip
+
+
+class Auth(Table):
+    """Which tokens are accepted. With no key at all, a secret is made once and kept in the state directory."""
+
+    issuer: str = _text("", "text", "Tokens must have it as `iss`. Empty: any.")
+    audience: str = _text("", "text", "Tokens must have it in `aud`. Empty: a token that names an audience is refused.")
+    leeway_ms: int = _integer(
+        10_000, 0, 300_000, "milliseconds", "For clocks of token issuers that are not quite ours."
+    )
+    key: tuple[AuthKey, ...] = _list((), "an array of tables", "The keys that verify tokens.")
+
+
+class Limits(Table):
+    """What one client may send. They are announced to clients, and lowering them never harms data."""
+
+    frame_bytes_max: int = _integer(
+        WIRE.frame_bytes_max, 512 * 1024, 4 * MIB, "bytes",
+        "One WebSocket message; a change of the greatest size must fit. Decoding one may take 72 times its size.",
+    )  # fmt: skip
+    push_changes_max: int = _integer(
+        WIRE.push_changes_max, 1, ARRAY_ITEMS_MAX, "changes",
+        "One push is decided in one go; more changes in it would delay everyone else's.",
+    )  # fmt: skip
+    subscriptions_max: int = _integer(
+        WIRE.subscriptions_max, 1, 4_096, "spaces", "Per connection. Each costs memory and work at every reconnect."
+    )
+    pushes_in_flight_max: int = _integer(
+        WIRE.pushes_in_flight_max,
+        1,
+        256,
+        "pushes",
+        "Unanswered ones per connection before the server stops reading from it.",
+    )
+    messages_per_s_max: int = _integer(
+        WIRE.messages_per_s_max, 1, 10_000, "messages per second",
+        "Per connection, with bursts above it for a device that comes back. A device at work sends a few.",
+    )  # fmt: skip
+
+
+class Keepalive(Table):
+    """How a silent connection is found out."""
+
+    ping_ms: int = _integer(
+        NET.ping_ms, PING_MS_MIN, PING_MS_MAX, "milliseconds",
+        "Silence after which the server pings, if the client proposes nothing else. Below the 60 s after which common"
+        " proxies drop an idle connection.",
+    )  # fmt: skip
+    ack_ms: int = _integer(
+        NET.ack_ms, 100, 60_000, "milliseconds", "How often, at most, a client says what is durable on it."
+    )
+
+
+class Reconnect(Table):
+    """How clients spread themselves when they come back."""
+
+    first_jitter_ms: int = _integer(
+        NET.first_jitter_ms, 0, 60_000, "milliseconds",
+        "The first attempt waits a random part of this: short, as most cuts are short.",
+    )  # fmt: skip
+    backoff_ms: int = _integer(
+        NET.backoff_ms, 100, 60_000, "milliseconds", "The base that doubles with each failed attempt."
+    )
+    backoff_max_ms: int = _integer(
+        NET.backoff_ms_max,
+        1_000,
+        3_600_000,
+        "milliseconds",
+        "The longest wait: how long a server's return may go unnoticed.",
+    )
+    stable_ms: int = _integer(
+        NET.stable_ms, 1_000, 3_600_000, "milliseconds", "A connection that lasted this long counts as a success."
+    )
+
+
+class Drain(Table):
+    """How the daemon stops."""
+
+    retry_after_ms: int = _integer(
+        1_000, 0, 600_000, "milliseconds", "What clients are told to wait: about as long as a restart takes."
+    )
+    spread_ms: int = _integer(
+        NET.goaway_spread_ms,
+        0,
+        600_000,
+        "milliseconds",
+        "Clients add a random part of this, so that not all return at once.",
+    )
+    deadline_ms: int = _integer(
+        10_000, 0, 600_000, "milliseconds",
+        "Connections that are left after this are closed. What was committed is safe; clients send the rest again.",
+    )  # fmt: skip
+
+
+class Log(Table):
+    """One JSON object per line on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = _text(
+        "info", '"debug", "info", "warning" or "error"',
+        "info tells of starts, stops and trouble, never of each change.",
+    )  # fmt: skip
+
+
+class Config(Table):
+    """The whole configuration."""
+
+    server: Server = Server()
+    store: Store = Store()
+    auth: Auth = Auth()
+    limits: Limits = Limits()
+    keepalive: Keepalive = Keepalive()
+    reconnect: Reconnect = Reconnect()
+    drain: Drain = Drain()
+    log: Log = Log()
+
+
+def broken_relations(config: Config) -> Iterator[tuple[toml.Path, object, str]]:
+    """What is wrong between keys that are each right: (path, value, what was expected)."""
+    store, reconnect = config.store, config.reconnect
+    if store.map_bytes > store.map_bytes_max:
+        yield ("store", "map_bytes"), store.map_bytes, f"at most store.map_bytes_max, {store.map_bytes_max}"
+    if reconnect.backoff_ms > reconnect.backoff_max_ms:
+        expected = f"at most reconnect.backoff_max_ms, {reconnect.backoff_max_ms}"
+        yield ("reconnect", "backoff_ms"), reconnect.backoff_ms, expected
+    seen: set[str] = set()
+    for index, key in enumerate(config.auth.key):
+        if not 0 < len(key.kid) <= 128:
+            yield ("auth", "key", index, "kid"), key.kid, "an id of 1-128 characters"
+        if key.kid in seen:
+            yield ("auth", "key", index, "kid"), key.kid, "an id that no other key has"
+        seen.add(key.kid)
+
+
+# -- the example file -------------------------------------------------------------------------------------------------
+
+_HEAD = """\
+# The configuration of syncd. Every key is shown with what it takes and its default; remove the '#' to change one.
+# Any key can also be given as a variable: SYNCD_SERVER__LISTEN sets server.listen. A variable wins over this file.
+# Short names: SYNCD_CONFIG (this file), SYNCD_STATE_DIR, SYNCD_LISTEN, SYNCD_ADMIN_LISTEN.
+# `syncd check` tells whether a file is right, and where it is not. Generated by `syncd check --example`.
+"""
+
+_AUTH_KEY = """\
+# Keys that verify tokens. Secrets stand in files of their own, readable by the daemon only; give two to rotate.
+# [[auth.key]]
+# kid = "2026"               # the key's id in token headers
+# algorithm = "EdDSA"        # "HS256", "EdDSA", "ES256" or "RS256"
+# file = "token-2026.pem"    # looked up among systemd's credentials first, then beside this file
+"""
+
+
+def example() -> str:
+    """The text of `conf/syncd.toml`."""
+    parts = [_HEAD]
+    for section, field in Config.model_fields.items():
+        table = field.annotation
+        assert isinstance(table, type) and issubclass(table, Table)
+        parts.append(f"\n[{section}]\n{_comment(table.__doc__ or '')}")
+        for key, item in table.model_fields.items():
+            if key == "key":
+                parts.append("\n" + _AUTH_KEY)
+            else:
+                parts.append(f"\n{_comment(item.description or '')}{_comment('Takes ' + expectation(item) + '.')}")
+                parts.append(f"# {key} = {_literal(item.default)}\n")
+    return "".join(parts)
+
+
+def _comment(text: str) -> str:
+    return textwrap.fill(text, 118, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False) + "\n"
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, int):
+        return f"{value:_}"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_literal(item) for item in value) + "]"
+    return f'"{value}"'

@@ -1,0 +1,236 @@
+"""What the command line prints: tables and progress for people, JSON for programs.
+
+Owns the form of every output. Must not fetch anything. JSON goes to stdout as one document; what is only for people
+(hints, progress) goes to stderr, so that output can be piped.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from syncd.app.config import Settings
+from syncd.net.auth import Principal
+from syncd.store.api import Reader
+from syncd.store.fsck import check
+
+FINDINGS_MAX = 100  # shown; a damaged page shows as thousands of findings, of which the first ones tell enough
+
+
+def json_text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def ready_line(ready: Mapping[str, Any]) -> None:
+    """The one line that whoever started the daemon waits for."""
+    click.echo(json.dumps(ready, separators=(",", ":")))
+    sys.stdout.flush()
+
+
+def development(ready: Mapping[str, Any], token: str, user: str, directory: Path, *, is_kept: bool) -> None:
+    """How to use a daemon that was started for development."""
+    url = f"http://{ready['http']}"
+    space = f"user/{user}"
+    kept = "kept" if is_kept else "removed at the end"
+    click.echo(f"""\
+syncd runs for development (Ctrl-C stops it)
+  clients   ws://{ready["http"]}/v1/sync
+  backends  {url}/v1/   (documentation: {url}/docs)
+  status    http://{ready["admin"]}/admin/status
+  state     {directory}   ({kept})
+
+A token for user {user}, owner of the space {space}, for 7 days:
+  export TOKEN={token}
+
+Try it:
+  syncd-device --store /tmp/phone --url ws://{ready["http"]}/v1/sync --token-file <(echo $TOKEN) status
+  curl -H "Authorization: Bearer $TOKEN" {url}/v1/spaces/{space.replace("/", "%2F")}/documents""")
+    sys.stdout.flush()
+
+
+def configuration(settings: Settings, kids: Sequence[str], as_json: bool) -> None:
+    facts = {
+        "file": None if settings.file is None else str(settings.file),
+        "state_directory": str(settings.state_directory),
+        "keys": list(kids),
+        "config": settings.config.model_dump(mode="json"),
+    }
+    if as_json:
+        click.echo(json_text(facts))
+        return
+    click.echo(f"file        {facts['file'] or 'none: defaults and variables'}")
+    click.echo(f"state       {settings.state_directory}")
+    click.echo(f"listen      {settings.config.server.listen}")
+    click.echo(f"admin       {settings.config.server.admin_listen}, {settings.admin_socket}")
+    generated = f"none: {settings.generated_key} will be made at the first start"
+    click.echo(f"token keys  {', '.join(kids) or generated}")
+    click.echo("The configuration is right.")
+
+
+def principal(found: Principal, as_json: bool) -> None:
+    grants = {grant.pattern: grant.role.name.lower() for grant in found.grants}
+    if as_json:
+        facts = {"user": found.user, "grants": grants, "expires_ms": found.expires_ms, "token_id": found.token_id}
+        click.echo(json_text(facts))
+        return
+    click.echo(f"user     {found.user}")
+    click.echo(f"expires  {_time(found.expires_ms)}")
+    for pattern, role in grants.items():
+        click.echo(f"grant    {role} of {pattern}")
+
+
+def api_keys(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json_text(found))
+        return
+    table = _table("name", "scopes", "made", "revoked")
+    for key in found:
+        revoked = _time(key["revoked_ms"]) if key["revoked_ms"] is not None else ""
+        table.add_row(key["name"], "\n".join(key["scopes"]), _time(key["created_ms"]), revoked)
+    _print(table, "there are no API keys", bool(found))
+
+
+def status(found: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json_text(found))
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            for inner, item in value.items():
+                table.add_row(f"{name} {inner.replace('_', ' ')}", _shown(inner, item))
+        else:
+            table.add_row(name.replace("_", " "), _shown(name, value))
+    Console(highlight=False).print(table)
+
+
+def explanation(found: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json_text(found))
+        return
+    name = f"{found['collection']}/{found['id']} in {found['space']}"
+    if found["state"] == "absent":
+        click.echo(f"{name} does not exist, or its deletion is already known to all devices.")
+        return
+    click.echo(f"{name} is {found['state']} (rev {found['rev']}, born at {found['born']}).")
+    for field, facts in found["fields"].items():
+        value = json_text(facts["value"]) if facts["visible"] else "not visible"
+        click.echo(f"\n{field} ({facts['type']}) = {value}")
+        click.echo(f"  {facts['sentence']}")
+    if found["changes"]:
+        click.echo()
+        table = _table("seq", "user", "device", "n", "had read up to", "outcome", "operations")
+        for change in found["changes"]:
+            operations = "\n".join(json_text(operation) for operation in change["operations"])
+            table.add_row(
+                str(change["seq"]), change["user"], change["device"][:8], str(change["n"]), str(change["base"]),
+                change["outcome"], operations,
+            )  # fmt: skip
+        Console(highlight=False, markup=False).print(table)
+    for letter in found["refused"]:
+        click.echo(
+            f"kept as dead letter {letter['letter']}: {letter['kind']} of device {letter['device'][:8]},"
+            f" number {letter['n']}: {letter['reason']}"
+        )
+
+
+def letters(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json_text(found))
+        return
+    table = _table("letter", "when", "kind", "device", "n", "reason", "what")
+    for letter in found:
+        what = json_text(letter["payload"])
+        if letter["collection"] is not None:
+            what = f"{letter['collection']}/{letter['document_id']}: {what}"
+        table.add_row(
+            str(letter["letter"]), _time(letter["at_ms"]), letter["kind"], letter["device"][:8], str(letter["n"]),
+            letter["reason"], what,
+        )  # fmt: skip
+    _print(table, "there are no dead letters", bool(found))
+
+
+class _Counting:
+    """A reader that counts the rows that are read, for the progress display."""
+
+    def __init__(self, tx: Reader, advance: Callable[[], object]) -> None:
+        self._tx, self._advance = tx, advance
+
+    def get(self, key: bytes) -> bytes | None:
+        self._advance()
+        return self._tx.get(key)
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        for item in self._tx.scan(start, stop):
+            self._advance()
+            yield item
+
+    def last(self, start: bytes, stop: bytes) -> tuple[bytes, bytes] | None:
+        self._advance()
+        return self._tx.last(start, stop)
+
+
+def fsck(tx: Reader, as_json: bool) -> int:
+    """Check a store, with progress on a terminal. Returns the number of findings, of which the first are shown."""
+    # A store of unknown shape has no percentage: each row is read by as many checks as it has relations. The count
+    # moves, which is what a waiting operator wants to see.
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} rows read"), TimeElapsedColumn())
+    findings: list[dict[str, str]] = []
+    count = 0
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("fsck", total=None)
+        for finding in check(_Counting(tx, lambda: progress.advance(task))):
+            count += 1
+            if len(findings) < FINDINGS_MAX:
+                findings.append({"table": finding.table, "key": finding.key, "problem": finding.problem})
+    if as_json:
+        click.echo(json_text({"findings": findings, "count": count}))
+        return count
+    for shown in findings:
+        click.echo(f"{shown['table']} {shown['key']}: {shown['problem']}")
+    more = f", of which the first {len(findings)} are shown" if count > len(findings) else ""
+    click.echo(f"{count} problems found{more}." if count else "The store is sound.")
+    return count
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _print(table: Table, nothing: str, is_filled: bool) -> None:
+    # Without markup: a name may hold square brackets, which are nobody's colours.
+    Console(highlight=False, markup=False).print(table if is_filled else nothing)
+
+
+def _time(at_ms: int | None) -> str:
+    if at_ms is None:
+        return "never"
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(sep=" ", timespec="seconds").replace("+00:00", "Z")
+
+
+def _shown(name: str, value: object) -> str:
+    """A value of the status, in a unit for people."""
+    if isinstance(value, list):
+        return "\n".join(str(item) for item in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and name.endswith("_bytes"):
+        return f"{value / 2**20:,.1f} MiB"
+    if isinstance(value, int) and name == "uptime_ms":
+        minutes, seconds = divmod(value // 1000, 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}h {minutes:02}m {seconds:02}s"
+    if isinstance(value, int) and name.endswith("_at_ms"):
+        return _time(value)
+    return f"{value:,}" if isinstance(value, int) and name != "pid" else str(value)

@@ -1,0 +1,162 @@
+"""The API as one function from request to response.
+
+Owns the table of routes, and what holds for all of them: matching, authentication, content negotiation, HEAD, problems,
+`Date`. Must not know how bytes travel (`net.http`) or what a resource does (the modules beside this one). Only the
+problems of the table in `net.problems` are answered here; an exception that nobody expected goes up to the shell, which
+logs it and answers 500.
+
+Invariants: A1 a handler of a route that is not open runs only for an authenticated caller. A2 every error has a body of
+type application/problem+json. A3 the table and openapi.json describe the same routes (a test compares them).
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from syncd.net.api.calls import Call, Caller, Clock, Executor, Services, parsed_query
+from syncd.net.api.changes import post_change
+from syncd.net.api.docs import loaded_pages
+from syncd.net.api.documents import get_document, get_documents, get_explanation
+from syncd.net.api.events import post_events
+from syncd.net.api.operations import get_docs, get_health, get_openapi, get_problem, get_readiness
+from syncd.net.auth import Authenticator, Unauthenticated, bearer, challenge, is_api_key
+from syncd.net.exchange import Health, Request, Response, http_date
+from syncd.net.problems import ProblemRaised, problem_response, raised
+from syncd.store.api import Store
+
+Handler = Callable[[Call], Awaitable[Response]]
+_JSON: Final = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`template`: as in OpenAPI, each `{name}` one whole segment. `query`: the parameters it knows. `produces`: the
+    media type of its answer when all goes well. `is_open`: needs no credentials."""
+
+    method: str
+    template: str
+    handler: Handler
+    query: tuple[str, ...] = ()
+    produces: str = _JSON
+    is_open: bool = False
+
+
+_SPACE: Final = "/v1/spaces/{space}"
+
+ROUTES: Final = (
+    Route("POST", "/v1/events", post_events),
+    Route("POST", f"{_SPACE}/changes", post_change, ("base",)),
+    Route("GET", f"{_SPACE}/documents", get_documents, ("limit", "after")),
+    Route("GET", f"{_SPACE}/documents/{{collection}}", get_documents, ("limit", "after")),
+    Route("GET", f"{_SPACE}/documents/{{collection}}/{{id}}", get_document),
+    Route("GET", f"{_SPACE}/explain/{{collection}}/{{id}}", get_explanation),
+    Route("GET", f"{_SPACE}/explain/{{collection}}/{{id}}/{{field}}", get_explanation),
+    Route("GET", "/healthz", get_health, is_open=True),
+    Route("GET", "/readyz", get_readiness, is_open=True),
+    Route("GET", "/v1/openapi.json", get_openapi, is_open=True),
+    Route("GET", "/docs", get_docs, produces="text/html", is_open=True),
+    Route("GET", "/problems/{name}", get_problem, produces="text/plain", is_open=True),
+)
+
+
+class Api:
+    """All routes over one daemon's services."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        committer: Executor,
+        authenticator: Authenticator,
+        clock: Clock,
+        health: Callable[[], Health],
+    ) -> None:
+        self._services = Services(store, committer, authenticator, clock, health, loaded_pages())
+        self._by_path: dict[tuple[str, ...], dict[str, Route]] = {}
+        for route in ROUTES:
+            self._by_path.setdefault(tuple(route.template.split("/")[1:]), {})[route.method] = route
+
+    async def handle(self, request: Request) -> Response:
+        """The response to a request. Raises only what nobody expected."""
+        try:
+            response = await self._answer(request)
+        except ProblemRaised as error:
+            problem = error.problem
+            response = problem_response(problem.name, problem.detail, request.path, problem.headers, **problem.fields)
+        common = (("Date", http_date(self._services.clock.now_ms())), ("X-Content-Type-Options", "nosniff"))
+        body = b"" if request.method == "HEAD" else response.body
+        return replace(response, headers=response.headers + common, body=body)
+
+    async def _answer(self, request: Request) -> Response:
+        route, parameters = self._matched(request)
+        caller = None if route.is_open else self._caller(request)
+        query = parsed_query(request.query, route.query)
+        check_acceptable(request.headers.get("accept"), route.produces)
+        if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise raised("unsupported-media-type", "a compressed body is not taken", supported=["identity"])
+        return await route.handler(Call(self._services, request, parameters, query, caller))
+
+    def _matched(self, request: Request) -> tuple[Route, Mapping[str, str]]:
+        segments = request.path.split("/")[1:]
+        for template, methods in self._by_path.items():
+            if len(template) != len(segments):
+                continue
+            pairs = list(zip(template, segments, strict=True))
+            if any(part != segment for part, segment in pairs if not part.startswith("{")):
+                continue
+            route = methods.get("GET" if request.method == "HEAD" else request.method)
+            if route is None:
+                allowed = ", ".join(sorted(methods) + (["HEAD"] if "GET" in methods else []))
+                raise raised("method-not-allowed", f"this address takes {allowed}", (("Allow", allowed),))
+            return route, {part[1:-1]: _unescaped(segment) for part, segment in pairs if part.startswith("{")}
+        raise raised("not-found", "there is nothing at this address; /docs lists what there is")
+
+    def _caller(self, request: Request) -> Caller:
+        services = self._services
+        try:
+            credentials = bearer(request.headers.get("authorization"))
+            if credentials is None:
+                detail = "expected 'Authorization: Bearer' and a token or an API key"
+                raise raised("unauthenticated", detail, (challenge(),), reason="missing")
+            if is_api_key(credentials):
+                with services.store.read() as tx:
+                    return services.authenticator.api_key(tx, credentials, services.clock.now_ms())
+            return services.authenticator.token(credentials, services.clock.now_ms())
+        except Unauthenticated as error:
+            header = challenge("invalid_token", error.detail)
+            raise raised("unauthenticated", error.detail, (header,), reason=error.reason) from None
+
+
+def _unescaped(segment: str) -> str:
+    try:
+        return unquote_to_bytes(segment).decode()
+    except UnicodeDecodeError:
+        raise raised("malformed-request", "a segment of the path is percent-encoded UTF-8") from None
+
+
+def check_acceptable(accept: str | None, produced: str) -> None:
+    """Raises `not-acceptable` if an Accept header excludes the media type (RFC 9110, 12.5.1)."""
+    if accept is None or not accept.strip():
+        return
+    main = produced.partition("/")[0]
+    specificity = {produced: 3, f"{main}/*": 2, "*/*": 1}
+    best, quality = 0, 0.0
+    for item in accept.split(","):
+        media_range, *parameters = (part.strip().lower() for part in item.split(";"))
+        rank = specificity.get(media_range, 0)
+        if rank > best:
+            best, quality = rank, _quality(parameters)
+    if quality <= 0:
+        raise raised("not-acceptable", f"this address answers with {produced}", available=[produced])
+
+
+def _quality(parameters: list[str]) -> float:
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0

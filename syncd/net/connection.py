@@ -1,0 +1,547 @@
+"""One device connection: what a client says, and what is asked of the engine for it.
+
+Owns the reader (one task for each connection), the handshake, the order of a client's requests, and every deadline of
+the connection. Must not know how bytes reach the socket or what a subscription still lacks (`delivery`), nor what a
+command does (`engine`). A client's messages are judged by `wire.session` before they are seen here.
+
+Invariants: N1 acks and pushes of one connection reach the committer in the order in which they came. N2 at most
+`pushes_in_flight_max` pushes are unanswered: then the reader stops. N3 nothing is asked of the engine before `welcome`,
+nor after the conversation is closed, but for the acks that waited. N4 each close has a code that tells the client what
+to do, and an `error` before it where the registry has one.
+"""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import trio
+
+from syncd.engine import commands, reading
+from syncd.engine.commands import Attach, Attached, Author, Bind, Command, Decision, Done, Forget, Pushed, Result
+from syncd.engine.grants import Role, role_on
+from syncd.engine.reading import Cursor
+from syncd.env.ports import Clock, Entropy, Transport, TransportClosed
+from syncd.net.auth import Authenticator, Principal, Unauthenticated
+from syncd.net.delivery import Channel, Delivery, Wiring
+from syncd.net.http import RECEIVE_BYTES, Upgrade
+from syncd.net.hub import Hub
+from syncd.net.limits import NetLimits
+from syncd.net.websocket import (
+    BINARY,
+    INTERNAL_ERROR,
+    NORMAL,
+    PONG,
+    TEXT,
+    Closed,
+    FrameRefused,
+    Inbound,
+    Pinged,
+    close_frame,
+    frame,
+)
+from syncd.net.wheel import Wheel
+from syncd.store.api import Store
+from syncd.store.committer import Committer, Overloaded
+from syncd.wire import messages as m
+from syncd.wire.errors import (
+    DEVICE_BOUND,
+    FORBIDDEN,
+    FRAME_LIMIT,
+    INTERNAL,
+    KIND_BY_NAME,
+    NOT_SUBSCRIBED,
+    OVERLOADED,
+    SUPERSEDED,
+    TOKEN_EXPIRED,
+    TOKEN_USER,
+    TOO_MANY_SUBSCRIPTIONS,
+    UNAUTHENTICATED,
+    Kind,
+    ProtocolError,
+    error,
+)
+from syncd.wire.limits import Limits
+from syncd.wire.session import Due, ServerSession, State, Step, Subscription
+
+IDLE, NO_PROGRESS, BUSY = 4001, 4002, 4101  # close codes for which the registry has no error
+SESSION_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What all connections of a server share. `server`: the name in `welcome`; `log` takes one text."""
+
+    store: Store
+    committer: Committer[Command, Result, Decision]
+    authenticator: Authenticator
+    hub: Hub
+    wheel: Wheel
+    wiring: Wiring
+    clock: Clock
+    entropy: Entropy
+    limits: NetLimits
+    wire_limits: Limits
+    server: str
+    log: Callable[[str], None]
+
+
+class Connection:
+    """Speaks for one device, from the upgrade to the end of the byte stream."""
+
+    __slots__ = (
+        *("_acks", "_acks_due_s", "_author", "_authorization", "_closing_due_s", "_expires_ms", "_forgetting"),
+        *("_in_flight", "_inbound", "_room", "_services", "_session", "_session_id", "delivery", "due"),
+    )
+
+    def __init__(self, transport: Transport, upgrade: Upgrade, services: Services) -> None:
+        codec, limits = upgrade.codec, services.wire_limits
+        self.due: int | None = None  # the wheel's
+        self.delivery = Delivery(transport, codec, services.wiring, self)
+        self._services = services
+        self._session = ServerSession(codec, _now_ms(), limits, services.limits.ping_ms)
+        self._inbound = Inbound(is_text=codec.is_text, payload_bytes_max=codec.frame_bytes_max(limits))
+        self._authorization = upgrade.authorization
+        self._author: Author | None = None  # from `welcome` on
+        self._session_id = b""
+        self._expires_ms: int | None = None
+        self._closing_due_s: float | None = None  # our close frame is out: when to give up on the peer's
+        self._in_flight = 0
+        self._room: trio.Event | None = None  # the reader waits for an answered push
+        self._acks: dict[str, m.Ack] | None = None
+        self._acks_due_s = 0.0
+        self._forgetting: set[str] | None = None  # spaces with a `Forget` that is not carried out yet
+
+    # -- the reader ----------------------------------------------------------------------------------------------
+
+    async def run(self, trailing: bytes) -> None:
+        """Serve until the byte stream ends."""
+        transport = self.delivery.transport
+        self._watch()
+        try:
+            data = trailing or await transport.receive(RECEIVE_BYTES)
+            while data:
+                self._session.heard(_now_ms())
+                await self._take(data)
+                data = await transport.receive(RECEIVE_BYTES)
+        except TransportClosed:
+            pass
+        finally:
+            self._submit_acks()
+            self._session.close()
+            self.delivery.abort()
+            self._services.hub.part(self)
+
+    async def _take(self, data: bytes) -> None:
+        """All that a piece of input completes, in order. A frame that is refused has no effect."""
+        try:
+            for item in self._inbound.receive(data):
+                if isinstance(item, Closed):
+                    self._peer_closed(item.code)
+                elif self._session.is_closed:
+                    continue
+                elif isinstance(item, Pinged):
+                    self.delivery.send_frame(frame(PONG, item.payload))
+                else:
+                    for message in self._session.receive(item, _now_ms()):
+                        await self._handle(message)
+                        if self._closing_due_s is not None:
+                            break
+        except ProtocolError as refused:
+            self._refuse(refused)
+        except FrameRefused as refused:
+            if self._session.is_closed:
+                self.delivery.abort()  # it answers our close frame with nonsense
+            else:
+                self.close(refused.code, refused.reason)
+        except Exception:
+            self.failed()
+
+    async def _handle(self, message: m.ClientMessage | m.Error) -> None:
+        match message:
+            case m.Push():
+                await self._push(message)
+            case m.Ack():
+                self._ack(message)
+            case m.Subscribe():
+                self._subscribe(message)
+            case m.Unsubscribe():
+                self._unsubscribe(message)
+            case m.Hello():
+                await self._hello(message)
+            case m.Refresh():
+                self._refresh(message)
+            case m.Probe() | m.Ping():
+                self._send(m.Pong(message.id))
+            case m.Pong():
+                pass
+            case m.Background() | m.Foreground():
+                self._watch()  # the interval has changed
+            case m.Bye():
+                if message.end:
+                    self._services.hub.forget(self._session_id)
+                self.close(NORMAL, "")
+            case m.Error():
+                self._send(message)
+
+    # -- hello ---------------------------------------------------------------------------------------------------
+
+    async def _hello(self, hello: m.Hello) -> None:
+        services = self._services
+        principal = self._authenticated(hello.token)
+        if hello.frame_bytes_max is not None and hello.frame_bytes_max < services.wire_limits.delta_bytes_max:
+            needed = services.wire_limits.delta_bytes_max
+            raise ProtocolError(FRAME_LIMIT, f"a delta may have {needed} bytes; 'frame_bytes_max' is less")
+        author = Author(hello.device, hello.installation, "device", principal.user, principal.grants)
+        with services.store.read() as tx:
+            result: Result | None = reading.bound(tx, author)
+        if result is None:
+            try:
+                result = await services.committer.execute(Bind(author))
+            except Overloaded as overloaded:
+                result = commands.Failed(OVERLOADED.name, str(overloaded))
+        if self._session.is_closed:
+            return
+        match result:
+            case commands.Bound():
+                self._welcome(hello, author, principal)
+            case commands.Failed(reason, detail):
+                self._send(error(KIND_BY_NAME.get(reason, INTERNAL), detail, after_ms=services.limits.backoff_ms))
+                self.close(BUSY, detail)
+            case commands.Refused(_, detail):
+                raise ProtocolError(DEVICE_BOUND, detail)
+            case _:
+                raise AssertionError(f"a Bind is not answered by {result}")
+
+    def _welcome(self, hello: m.Hello, author: Author, principal: Principal) -> None:
+        services, limits = self._services, self._services.limits
+        if not services.hub.has_room_for(author.user, author.device):
+            detail = f"a user has at most {limits.connections_per_user_max} connections"
+            self._send(error(OVERLOADED, detail, after_ms=limits.backoff_ms_max))
+            self.close(BUSY, detail)
+            return
+        self._author, self._expires_ms, self._authorization = author, principal.expires_ms, None
+        is_resumed = hello.session is not None and services.hub.resumes(hello.session, author.device)
+        self._session_id = hello.session if is_resumed and hello.session else services.entropy.token(SESSION_BYTES)
+        services.hub.remember(self._session_id, author.device)
+        services.hub.join(self)
+        reconnect = {
+            "first_jitter_ms": limits.first_jitter_ms,
+            "backoff_ms": limits.backoff_ms,
+            "backoff_max_ms": limits.backoff_ms_max,
+            "stable_ms": limits.stable_ms,
+        }
+        self._send(
+            m.Welcome(
+                self._session_id,
+                services.clock.now_ms(),
+                author.user,
+                is_resumed,
+                services.wire_limits.welcome(),
+                self._session.ping_ms,
+                limits.ack_ms,
+                reconnect,
+                services.server,
+                expires=principal.expires_ms,
+            )
+        )
+        self._watch()
+
+    def _authenticated(self, token: str | None) -> Principal:
+        if token is None and self._authorization is not None:
+            scheme, _, rest = self._authorization.partition(" ")
+            token = rest.strip() if scheme.lower() == "bearer" else None
+        if token is None:
+            detail = "'hello' has a token, or the upgrade request 'Authorization: Bearer'"
+            raise ProtocolError(UNAUTHENTICATED, detail)
+        try:
+            return self._services.authenticator.token(token, self._services.clock.now_ms())
+        except Unauthenticated as refused:
+            kind = TOKEN_EXPIRED if refused.reason == "expired" else UNAUTHENTICATED
+            raise ProtocolError(kind, refused.detail) from None
+
+    def _refresh(self, refresh: m.Refresh) -> None:
+        """A new token: every subscription is judged again by what it grants."""
+        principal, author = self._authenticated(refresh.token), self._known()
+        if principal.user != author.user:
+            raise ProtocolError(TOKEN_USER, "the token of 'refresh' names another user")
+        self._author = Author(author.device, author.installation, author.kind, author.user, principal.grants)
+        self._expires_ms = principal.expires_ms
+        for channel in list(self.delivery.channels.values()):
+            channel.role = role_on(principal.grants, channel.space)
+            if channel.role < Role.READER and channel.state is not Subscription.NONE:
+                self.delivery.drop(channel, Step.REVOKED)
+                self._send(m.Revoked(channel.space, "the new token does not allow reading this space"))
+        self._watch()
+
+    def _known(self) -> Author:
+        assert self._author is not None, "the session lets nothing through before welcome"
+        return self._author
+
+    # -- subscriptions -------------------------------------------------------------------------------------------
+
+    def _subscribe(self, message: m.Subscribe) -> None:
+        services, delivery, space = self._services, self.delivery, message.space
+        if space not in delivery.channels and len(delivery.channels) >= services.wire_limits.subscriptions_max:
+            detail = f"a connection has at most {services.wire_limits.subscriptions_max} subscriptions"
+            self._send(error(TOO_MANY_SUBSCRIPTIONS, detail, space=space))
+            return
+        command = Attach(
+            self._known(), space, message.epoch, message.complete, message.resume, message.start,
+            message.settled, message.chain,
+        )  # fmt: skip
+        channel = delivery.begin(space, message.settled)
+        if self._forgetting is None or space not in self._forgetting:
+            with services.store.read() as tx:
+                result = reading.attached(tx, command)
+            if result is not None:
+                self._attached(channel, message, result)
+                return
+        if not self._submit(command, partial(self._attached, channel, message), space):
+            delivery.refused(channel)
+
+    def _attached(self, channel: Channel, message: m.Subscribe, result: Result) -> None:
+        delivery = self.delivery
+        if delivery.channels.get(channel.space) is not channel:
+            return  # taken back, or asked anew, while this was on its way
+        match result:
+            case Attached(_, space_id):
+                cursor = Cursor(channel.space, space_id, message.complete, message.resume, message.start)
+                delivery.attached(channel, result, cursor)
+            case _:
+                delivery.refused(channel)
+                self._tell(channel.space, result)
+
+    def _unsubscribe(self, message: m.Unsubscribe) -> None:
+        space, channel = message.space, self.delivery.channels.get(message.space)
+        if channel is None or channel.state is Subscription.NONE:
+            self._send(error(NOT_SUBSCRIBED, "there is no subscription to end", space=space))
+            return
+        self.delivery.drop(channel, Step.UNSUBSCRIBE)
+        if self._acks is not None:
+            self._submit_acks()
+        if message.forget and self._submit(Forget(self._known(), space), partial(self._forgotten, space), space):
+            self._forgetting = (self._forgetting or set()) | {space}
+
+    def _forgotten(self, space: str, result: Result) -> None:
+        if self._forgetting is not None:
+            self._forgetting.discard(space)
+        if not isinstance(result, Done):
+            self._tell(space, result)
+
+    # -- changes and acks ----------------------------------------------------------------------------------------
+
+    async def _push(self, message: m.Push) -> None:
+        while self._in_flight >= self._services.wire_limits.pushes_in_flight_max:  # N2
+            self._room = trio.Event()
+            await self._room.wait()
+            self._room = None
+        if self._session.is_closed:
+            return
+        self._submit_acks()  # N1
+        channel = self.delivery.channels.get(message.space)
+        floor = 0 if channel is None else channel.outcome_n
+        command = commands.Push(self._known(), message.space, message.epoch, message.changes)
+        if self._submit(command, partial(self._pushed, message.space, floor), message.space):
+            self._in_flight += 1
+
+    def _pushed(self, space: str, floor: int, result: Result) -> None:
+        self._in_flight -= 1
+        if self._room is not None:
+            self._room.set()
+        if isinstance(result, Pushed):
+            author = self._known()
+            role = role_on(author.grants, space)
+            self._services.hub.pushed(author.device, self, result, floor, role)
+        else:
+            self._tell(space, result)
+
+    def _ack(self, message: m.Ack) -> None:
+        channel = self.delivery.channels.get(message.space)
+        if channel is None or channel.state is Subscription.NONE:
+            self._send(error(NOT_SUBSCRIBED, "an ack is for a space with a subscription", space=message.space))
+            return
+        if not self._acks:
+            self._acks = {}
+            self._acks_due_s = trio.current_time() + self._services.limits.ack_flush_s
+            self._services.wheel.schedule(self, self._acks_due_s)
+        self._acks[message.space] = message
+
+    def _submit_acks(self) -> None:
+        """What waited goes to the committer. An ack that it does not take is lost: the next one says more."""
+        if not self._acks:
+            return
+        acks, self._acks = self._acks, None
+        for ack in acks.values():
+            command = commands.Ack(
+                self._known(), ack.space, ack.epoch, ack.applied, ack.oldest_base, ack.settled
+            )  # fmt: skip
+            try:
+                self._services.committer.submit(command, partial(self._guarded, partial(self._acked, ack.space)))
+            except Overloaded:
+                return
+
+    def _acked(self, space: str, result: Result) -> None:
+        if isinstance(result, commands.Expired | commands.Refused):
+            self._tell(space, result)
+
+    # -- answers -------------------------------------------------------------------------------------------------
+
+    def _submit(self, command: Command, done: Callable[[Result], None], space: str) -> bool:
+        """Ask the engine. False: it takes nothing now, and the client has been told so."""
+        try:
+            self._services.committer.submit(command, partial(self._guarded, done))
+        except Overloaded as overloaded:
+            after_ms = self._services.limits.backoff_ms
+            self._send(error(OVERLOADED, str(overloaded), space=space, after_ms=after_ms))
+            return False
+        return True
+
+    def _guarded(self, done: Callable[[Result], None], result: Result) -> None:
+        """Call back from the committer, which serves everyone: a defect ends this connection only."""
+        try:
+            done(result)
+        except Exception:
+            self.failed()
+
+    def _tell(self, space: str, result: Result) -> None:
+        """A request about a space that did not do what it was meant to."""
+        match result:
+            case commands.Expired(_, epoch, fork, highest):
+                channel = self.delivery.channels.get(space)
+                if channel is not None:
+                    self.delivery.drop(channel, Step.EXPIRED)
+                self._send(m.Expired(space, epoch, fork, highest))
+            case commands.Refused("device_bound", detail):
+                self._refuse(ProtocolError(DEVICE_BOUND, detail))
+            case commands.Refused(reason, detail):
+                self._send(error(KIND_BY_NAME.get(reason, FORBIDDEN), detail, space=space))
+            case commands.Failed(reason, detail):
+                kind = KIND_BY_NAME.get(reason, INTERNAL)
+                self._send(error(kind, detail, space=space, after_ms=self._services.limits.backoff_ms))
+            case _:
+                raise AssertionError(f"not an answer to a request about a space: {result}")
+
+    def _send(self, *messages: m.ServerMessage) -> None:
+        payload = self._session.send(*messages)
+        if payload:
+            self.delivery.send_frame(frame(TEXT if self._session.codec.is_text else BINARY, payload))
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake: nothing but the peer's close frame matters from here on. Idempotent."""
+        if self._closing_due_s is not None or self.delivery.is_closed:
+            return
+        self._session.close()
+        self.delivery.finish(close_frame(code, reason))
+        self._closing_due_s = trio.current_time() + self._services.limits.closing_s
+        self._services.wheel.schedule(self, self._closing_due_s)
+
+    def _refuse(self, refused: ProtocolError) -> None:
+        self._end(refused.kind, refused.detail, refused.close_code)
+
+    def _end(self, kind: Kind, detail: str, code: int | None = None) -> None:
+        """An `error` that closes, and the close (N4)."""
+        if not self._session.is_closed:
+            self._send(error(kind, detail))
+            self.close(code or kind.close or INTERNAL_ERROR, detail)
+
+    def _peer_closed(self, code: int) -> None:
+        """The peer's close frame: answer it unless it answers ours, and say that nothing follows."""
+        self.close(code, "")
+        self.delivery.end()
+
+    def supersede(self) -> None:
+        self._end(SUPERSEDED, "a newer connection of this device took over")
+
+    def depart(self, code: int, retry_after_ms: int, spread_ms: int) -> None:
+        if self._session.state is State.OPEN:
+            self._send(m.Goaway(code, retry_after_ms, spread_ms))
+
+    def failed(self) -> None:
+        """An exception that is a defect of ours is being handled."""
+        device = "" if self._author is None else f" of device {self._author.device.hex()}"
+        self._services.log(f"a connection{device} failed\n{traceback.format_exc()}")
+        self._end(INTERNAL, "the server failed on this connection and has logged why")
+
+    # -- deadlines -----------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Be woken at the next deadline: one has come nearer."""
+        at_s = self._next_s()
+        if at_s is not None:
+            self._services.wheel.schedule(self, at_s)
+
+    def stalled(self) -> None:
+        self._services.wheel.schedule(self, self.delivery.progress_s + self._services.limits.no_progress_s)
+
+    def _next_s(self) -> float | None:
+        """The next deadline, on trio's clock."""
+        if self.delivery.is_closed:
+            return None
+        if self._closing_due_s is not None:
+            return self._closing_due_s
+        deadline_ms = self._session.deadline_ms
+        times = [] if deadline_ms is None else [deadline_ms / 1000]
+        if self._acks:
+            times.append(self._acks_due_s)
+        if self.delivery.is_stalled:
+            times.append(self.delivery.progress_s + self._services.limits.no_progress_s)
+        if self._expires_ms is not None:
+            left_ms = self._expires_ms - self._services.clock.now_ms()
+            times.append(trio.current_time() + left_ms / 1000)
+        return min(times, default=None)
+
+    def wake(self, now_s: float) -> float | None:
+        """Whatever is due. Called by the wheel."""
+        try:
+            self._serve_deadlines(now_s)
+            return self._next_s()
+        except Exception:
+            self.failed()
+            return self._closing_due_s
+
+    def _serve_deadlines(self, now_s: float) -> None:
+        delivery, session = self.delivery, self._session
+        if delivery.is_closed:
+            return
+        if self._closing_due_s is not None:
+            if now_s >= self._closing_due_s:
+                delivery.abort()
+            return
+        if delivery.is_stalled and now_s >= delivery.progress_s + self._services.limits.no_progress_s:
+            # Nothing can be said to who takes nothing: a close frame would wait where the rest waits.
+            self._services.log(f"{delivery.transport.peer} took nothing for too long: cut off as {NO_PROGRESS}")
+            delivery.abort()
+            return
+        if self._expires_ms is not None and self._services.clock.now_ms() >= self._expires_ms:
+            self._end(TOKEN_EXPIRED, "the token has expired and was not refreshed in time")
+            return
+        if self._acks and now_s >= self._acks_due_s:
+            self._submit_acks()
+        if self._room is not None:
+            session.heard(_now_ms())  # it is we who do not read
+        match session.tick(_now_ms()):
+            case Due.PING:
+                self._send(m.Ping())
+            case Due.CLOSE:
+                self.close(IDLE, "no hello in time" if self._author is None else "nothing was received for too long")
+            case Due.NOTHING:
+                pass
+
+    # -- for the hub ---------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> bytes:
+        return self._known().device
+
+    @property
+    def user(self) -> str:
+        return self._known().user
+
+
+def _now_ms() -> int:
+    """Milliseconds on trio's clock: keep-alive and rates must not follow a wall clock that is set."""
+    return int(trio.current_time() * 1000)

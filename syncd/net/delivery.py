@@ -1,0 +1,458 @@
+"""Delivery: everything that goes out on one device connection, and the place of each of its subscriptions.
+
+Owns the bytes that a socket did not take yet, the channels (one per space), and the pump that brings a channel which is
+behind back to live. Must not know what a device asked for (`connection`) nor who else gets a delta (`hub`).
+
+The log is the queue. What the socket does not take of one frame is the *remainder*; while there is one, nothing more is
+queued: no delta, no outcome. The connection is *behind* on every channel, and when the remainder is gone the pump reads
+pages from the store, in which repeated changes of one field have become one. So a slow reader costs one frame (shared
+with the others who got it) and a few words, however long it is slow, and then gets the newest state.
+
+A pump is a task that exists only while something waits; it runs in the server's nursery and ends with the connection
+(`abort` wakes it). A nursery of its own for each connection would cost every idle one what only slow ones need.
+
+Invariants: D1 on one connection, the outcome of the device's change with seq s is handed over before any delta with
+to >= s. D2 a channel's deltas have no gap: each has from <= pos, the `to` of the one before. D3 a channel becomes live
+in a step without await in which nothing waits for the socket and `pos` covers every delta whose fan-out has begun. D4
+memory is bounded: one remainder, `control_bytes_max` of control messages, and what one step reads.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import trio
+
+from syncd.engine import reading
+from syncd.engine.commands import Attached, Pushed
+from syncd.engine.grants import Role
+from syncd.engine.reading import Cursor
+from syncd.env.ports import Transport, TransportClosed
+from syncd.net.websocket import BINARY, TEXT, frame
+from syncd.store.api import Store
+from syncd.wire.codec import Codec
+from syncd.wire.messages import Delta, Outcomes, ServerMessage, Subscribed
+from syncd.wire.session import Step, Subscription, subscription_after
+
+OUTCOMES_MAX: Final = 1000  # outcome entries in one message (SPEC 6)
+
+
+class Room:
+    """The subscribers of one space. `sent_to`: the `to` of the last delta whose fan-out has begun. `live`: channels
+    that get deltas as they commit, MessagePack and JSON apart, each in order of arrival. `count`: all channels."""
+
+    __slots__ = ("count", "live", "sent_to", "space")
+
+    def __init__(self, space: str) -> None:
+        self.space = space
+        self.sent_to = 0
+        self.live: tuple[dict[Channel, None], dict[Channel, None]] = ({}, {})
+        self.count = 0
+
+
+class Rooms(Protocol):
+    """What delivery needs of the hub."""
+
+    def enter(self, space: str) -> Room: ...
+
+    def leave(self, room: Room) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What all deliveries of a server share. Pumps run in `nursery`."""
+
+    store: Store
+    rooms: Rooms
+    nursery: trio.Nursery
+    control_bytes_max: int
+
+
+class Owner(Protocol):
+    """The connection, as its delivery sees it."""
+
+    def stalled(self) -> None:
+        """A remainder has appeared: watch its progress."""
+        ...
+
+    def failed(self) -> None:
+        """Called in the handler of an exception that is a defect of ours: end the connection."""
+        ...
+
+
+class Channel:
+    """One space of one connection.
+
+    `state` NONE: there is no subscription, but outcomes of a push are owed. `pos`: the `to` of the last frame handed
+    over; of use only while live. `cursor`: where the pages go on; None while live or not attached. `outcome_n`: the
+    outcomes up to this n are handed over (or were settled before). `answer`: attached, but `subscribed` is not handed
+    over yet. `is_owed`: there are outcomes that the pump has to read from the store.
+    """
+
+    __slots__ = (
+        *("answer", "cursor", "delivery", "epoch", "is_owed", "outcome_n", "pos"),
+        *("role", "room", "slot", "space", "space_id", "state"),
+    )
+
+    def __init__(self, delivery: "Delivery", space: str, outcome_n: int) -> None:
+        self.delivery = delivery
+        self.space = space
+        self.state = Subscription.NONE
+        self.room: Room | None = None
+        self.space_id = self.slot = self.pos = 0
+        self.epoch = b""
+        self.role = Role.NONE
+        self.outcome_n = outcome_n
+        self.is_owed = False
+        self.cursor: Cursor | None = None
+        self.answer: Attached | None = None
+
+    def moved(self, step: Step) -> None:
+        self.state = subscription_after(self.state, step)
+
+
+class Delivery:
+    """The outgoing side of one connection. Nothing here raises `TransportClosed`: a dead transport is aborted, which
+    wakes its reader."""
+
+    __slots__ = (
+        *(
+            "_control",
+            "_control_bytes",
+            "_is_ending",
+            "_is_finished",
+            "_is_pumping",
+            "_owner",
+            "_rest",
+            "_waiting",
+            "_wiring",
+        ),
+        *("channels", "codec", "is_closed", "progress_s", "send_now", "transport"),
+    )
+
+    def __init__(self, transport: Transport, codec: Codec, wiring: Wiring, owner: Owner) -> None:
+        self.transport = transport
+        self.send_now = transport.send_now
+        self.codec = codec
+        self.channels: dict[str, Channel] = {}
+        self.is_closed = False
+        self.progress_s = 0.0  # trio's clock: when the socket last took something of the remainder
+        self._wiring = wiring
+        self._owner = owner
+        self._rest: memoryview | None = None
+        self._control: list[bytes] | None = None  # frames that wait behind the remainder
+        self._control_bytes = 0
+        self._waiting: dict[Channel, None] | None = None  # channels for the pump, as a queue
+        self._is_pumping = False
+        self._is_finished = False  # the close frame is out, or waits: nothing may follow it
+        self._is_ending = False  # half-close after it
+
+    # -- bytes ---------------------------------------------------------------------------------------------------
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether something waits for the socket."""
+        return self._rest is not None
+
+    def send(self, *messages: ServerMessage) -> None:
+        """Hand over one frame with these messages, or keep it behind the remainder."""
+        self.send_frame(self._framed(*messages))
+
+    def send_frame(self, data: bytes) -> None:
+        """Hand over a frame, or keep it behind the remainder. A peer that lets too much pile up is cut off."""
+        if self.is_closed or self._is_finished:
+            return
+        if self._rest is None:
+            self._hand_over(data)
+            return
+        self._control_bytes += len(data)
+        if self._control_bytes > self._wiring.control_bytes_max:
+            self.abort()
+            return
+        if self._control is None:
+            self._control = []
+        self._control.append(data)
+
+    def finish(self, data: bytes) -> None:
+        """The last frame. Idempotent: only the first one is sent."""
+        self.drop_all()
+        self.send_frame(data)
+        self._is_finished = True
+
+    def end(self) -> None:
+        """Half-close, once what waits has been taken."""
+        assert self._is_finished or self.is_closed
+        self._is_ending = True
+        if self._rest is None and not self.is_closed:
+            self.transport.shutdown()
+
+    def abort(self) -> None:
+        """Let go of everything at once. Idempotent."""
+        if not self.is_closed:
+            self.is_closed = True
+            self.drop_all()
+            self._rest = self._control = None
+            self.transport.abort()
+
+    def _framed(self, *messages: ServerMessage) -> bytes:
+        return frame(TEXT if self.codec.is_text else BINARY, self.codec.encode(*messages))
+
+    def _hand_over(self, data: bytes) -> None:
+        try:
+            taken = self.send_now(data)
+        except TransportClosed:
+            self.abort()
+            return
+        if taken != len(data):
+            self.keep_rest(data, taken)
+
+    def keep_rest(self, data: bytes, taken: int) -> None:
+        """The socket took only `taken` bytes of a frame: all channels are behind from here on."""
+        assert self._rest is None, "whoever sends has looked"
+        self._rest = memoryview(data)[taken:]
+        self.progress_s = trio.current_time()
+        for channel in self.channels.values():
+            if channel.state is Subscription.LIVE:
+                self.fall_behind(channel)
+        self._owner.stalled()
+        self._start_pump()
+
+    def _flush(self) -> None:
+        """Hand over of the remainder, and of the control messages behind it, what the socket takes."""
+        assert self._rest is not None
+        taken = self.send_now(self._rest)
+        if taken:
+            self.progress_s = trio.current_time()
+        if taken < len(self._rest):
+            self._rest = self._rest[taken:]
+            return
+        self._rest = None
+        if self._control:
+            data = b"".join(self._control)
+            self._control, self._control_bytes = None, 0
+            self._rest = memoryview(data)
+            self._flush()
+
+    # -- channels ------------------------------------------------------------------------------------------------
+
+    def begin(self, space: str, settled: int) -> Channel:
+        """A `subscribe` came: the channel stands in the place of an older one of that space."""
+        old = self.channels.get(space)
+        channel = Channel(self, space, settled)
+        if old is not None:
+            # Outcomes of pushes that came before this `subscribe` are owed still, whatever becomes of it.
+            channel.is_owed, channel.role = old.is_owed, old.role
+            channel.space_id, channel.slot, channel.epoch = old.space_id, old.slot, old.epoch
+            if old.is_owed:
+                channel.outcome_n = min(settled, old.outcome_n)
+            self._detach(old)
+        channel.moved(Step.SUBSCRIBE)
+        self.channels[space] = channel
+        return channel
+
+    def attached(self, channel: Channel, answer: Attached, cursor: Cursor) -> None:
+        """The engine let the subscription stand: answer it, and bring it to live."""
+        channel.space_id, channel.slot, channel.epoch = answer.space_id, answer.slot, answer.epoch
+        channel.role = Role[answer.role.upper()]
+        channel.answer, channel.cursor = answer, cursor
+        channel.room = self._wiring.rooms.enter(channel.space)  # before its first read: D3
+        self._wait(channel)
+        if self._rest is None and not self._is_pumping:
+            self._step_next()
+            self._start_pump()
+
+    def refused(self, channel: Channel) -> None:
+        """The subscription does not stand. Outcomes that it was to bring are still owed."""
+        channel.moved(Step.REFUSED)
+        if channel.is_owed:
+            self._wait(channel)
+            self._start_pump()
+        else:
+            del self.channels[channel.space]
+
+    def drop(self, channel: Channel, step: Step) -> None:
+        """A subscription ends by `step`."""
+        channel.moved(step)
+        self._detach(channel)
+        if channel.is_owed:
+            self._wait(channel)
+            self._start_pump()
+        else:
+            del self.channels[channel.space]
+
+    def drop_all(self) -> None:
+        for channel in self.channels.values():
+            self._detach(channel)
+        self.channels.clear()
+        self._waiting = None
+
+    def fall_behind(self, channel: Channel) -> None:
+        """A live channel stops getting deltas as they commit, and catches up from where it is."""
+        assert channel.room is not None
+        channel.moved(Step.BLOCKED)
+        del channel.room.live[self.codec.is_text][channel]
+        channel.cursor = Cursor(channel.space, channel.space_id, channel.pos, channel.pos, None)
+        self._wait(channel)
+        self._start_pump()
+
+    def _detach(self, channel: Channel) -> None:
+        if channel.room is not None:
+            channel.room.live[self.codec.is_text].pop(channel, None)
+            self._wiring.rooms.leave(channel.room)
+            channel.room = None
+        channel.state, channel.answer, channel.cursor = Subscription.NONE, None, None
+        if self._waiting is not None:
+            self._waiting.pop(channel, None)
+
+    def _go_live(self, channel: Channel) -> bool:
+        """D3, in one step. False: the channel has to read on."""
+        room, cursor = channel.room, channel.cursor
+        assert room is not None and cursor is not None
+        if self._rest is not None or self.is_closed or room.sent_to > cursor.complete:
+            return False
+        channel.moved(Step.FINAL_PAGE)
+        channel.pos, channel.cursor, channel.is_owed = cursor.complete, None, False
+        room.live[self.codec.is_text][channel] = None
+        return True
+
+    # -- outcomes ------------------------------------------------------------------------------------------------
+
+    def pushed(self, result: Pushed, floor: int, role: Role) -> None:
+        """The outcomes of a push, straight from the commit. `floor`: `outcome_n` of the channel when the push came.
+
+        What the pump has read from the store since then is not repeated; what lies at or below the floor was asked for
+        again, and is given again.
+        """
+        if self._is_finished:
+            return
+        channel = self.channels.get(result.space)
+        entries = result.outcomes
+        if channel is not None and entries and entries[0].n <= channel.outcome_n:
+            entries = tuple(entry for entry in entries if not floor < entry.n <= channel.outcome_n)
+        if entries and not self._is_deferred(result, channel, entries[0].n, role):
+            if channel is not None:
+                channel.outcome_n = max(channel.outcome_n, entries[-1].n)
+        else:
+            entries = ()
+        # Whatever waits, a device whose changes were not taken must hear so, or it would never send them again.
+        if entries or result.gap is not None or result.forked is not None:
+            self.send(Outcomes(result.space, result.epoch, entries, result.gap, result.forked))
+
+    def _is_deferred(self, result: Pushed, channel: Channel | None, first: int, role: Role) -> bool:
+        """Leave outcomes to the pump, which reads them from the store, unless they can be handed over now."""
+        if channel is None:
+            if self._rest is None:
+                return False
+            channel = self.channels[result.space] = Channel(self, result.space, first - 1)
+            channel.role = role
+        elif channel.state is Subscription.LIVE:
+            return False
+        channel.outcome_n = min(channel.outcome_n, first - 1)
+        channel.is_owed = True
+        channel.space_id, channel.slot, channel.epoch = result.space_id, result.slot, result.epoch
+        if channel.state is Subscription.NONE:
+            self._wait(channel)
+            self._start_pump()
+        return True
+
+    # -- the pump ------------------------------------------------------------------------------------------------
+
+    def _wait(self, channel: Channel) -> None:
+        if self._waiting is None:
+            self._waiting = {}
+        self._waiting[channel] = None
+
+    def _start_pump(self) -> None:
+        if not self._is_pumping and not self.is_closed and (self._rest is not None or self._waiting):
+            self._is_pumping = True
+            self._wiring.nursery.start_soon(self._pump)
+
+    async def _pump(self) -> None:
+        """Until nothing waits: flush, then bring one channel on by one step, and let others run."""
+        try:
+            while not self.is_closed and (self._rest is not None or self._waiting):
+                if self._rest is not None:
+                    await self.transport.wait_writable()
+                    if self._rest is not None:
+                        self._flush()
+                else:
+                    self._step_next()
+                    await trio.lowlevel.checkpoint()
+            if self._is_ending and not self.is_closed:
+                self.transport.shutdown()
+        except TransportClosed:
+            self.abort()
+        except Exception:
+            self._is_pumping = False  # the error that is sent now may need a pump of its own
+            self._owner.failed()
+            return
+        self._is_pumping = False
+
+    def _step_next(self) -> None:
+        """One step of the channel that has waited longest; it goes to the end of the queue if it needs another."""
+        assert self._waiting
+        channel = next(iter(self._waiting))
+        del self._waiting[channel]
+        if not self._waiting:
+            self._waiting = None
+        if self._step(channel):
+            self._wait(channel)
+
+    def _step(self, channel: Channel) -> bool:
+        """Read once, hand over what was read in one piece; whether the channel needs another step.
+
+        Outcomes and page come from one transaction and the outcomes go first: so D1 holds even for a change whose
+        commit is in this transaction and whose result has not been called back yet.
+        """
+        delta: Delta | None = None
+        with self._wiring.store.read() as tx:
+            outcomes = reading.outcomes_after(
+                tx, channel.space_id, channel.slot, channel.outcome_n, OUTCOMES_MAX, channel.role
+            )
+            is_told = len(outcomes) < OUTCOMES_MAX
+            if is_told and channel.state is Subscription.BEHIND:
+                assert channel.cursor is not None
+                delta = reading.page(tx, channel.cursor)
+        data = b""
+        if outcomes:
+            channel.outcome_n = outcomes[-1].n
+            data = self._framed(Outcomes(channel.space, channel.epoch, outcomes))
+        if is_told:
+            channel.is_owed = False
+            if channel.answer is not None:
+                data += self._framed(_subscribed(channel.answer, channel.cursor))
+            elif delta is not None and delta.to > delta.from_:
+                data += self._framed(delta)
+        if data:
+            self._hand_over(data)
+        return not is_told or self._needs_more(channel, delta)
+
+    def _needs_more(self, channel: Channel, delta: Delta | None) -> bool:
+        """After outcomes, and an answer or a page, were handed over: move the channel on."""
+        if self.is_closed:
+            return False
+        if channel.state is Subscription.NONE:
+            del self.channels[channel.space]  # nothing was owed but outcomes
+            return False
+        cursor = channel.cursor
+        assert cursor is not None
+        if channel.answer is not None:
+            channel.moved(Step.ATTACHED)
+            is_complete = _is_at_head(channel.answer, cursor)
+            channel.answer = None
+        else:
+            assert delta is not None
+            is_complete = delta.complete
+            complete, start = (delta.to, None) if is_complete else (cursor.complete, delta.start)
+            channel.cursor = Cursor(channel.space, channel.space_id, complete, delta.to, start)
+        return not (is_complete and self._go_live(channel))
+
+
+def _is_at_head(answer: Attached, cursor: Cursor) -> bool:
+    return cursor.complete == cursor.resume == answer.head
+
+
+def _subscribed(answer: Attached, cursor: Cursor | None) -> Subscribed:
+    assert cursor is not None
+    mode = "live" if _is_at_head(answer, cursor) else "catch-up"
+    # Nothing is replicated: what the head covers is as safe as it will be.
+    return Subscribed(answer.space, answer.epoch, answer.head, answer.head, answer.role, mode)

@@ -1,0 +1,342 @@
+"""The HTTP shell: requests in, responses out, on one connection, until it ends or becomes a WebSocket.
+
+Owns parsing (h11's), the limits on what is read and how long it may take, keep-alive, and the answer to an upgrade.
+Must not know routes (`api` handles whole requests) or what a WebSocket carries (`connection` goes on with the bytes).
+
+Invariants: H1 nothing is read of a body whose length is refused. H2 one request at a time: the next is not read before
+the last byte of the response before it was taken. H3 every wait has an end: headers, body, handling, writing, idling.
+H4 what cannot be parsed is answered by a problem (RFC 9457) and the end of the connection, never by silence.
+"""
+
+import base64
+import hashlib
+import traceback
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol, cast
+
+import h11
+import trio
+
+from syncd.env.ports import Clock, Transport
+from syncd.net.exchange import BODY_BYTES_MAX, Request, Response, http_date
+from syncd.net.limits import NetLimits
+from syncd.net.problems import problem_response
+from syncd.wire.codec import CODECS, Codec
+
+SYNC_PATH: Final = "/v1/sync"
+RECEIVE_BYTES: Final = 65_536
+_KEY_BYTES: Final = 16
+_ACCEPT_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Door(Protocol):
+    """What the shell asks the server about a connection that it holds."""
+
+    def refused_s(self) -> float | None:
+        """None: a WebSocket may begin. Else: in how many seconds to try again."""
+        ...
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether connections are to end with the response that is being made."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """The connection is a WebSocket from here on. `trailing`: bytes that came right behind the request."""
+
+    codec: Codec
+    authorization: str | None
+    trailing: bytes
+
+
+class _Ended(Exception):
+    """The connection is over, and there is nothing to answer."""
+
+
+class _Problem(Exception):
+    """The request cannot be taken; after the answer the connection ends."""
+
+    def __init__(self, name: str, detail: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(detail)
+        self.name, self.detail, self.headers = name, detail, headers
+
+
+class HttpShell:
+    """What all HTTP connections of a server share. `origins`: the browsers' origins that may open a WebSocket, None for
+    any (a token is never sent by a browser of its own accord, so a foreign page has nothing to ride on)."""
+
+    def __init__(
+        self,
+        handle: Handler,
+        door: Door,
+        clock: Clock,
+        limits: NetLimits,
+        log: Callable[[str], None],
+        origins: frozenset[str] | None = None,
+    ) -> None:
+        self.handle, self.door, self.clock, self.limits, self.log, self.origins = (
+            handle, door, clock, limits, log, origins,
+        )  # fmt: skip
+        self.idle: set[trio.CancelScope] = set()  # connections between two requests; cancelled when we drain
+
+    async def converse(self, transport: Transport) -> Upgrade | None:
+        """Serve requests; returns what to go on with if one of them upgraded. Raises `TransportClosed`."""
+        conversation = _Conversation(self, transport)
+        try:
+            return await conversation.run()
+        except _Ended:
+            return None
+
+    async def refuse(self, transport: Transport, retry_s: float) -> None:
+        """Answer the first request with 503, whatever it is. Raises `TransportClosed`."""
+        conversation = _Conversation(self, transport)
+        try:
+            await conversation.refuse(retry_s)
+        except _Ended:
+            return
+
+
+def retry_after(seconds: float) -> tuple[tuple[str, str], ...]:
+    """A Retry-After header, in whole seconds, rounded up."""
+    return (("Retry-After", str(int(seconds) + 1)),)
+
+
+class _Conversation:
+    """One connection while it speaks HTTP."""
+
+    __slots__ = ("_h11", "_is_first", "_shell", "_transport")
+
+    def __init__(self, shell: HttpShell, transport: Transport) -> None:
+        self._shell = shell
+        self._transport = transport
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=shell.limits.header_bytes_max)
+        self._is_first = True
+
+    async def run(self) -> Upgrade | None:
+        for _ in range(self._shell.limits.requests_per_connection_max):
+            head: h11.Request | None = None
+            try:
+                head = await self._head()
+                if head.target.partition(b"?")[0] == SYNC_PATH.encode():
+                    return await self._upgraded(head)
+                request = await self._request(head)
+            except _Problem as problem:
+                await self._answer(head, self._response(head, problem), is_last=True)
+                break
+            except h11.RemoteProtocolError as error:
+                await self._answer(head, self._response(head, _unparsable(error)), is_last=True)
+                break
+            response = await self._handled(request)
+            await self._answer(head, response, is_last=self._shell.door.is_draining)
+            if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
+                break
+            self._h11.start_next_cycle()
+            self._is_first = False
+        await self._linger()
+        return None
+
+    async def refuse(self, retry_s: float) -> None:
+        head = None
+        try:
+            head = await self._head()
+            problem = _overloaded(retry_s)
+        except _Problem as error:
+            problem = error
+        except h11.RemoteProtocolError as error:
+            problem = _unparsable(error)
+        await self._answer(head, self._response(head, problem), is_last=True)
+        await self._linger()
+
+    # -- in ------------------------------------------------------------------------------------------------------
+
+    async def _head(self) -> h11.Request:
+        """The next request's line and headers. An idle connection ends here, when it stays silent or we drain."""
+        limits = self._shell.limits
+        if not self._is_first and self._shell.door.is_draining:
+            raise _Ended
+        if not self._is_first and not self._h11.trailing_data[0]:
+            with trio.move_on_after(limits.keep_alive_s) as idle:
+                self._shell.idle.add(idle)
+                try:
+                    await self._feed()
+                finally:
+                    self._shell.idle.discard(idle)
+            if idle.cancelled_caught:
+                raise _Ended
+        with trio.move_on_after(limits.header_s):
+            event = await self._event()
+            if isinstance(event, h11.Request):
+                return event
+            raise _Ended
+        if self._is_first and not self._h11.trailing_data[0]:
+            raise _Ended  # a connection that was opened ahead and never used needs no answer
+        raise _Problem("request-timeout", f"the headers did not arrive within {limits.header_s:g} seconds")
+
+    async def _request(self, head: h11.Request) -> Request:
+        limits = self._shell.limits
+        headers = _joined(head.headers)
+        length = headers.get("content-length")
+        if length is not None and int(length) > BODY_BYTES_MAX:
+            raise _too_large()
+        received_ms = self._shell.clock.now_ms()
+        body = bytearray()
+        with trio.move_on_after(limits.body_s) as reading:
+            if self._h11.they_are_waiting_for_100_continue:
+                await self._write(self._sent(h11.InformationalResponse(status_code=100, headers=[])))
+            while isinstance(event := await self._event(), h11.Data):
+                if len(body) + len(event.data) > BODY_BYTES_MAX:
+                    raise _too_large()
+                body += event.data
+            if not isinstance(event, h11.EndOfMessage):
+                raise _Ended
+        if reading.cancelled_caught:
+            raise _Problem("request-timeout", f"the body did not arrive within {limits.body_s:g} seconds")
+        try:
+            path, _, query = head.target.decode("ascii").partition("?")
+        except UnicodeDecodeError:
+            raise _Problem("malformed-request", "the request target is ASCII, percent-encoded") from None
+        if not path.startswith("/"):
+            raise _Problem("malformed-request", "the request target begins with '/'")
+        method, peer = head.method.decode("ascii"), self._transport.peer
+        return Request(method, path, query, headers, bytes(body), peer, received_ms)
+
+    async def _event(self) -> h11.Event | type[h11.PAUSED]:
+        while True:
+            event = self._h11.next_event()
+            if event is not h11.NEED_DATA:
+                return cast("h11.Event | type[h11.PAUSED]", event)
+            await self._feed()
+
+    async def _feed(self) -> None:
+        self._h11.receive_data(await self._transport.receive(RECEIVE_BYTES))
+
+    # -- out -----------------------------------------------------------------------------------------------------
+
+    async def _handled(self, request: Request) -> Response:
+        """The response of `api`. What it raises is logged and hurts this request only."""
+        shell = self._shell
+        try:
+            with trio.move_on_after(shell.limits.handle_s):
+                return await shell.handle(request)
+        except Exception:
+            shell.log(f"{request.method} {request.path} failed\n{traceback.format_exc()}")
+            return problem_response("internal", "the server failed on this request and has logged why", request.path)
+        detail = f"no result within {shell.limits.handle_s:g} seconds; it may still take effect: repeat it with its key"
+        return problem_response("overloaded", detail, request.path, retry_after(shell.limits.refused_retry_min_s))
+
+    def _response(self, head: h11.Request | None, problem: _Problem) -> Response:
+        path = "" if head is None else head.target.partition(b"?")[0].decode("ascii", "replace")
+        response = problem_response(problem.name, problem.detail, path, problem.headers)
+        date = (("Date", http_date(self._shell.clock.now_ms())),)
+        return Response(response.status, response.headers + date, response.body)
+
+    async def _answer(self, head: h11.Request | None, response: Response, *, is_last: bool) -> None:
+        if self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            raise _Ended
+        headers = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in response.headers]
+        if is_last:
+            headers.append((b"Connection", b"close"))
+        parts = [self._sent(h11.Response(status_code=response.status, headers=headers))]
+        if response.body and (head is None or head.method != b"HEAD"):
+            parts.append(self._sent(h11.Data(data=response.body)))
+        parts.append(self._sent(h11.EndOfMessage()))
+        await self._write(b"".join(parts))
+
+    def _sent(self, event: h11.InformationalResponse | h11.Response | h11.Data | h11.EndOfMessage) -> bytes:
+        return self._h11.send(event) or b""
+
+    async def _write(self, data: bytes) -> None:
+        """Hand over all of it; the time limit is for each step, so that a slow reader of a long answer is served."""
+        rest = memoryview(data)
+        while taken := self._transport.send_now(rest):
+            rest = rest[taken:]
+            if not rest:
+                return
+        while rest:
+            with trio.move_on_after(self._shell.limits.write_s) as waiting:
+                await self._transport.wait_writable()
+            if waiting.cancelled_caught:
+                raise _Ended
+            rest = rest[self._transport.send_now(rest) :]
+
+    async def _linger(self) -> None:
+        """Half-close and read on for a moment: closing with unread input would reset the connection, and the peer's
+        kernel would throw our answer away (RFC 9112, 9.6)."""
+        self._transport.shutdown()
+        unread_bytes_max = 4 * BODY_BYTES_MAX
+        with trio.move_on_after(self._shell.limits.closing_s):
+            while unread_bytes_max > 0 and (data := await self._transport.receive(RECEIVE_BYTES)):
+                unread_bytes_max -= len(data)
+
+    # -- upgrade -------------------------------------------------------------------------------------------------
+
+    async def _upgraded(self, head: h11.Request) -> Upgrade:
+        """Check an upgrade (RFC 6455, 4.2.1) and answer 101."""
+        headers = _joined(head.headers)
+        if head.method != b"GET" or "websocket" not in _tokens(headers.get("upgrade", "").lower()):
+            detail = f"{SYNC_PATH} is a WebSocket: GET with 'Upgrade: websocket'"
+            raise _Problem("upgrade-required", detail, (("Upgrade", "websocket"),))
+        if "upgrade" not in _tokens(headers.get("connection", "").lower()):
+            raise _Problem("malformed-request", "the header Connection names 'upgrade'")
+        if headers.get("sec-websocket-version") != "13":
+            detail = "the WebSocket version is 13"
+            raise _Problem("upgrade-required", detail, (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")))
+        key = headers.get("sec-websocket-key", "")
+        if not _is_key(key):
+            raise _Problem("malformed-request", "Sec-WebSocket-Key is 16 bytes in base64")
+        origin = headers.get("origin")
+        if origin is not None and self._shell.origins is not None and origin not in self._shell.origins:
+            raise _Problem("forbidden", "this origin may not open a WebSocket here")
+        offered = _tokens(headers.get("sec-websocket-protocol", ""))
+        name = next((name for name in offered if name in CODECS), None)
+        if name is None:
+            raise _Problem("malformed-request", f"Sec-WebSocket-Protocol offers one of: {', '.join(CODECS)}")
+        if (wait_s := self._shell.door.refused_s()) is not None:
+            raise _overloaded(wait_s)
+        await self._event()  # the end of the request: then h11 stands aside and hands out what follows
+        accept = base64.b64encode(hashlib.sha1(key.encode() + _ACCEPT_GUID, usedforsecurity=False).digest())
+        await self._write(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+            + accept + b"\r\nSec-WebSocket-Protocol: " + name.encode() + b"\r\n\r\n"
+        )  # fmt: skip
+        return Upgrade(CODECS[name], headers.get("authorization"), bytes(self._h11.trailing_data[0]))
+
+
+def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    joined: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")
+        joined[name] = f"{joined[name]}, {value}" if name in joined else value
+    return joined
+
+
+def _tokens(value: str) -> list[str]:
+    return [token.strip() for token in value.split(",") if token.strip()]
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == _KEY_BYTES
+    except ValueError:
+        return False
+
+
+def _too_large() -> _Problem:
+    return _Problem("too-large", f"the body of a request has at most {BODY_BYTES_MAX} bytes")
+
+
+def _overloaded(wait_s: float) -> _Problem:
+    return _Problem("overloaded", "the server takes no more connections at the moment", retry_after(wait_s))
+
+
+def _unparsable(error: h11.RemoteProtocolError) -> _Problem:
+    if error.error_status_hint == 431:
+        return _Problem("headers-too-large", "the request line and the headers are too long together")
+    if error.error_status_hint == 501:
+        return _Problem("malformed-request", f"not supported: {error}")
+    return _Problem("malformed-request", f"no HTTP/1.1 request: {error}")

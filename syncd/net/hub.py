@@ -1,0 +1,210 @@
+"""The hub: who is connected, who listens to which space, and the fan-out of what was committed.
+
+Owns the rooms (subscribers by space), the registry of devices, counts by user, and which sessions may be resumed. Must
+not know how a connection was made, nor what a client asked for.
+
+A delta is encoded and framed once for each format in use, and the same bytes go to every subscriber, inline, without
+await: `send_now` for one after the other. What a socket does not take is its delivery's affair. The loop yields between
+slices, so that ten thousand subscribers do not stop the process for a tenth of a second.
+
+Invariants: B1 of one space, deltas are handed out in the order of their commits. B2 `sent_to` of a room is raised
+before the first subscriber gets the delta: one that wants to become live in the middle of a fan-out has it, or reads
+on. B3 a device has one connection: the newest.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from syncd.engine.commands import Decision, Pushed
+from syncd.engine.grants import Role
+from syncd.env.ports import TransportClosed
+from syncd.net.delivery import Channel, Delivery, Room
+from syncd.net.limits import NetLimits
+from syncd.net.websocket import BINARY, SERVICE_RESTART, TEXT, frame
+from syncd.wire.codec import JSON, MSGPACK
+from syncd.wire.limits import JSON_FACTOR, Limits
+from syncd.wire.messages import Delta
+from syncd.wire.session import Subscription
+
+SLICE = 256  # sends between two checkpoints: some 2 ms
+
+
+class Member(Protocol):
+    """A connection as the hub sees it, from its `hello` on."""
+
+    @property
+    def device(self) -> bytes: ...
+
+    @property
+    def user(self) -> str: ...
+
+    @property
+    def delivery(self) -> Delivery: ...
+
+    def supersede(self) -> None:
+        """A newer connection of the same device took over: end, at once on the side of the engine."""
+        ...
+
+    def depart(self, code: int, retry_after_ms: int, spread_ms: int) -> None:
+        """Say goaway; the connection goes on until the client leaves, or `close`."""
+        ...
+
+    def close(self, code: int, reason: str) -> None: ...
+
+
+class Hub:
+    def __init__(self, limits: NetLimits, wire_limits: Limits) -> None:
+        self._limits = limits
+        self._delta_bytes_max = wire_limits.delta_bytes_max
+        self._rooms: dict[str, Room] = {}
+        self._members: dict[bytes, Member] = {}
+        self._users: dict[str, int] = {}
+        self._sessions: OrderedDict[bytes, bytes] = OrderedDict()  # session -> device
+        self._emptied = trio.Event()  # replaced by `drain`, which alone waits for it
+
+    # -- members -------------------------------------------------------------------------------------------------
+
+    @property
+    def members(self) -> list[Member]:
+        return list(self._members.values())
+
+    def has_room_for(self, user: str, device: bytes) -> bool:
+        """Whether a user may have one more connection (a device that is connected is replaced, not added)."""
+        return device in self._members or self._users.get(user, 0) < self._limits.connections_per_user_max
+
+    def join(self, member: Member) -> None:
+        """The device is connected by this connection from now on; an older one ends first."""
+        older = self._members.get(member.device)
+        if older is not None:
+            self.part(older)
+            older.supersede()
+        self._members[member.device] = member
+        self._users[member.user] = self._users.get(member.user, 0) + 1
+
+    def part(self, member: Member) -> None:
+        """The connection is over. Idempotent."""
+        if self._members.get(member.device) is not member:
+            return
+        del self._members[member.device]
+        self._users[member.user] -= 1
+        if not self._users[member.user]:
+            del self._users[member.user]
+        if not self._members:
+            self._emptied.set()
+
+    def pushed(self, device: bytes, asker: Member, result: Pushed, floor: int, role: Role) -> None:
+        """Outcomes of a device's changes, to the connection that it has now. If that is not the one which asked, it
+        gets them only for spaces that it listens to: there, deltas with these changes are about to come."""
+        member = self._members.get(device)
+        if member is asker:
+            member.delivery.pushed(result, floor, role)
+        elif member is not None and result.space in member.delivery.channels:
+            member.delivery.pushed(result, 0, role)
+
+    async def drain(self, deadline_s: float, uniform: Callable[[float, float], float]) -> None:
+        """Send every device away, each with a delay of its own, serve those that stay, and close them at the deadline.
+
+        The delays are spread over the time in which the next process can take all of them.
+        """
+        limits = self._limits
+        spread_ms = 1000 * len(self._members) / limits.upgrades_per_s_max
+        for member in self.members:
+            member.depart(SERVICE_RESTART, int(uniform(0, spread_ms)), limits.goaway_spread_ms)
+        await self._wait_empty(deadline_s)
+        for member in self.members:
+            member.close(SERVICE_RESTART, "the server restarts")
+        await self._wait_empty(limits.closing_s)
+
+    async def _wait_empty(self, timeout_s: float) -> None:
+        with trio.move_on_after(timeout_s):
+            while self._members:
+                self._emptied = trio.Event()
+                await self._emptied.wait()
+
+    # -- sessions ------------------------------------------------------------------------------------------------
+
+    def resumes(self, session: bytes | None, device: bytes) -> bool:
+        return session is not None and self._sessions.get(session) == device
+
+    def remember(self, session: bytes, device: bytes) -> None:
+        """The session may be resumed; beyond `sessions_max` the one that was used longest ago may not any more."""
+        self._sessions[session] = device
+        self._sessions.move_to_end(session)
+        if len(self._sessions) > self._limits.sessions_max:
+            self._sessions.popitem(last=False)
+
+    def forget(self, session: bytes) -> None:
+        self._sessions.pop(session, None)
+
+    # -- rooms ---------------------------------------------------------------------------------------------------
+
+    def enter(self, space: str) -> Room:
+        room = self._rooms.get(space)
+        if room is None:
+            room = self._rooms[space] = Room(space)
+        room.count += 1
+        return room
+
+    def leave(self, room: Room) -> None:
+        room.count -= 1
+        if not room.count:
+            del self._rooms[room.space]
+
+    @property
+    def room_count(self) -> int:
+        return len(self._rooms)
+
+    # -- fan-out -------------------------------------------------------------------------------------------------
+
+    async def publish(self, decision: Decision) -> None:
+        """Hand out the deltas of one commit. The results of its commands were called back before."""
+        for delta in decision.deltas:
+            room = self._rooms.get(delta.space)
+            if room is None:
+                continue
+            room.sent_to = delta.to  # B2
+            for codec, live in zip((MSGPACK, JSON), room.live, strict=True):
+                if live:
+                    payload = codec.encode(delta)
+                    opcode = TEXT if codec.is_text else BINARY
+                    is_sendable = len(payload) <= self._delta_bytes_max * (JSON_FACTOR if codec.is_text else 1)
+                    await self._fan_out(delta, frame(opcode, payload) if is_sendable else None, list(live))
+
+    async def _fan_out(self, delta: Delta, data: bytes | None, channels: list[Channel]) -> None:
+        for start in range(0, len(channels), SLICE):
+            if start:
+                await trio.lowlevel.checkpoint()
+            if data is None:
+                _leave_behind(channels[start : start + SLICE])
+            else:
+                _hand_out(delta, data, channels[start : start + SLICE])
+
+
+def _hand_out(delta: Delta, data: bytes, channels: list[Channel]) -> None:
+    """The hot loop: one send per subscriber, and as little else as can be."""
+    from_, to, size, live = delta.from_, delta.to, len(data), Subscription.LIVE
+    for channel in channels:
+        if channel.state is not live or to <= channel.pos:
+            continue  # it left while others got theirs, or it read this from the store
+        delivery = channel.delivery
+        if from_ > channel.pos:
+            delivery.fall_behind(channel)
+            continue
+        try:
+            taken = delivery.send_now(data)
+        except TransportClosed:
+            delivery.abort()
+            continue
+        channel.pos = to
+        if taken != size:
+            delivery.keep_rest(data, taken)
+
+
+def _leave_behind(channels: list[Channel]) -> None:
+    """What committed together is longer than a delta may be: each reads it from the store in pages."""
+    for channel in channels:
+        if channel.state is Subscription.LIVE:
+            channel.delivery.fall_behind(channel)

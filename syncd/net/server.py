@@ -1,0 +1,158 @@
+"""The server: listeners, admission, and the life of every connection.
+
+Owns the tasks (one for each listener, one for each connection, the wheel, and the pumps of slow ones), the counts that
+admission goes by, and the way to the end. Must not know what is said on a connection (`http`, `connection`).
+
+All connections and pumps are tasks of one nursery. A nursery for each connection would be the tidier shape, but costs
+an idle one about as much memory again as its reader; that no task outlives its owner is kept by `Delivery.abort`.
+
+Invariants: S1 no connection is accepted beyond `connections_max` + `refusals_max`. S2 what one connection raises ends
+that connection only. S3 after `drain` no connection is left.
+"""
+
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import trio
+
+from syncd.engine.commands import Command, Decision, Result
+from syncd.env.ports import Environment, Listener, Transport, TransportClosed, host_of
+from syncd.net.auth import Authenticator
+from syncd.net.connection import Connection, Services
+from syncd.net.delivery import Wiring
+from syncd.net.exchange import Request, Response
+from syncd.net.http import HttpShell, Upgrade
+from syncd.net.hub import Hub
+from syncd.net.limits import NetLimits
+from syncd.net.wheel import Wheel
+from syncd.store.api import Store
+from syncd.store.committer import Committer
+from syncd.wire.limits import DEFAULT, Limits
+
+
+class Api(Protocol):
+    """What answers plain HTTP requests."""
+
+    async def handle(self, request: Request) -> Response: ...
+
+
+class Server:
+    """HTTP and WebSocket on the given listeners. `name` goes into `welcome`; `log` takes one text."""
+
+    def __init__(
+        self,
+        env: Environment,
+        hub: Hub,
+        api: Api,
+        authenticator: Authenticator,
+        store: Store,
+        committer: Committer[Command, Result, Decision],
+        log: Callable[[str], None],
+        *,
+        name: str = "syncd",
+        limits: NetLimits | None = None,
+        wire_limits: Limits = DEFAULT,
+        origins: frozenset[str] | None = None,
+    ) -> None:
+        self._env, self._hub, self._authenticator = env, hub, authenticator
+        self._store, self._committer, self._log = store, committer, log
+        self._limits, self._wire_limits = limits or NetLimits(), wire_limits
+        self._name = name
+        self._http = HttpShell(api.handle, self, env.clock, self._limits, log, origins)
+        self._hosts: dict[str, int] = {}  # connections by address
+        self._count = 0
+        self._upgrades = self._limits.upgrades_burst_max  # what is left in the bucket
+        self._upgrades_s = 0.0
+        self._listeners: Sequence[Listener] = ()
+        self._scope = trio.CancelScope()
+        self.is_draining = False
+
+    @property
+    def connection_count(self) -> int:
+        return self._count
+
+    async def serve(
+        self, listeners: Sequence[Listener], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve until `drain` is done, or until cancelled: then every connection is cut off."""
+        self._listeners = listeners
+        self._upgrades_s = trio.current_time()
+        wheel = Wheel()
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                wiring = Wiring(self._store, self._hub, nursery, self._limits.control_bytes_max)
+                services = Services(
+                    self._store, self._committer, self._authenticator, self._hub, wheel, wiring, self._env.clock,
+                    self._env.entropy, self._limits, self._wire_limits, self._name, self._log,
+                )  # fmt: skip
+                await nursery.start(wheel.run)
+                for listener in listeners:
+                    nursery.start_soon(self._accept, listener, services)
+                task_status.started()
+
+    async def drain(self, deadline_s: float) -> None:
+        """Accept nothing more, send every device away in its own time, close what is left, and end `serve`."""
+        self.is_draining = True
+        for listener in self._listeners:
+            listener.close()
+        for idle in list(self._http.idle):
+            idle.cancel()
+        await self._hub.drain(deadline_s, self._env.entropy.uniform)
+        self._scope.cancel()
+
+    # -- admission -----------------------------------------------------------------------------------------------
+
+    async def _accept(self, listener: Listener, services: Services) -> None:
+        try:
+            while True:
+                transport = await listener.accept()
+                # Counted here, not in the task: a burst of accepts must not pass before its tasks have begun.
+                host = host_of(transport.peer)
+                self._count += 1
+                self._hosts[host] = self._hosts.get(host, 0) + 1
+                services.wiring.nursery.start_soon(self._connection, transport, host, services)
+        except TransportClosed:
+            return
+
+    async def _connection(self, transport: Transport, host: str, services: Services) -> None:
+        """The whole life of one accepted connection."""
+        try:
+            upgrade = await self._admitted(transport, host)
+            if upgrade is not None:
+                trailing, connection = upgrade.trailing, Connection(transport, upgrade, services)
+                del upgrade
+                await connection.run(trailing)
+        except TransportClosed:
+            pass
+        except Exception:
+            self._log(f"the connection of {transport.peer} failed\n{traceback.format_exc()}")
+        finally:
+            transport.abort()
+            self._count -= 1
+            self._hosts[host] -= 1
+            if not self._hosts[host]:
+                del self._hosts[host]
+
+    async def _admitted(self, transport: Transport, host: str) -> Upgrade | None:
+        limits = self._limits
+        if self._count > limits.connections_max + limits.refusals_max:
+            return None  # too many even to be told so
+        if self._count > limits.connections_max or self._hosts[host] > limits.connections_per_address_max:
+            await self._http.refuse(transport, self._retry_s())
+            return None
+        return await self._http.converse(transport)
+
+    def _retry_s(self) -> float:
+        return self._env.entropy.uniform(self._limits.refused_retry_min_s, self._limits.refused_retry_max_s)
+
+    def refused_s(self) -> float | None:
+        """Asked for each upgrade: a token bucket below the rate that was measured, before any authentication."""
+        limits, now_s = self._limits, trio.current_time()
+        earned = (now_s - self._upgrades_s) * limits.upgrades_per_s_max
+        self._upgrades = min(limits.upgrades_burst_max, self._upgrades + earned)
+        self._upgrades_s = now_s
+        if self.is_draining or self._upgrades < 1:
+            return self._retry_s()
+        self._upgrades -= 1
+        return None

@@ -1,0 +1,120 @@
+"""WebSocket frames: ours are made here, the peer's are taken apart by wsproto.
+
+Owns the framing of what is sent, the limits on what is received, and what a peer's breach of RFC 6455 is called. Must
+not know messages or sockets: bytes in, payloads and control frames out.
+
+Frames from a server are not masked, so the same bytes serve every receiver: a delta is framed once for all. wsproto's
+encoder would build an object and mask with nothing for each; its decoder does what is hard about receiving.
+
+Invariants: F1 no more than `payload_bytes_max` of one message is ever held, however it is cut into frames and segments.
+F2 nothing is handed on of a message that breaks the limit, the encoding or the kind.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.utilities import LocalProtocolError
+
+TEXT, BINARY, CLOSE, PONG = 0x1, 0x2, 0x8, 0xA
+REASON_BYTES_MAX = 123  # RFC 6455, 5.5: a control frame has at most 125 bytes, two of which are the code
+
+NORMAL, GOING_AWAY, PROTOCOL_ERROR, UNSUPPORTED_DATA = 1000, 1001, 1002, 1003
+INVALID_PAYLOAD, TOO_BIG, INTERNAL_ERROR, SERVICE_RESTART = 1007, 1009, 1011, 1012
+
+_FINAL = 0x80
+
+
+class FrameRefused(Exception):
+    """The peer sent what cannot be taken. `code` is the close code to answer with."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+@dataclass(frozen=True, slots=True)
+class Pinged:
+    """A ping frame came; a pong with the same payload is due."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The peer's close frame. `code` is what to answer with."""
+
+    code: int
+
+
+def frame(opcode: int, payload: bytes) -> bytes:
+    """One final unmasked frame (RFC 6455, 5.2)."""
+    size = len(payload)
+    if size < 126:
+        return bytes((_FINAL | opcode, size)) + payload
+    if size < 65536:
+        return bytes((_FINAL | opcode, 126, size >> 8, size & 0xFF)) + payload
+    return bytes((_FINAL | opcode, 127)) + size.to_bytes(8) + payload
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """A close frame; a reason that is too long is cut between characters."""
+    text = reason.encode()[:REASON_BYTES_MAX].decode(errors="ignore").encode()
+    return frame(CLOSE, code.to_bytes(2) + text)
+
+
+class Inbound:
+    """The receiving half of one connection."""
+
+    __slots__ = ("_buffer", "_connection", "_is_text", "_payload_bytes_max")
+
+    def __init__(self, *, is_text: bool, payload_bytes_max: int) -> None:
+        self._connection = Connection(ConnectionType.SERVER)
+        self._is_text = is_text
+        self._payload_bytes_max = payload_bytes_max
+        self._buffer: bytearray | None = None  # of a message that came in pieces
+
+    def receive(self, data: bytes) -> Iterator[bytes | str | Pinged | Closed]:
+        """Whole payloads and control frames. Raises `FrameRefused`."""
+        try:
+            self._connection.receive_data(data)
+        except LocalProtocolError:
+            return  # the peer sends on after its close frame: nobody listens
+        for event in self._connection.events():
+            if isinstance(event, TextMessage | BytesMessage):
+                payload = self._taken(event)
+                if payload is not None:
+                    yield payload
+            elif isinstance(event, Ping):
+                yield Pinged(bytes(event.payload))
+            elif isinstance(event, CloseConnection):
+                yield self._closed(event)
+
+    def _taken(self, event: TextMessage | BytesMessage) -> bytes | str | None:
+        """The whole payload, once its last piece is here."""
+        if isinstance(event, BytesMessage) is self._is_text:
+            expected = "text frames (JSON)" if self._is_text else "binary frames (MessagePack)"
+            raise FrameRefused(UNSUPPORTED_DATA, f"this subprotocol has {expected} only")
+        # The pieces of text are kept as UTF-8: a list of them would let a peer that sends single characters make each
+        # cost fifty bytes.
+        piece = event.data.encode() if isinstance(event.data, str) else event.data
+        held = 0 if self._buffer is None else len(self._buffer)
+        if held + len(piece) > self._payload_bytes_max:
+            raise FrameRefused(TOO_BIG, f"a message has at most {self._payload_bytes_max} bytes")
+        if event.message_finished and self._buffer is None:
+            return event.data if isinstance(event.data, str) else bytes(event.data)
+        if self._buffer is None:
+            self._buffer = bytearray()
+        self._buffer += piece
+        if not event.message_finished:
+            return None
+        payload, self._buffer = self._buffer, None
+        return payload.decode() if self._is_text else bytes(payload)
+
+    def _closed(self, event: CloseConnection) -> Closed:
+        """wsproto reports a peer's close frame and its own parse errors alike; only the former changes the state."""
+        if self._connection.state in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED):
+            # 1005, "no code was given", never travels: the answer then is a normal closure.
+            return Closed(NORMAL if event.code == 1005 else int(event.code))
+        raise FrameRefused(int(event.code), event.reason or "malformed frame")

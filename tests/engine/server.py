@@ -1,0 +1,160 @@
+"""The real engine as a `Server` of random histories: batches, pages and live deltas are mixed at random."""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+from syncd.core.changes import parsed_change
+from syncd.core.ids import Position
+from syncd.engine import reading
+from syncd.engine.commands import Attach, Attached, Author, Command, Post, Posted, Push, Result
+from syncd.engine.engine import Engine
+from syncd.store import fsck
+from syncd.store.memory import MemoryStore
+from syncd.wire.messages import OutcomeEntry
+from tests.engine.kit import SPACE, Daemon, api_key, device, one
+from tests.oracle.histories import KEY_AUTHOR, Answer, Sent
+from tests.oracle.replica import Replica
+
+MET_MAX = 16
+
+
+def _answer(outcome: str, seq: int | None, detail: dict[str, Any] | None) -> Answer:
+    detail = detail or {}
+    met = tuple((op, what, at) for op, what, at in detail.get("met", ()))
+    return Answer(outcome, seq, detail.get("op"), met if len(met) < MET_MAX else None)
+
+
+class EngineServer:
+    """Every replica catches up by pages of random size, now and then in pieces while others write, or by live deltas.
+
+    At the end the whole run is decided once more by a second engine in batches of random size: the store must come out
+    the same to the byte.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.seed = seed
+        self.daemon = Daemon(seed)
+        self.asked: list[tuple[int, int, Command, Result]] = []  # time, head that must be committed before, ...
+        self.attached: dict[int, Attached] = {}
+        self.replicas: dict[int, Replica] = {}
+        self.answers: dict[int, list[OutcomeEntry]] = {}
+
+    def _author(self, number: int) -> Author:
+        return api_key() if number == KEY_AUTHOR else device(number + 1)
+
+    def _ask(self, command: Command, needed_head: int = 0) -> Result:
+        result = self.daemon.ask(command)
+        self.asked.append((self.daemon.now_ms, needed_head, command, result))
+        return result
+
+    def _attach(self, number: int) -> Attached:
+        if number not in self.attached:
+            self.attached[number] = self.daemon.attach(self._author(number))
+            self.asked.append((self.daemon.now_ms, 0, _attach_of(self._author(number)), self.attached[number]))
+        return self.attached[number]
+
+    def push(self, device: int, changes: Sequence[Sent], now_ms: int) -> list[Answer]:
+        self.daemon.now_ms = now_ms
+        attached = self._attach(device if device != KEY_AUTHOR else 0)
+        if device == KEY_AUTHOR:
+            (sent,) = changes
+            base = Position(attached.epoch, sent.base)
+            posted = one(self._ask(Post(api_key(), SPACE, sent.operations, base, None, None), _needed(sent)), Posted)
+            return [_answer(posted.outcome, posted.seq, posted.detail)]
+        answers: list[Answer] = []
+        left = list(changes)
+        while left:
+            count = self.random.randint(1, len(left))
+            answers += self._push(device, left[:count])
+            if self.random.random() < 0.1:
+                # The answer was lost: everything once more, which must alter nothing.
+                head = self.daemon.head()
+                assert self._push(device, left[:count], repeated=True) == answers[-count:]
+                assert self.daemon.head() == head
+            left = left[count:]
+        for number, replica in self.replicas.items():
+            if self.random.random() < 0.2:
+                page = self.daemon.page(replica, self._attach(number), self.random.randint(1, 300))
+                if not page.complete:
+                    assert replica.receive(page)
+        return answers
+
+    def _push(self, device: int, changes: Sequence[Sent], repeated: bool = False) -> list[Answer]:
+        parsed = tuple(parsed_change(sent.wire()) for sent in changes)
+        epoch = self._attach(device).epoch
+        needed = max(map(_needed, changes))
+        result: Any = self._ask(Push(self._author(device), SPACE, epoch, parsed), needed)
+        assert (result.gap, result.forked) == (None, None)
+        if not repeated:
+            self.answers.setdefault(device, []).extend(result.outcomes)
+        return [_answer(entry.outcome, entry.seq, entry.detail) for entry in result.outcomes]
+
+    def deltas(self, replica: Replica, device: int) -> None:
+        attached = self._attach(device)
+        self.replicas[device] = replica
+        if self.random.random() < 0.3 and not replica.staged:
+            for delta in self.daemon.deltas:
+                assert replica.receive(delta), "live deltas leave no gap"
+        else:
+            self.daemon.catch_up(replica, attached, self.random.choice((1, 60, 200, 1000, 1 << 18)))
+        if self.random.random() < 0.5:
+            settled = len(self.answers.get(device, ()))
+            self.daemon.ack(self._author(device), replica.complete, settled)
+
+    def finish(self) -> None:
+        assert not self.daemon.alarms
+        with self.daemon.store.read() as tx:
+            assert not list(fsck.check(tx))
+            for device, entries in self.answers.items():
+                attached = self.attached[device]
+                told = reading.outcomes_after(tx, attached.space_id, attached.slot, 0, 10_000)
+                assert [*told] == entries, "what a device is told again is what it was told"
+        self._check_batches()
+
+    def _check_batches(self) -> None:
+        """The same commands in two other partitions into batches: the same results, and the same bytes stored."""
+        images = []
+        for size_max in (1, 8):
+            store, engine = MemoryStore(), Engine(Random(self.seed).randbytes)
+            for batch in self._batches(size_max):
+                with store.write() as tx:
+                    decision = engine.decide(tx, batch[0][0], [command for _, _, command, _ in batch])
+                assert list(decision.results) == [result for _, _, _, result in batch]
+            images.append(store.image())
+        assert images[0] == images[1], "batches of any size come to the same"
+
+    def _batches(self, size_max: int) -> list[list[tuple[int, int, Command, Result]]]:
+        """Runs of commands of one moment, none of which reads what another of its batch writes: a client cannot name a
+        position before it was committed."""
+        batches: list[list[tuple[int, int, Command, Result]]] = []
+        head = committed = 0
+        for item in self.asked:
+            now, needed, _, result = item
+            limit = self.random.randint(1, size_max)
+            if not batches or batches[-1][0][0] != now or len(batches[-1]) >= limit or needed > committed:
+                batches.append([])
+                committed = head
+            batches[-1].append(item)
+            head = max([head, *_seqs(result)])
+        return batches
+
+
+def _needed(sent: Sent) -> int:
+    seen = [operation[-1]["seen"] for operation in sent.operations if _has_seen(operation)]
+    return max([sent.base, *seen])
+
+
+def _has_seen(operation: Any) -> bool:
+    return isinstance(operation[-1], dict) and "seen" in operation[-1]
+
+
+def _seqs(result: Result) -> list[int]:
+    if isinstance(result, Posted):
+        return [result.seq or 0]
+    return [entry.seq or 0 for entry in getattr(result, "outcomes", ())]
+
+
+def _attach_of(author: Author) -> Command:
+    return Attach(author, SPACE, None, 0, 0, None, 0, None)

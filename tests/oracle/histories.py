@@ -1,0 +1,346 @@
+"""Random offline histories, and the world in which they happen.
+
+A history is data: how many devices there are, how wrong their clocks go, and a list of events (edit, push, sync, the
+clock moves on). So a failing one can be shrunk by Hypothesis and printed whole. `World` lets it happen: devices edit
+offline against what they last synced, a server takes their changes in some order, and at each step what the server
+says is compared with the oracle. The server is whatever keeps the three methods of `Server`.
+
+Devices carry *full version vectors*, joined as they learn of changes, and beside them the two integers that travel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, NamedTuple, Protocol
+
+from syncd.core.ids import Dot
+from syncd.core.vector import VersionVector
+from tests.oracle.oracle import Judgement, Oracle, Told, packed
+from tests.oracle.replica import Replica, sum_of
+
+DOCUMENTS = (("c", "a"), ("c", "b"), ("d", "a"))
+FIELDS = ("reg", "mv", "counter", "max", "min", "set", "flag", "map", "mixed")
+VALUES: tuple[Any, ...] = (None, True, False, 1, 0, "x", "é", b"x", 1.5, [1], [True], {"k": 1}, -1)
+NUMBERS: tuple[Any, ...] = (0, 1, -1, 1.5, 7, -2.25, 2**53 - 1)
+KEYS = ("k", "l")
+KEY_AUTHOR = -1  # an API key: it has no memory of its own, and its changes arrive at once
+
+
+# -- events -----------------------------------------------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """One operation to come. `ahead`: 0, or how far beyond `complete` the display was that it was made on."""
+
+    wire: tuple[Any, ...]
+    ahead: int = 0
+
+
+class Edit(NamedTuple):
+    """`device` commits a change. `back`: 0, or how many syncs ago the editor was opened in which it was made."""
+
+    device: int
+    steps: tuple[Step, ...]
+    back: int = 0
+
+
+class Push(NamedTuple):
+    """`device` sends up to `count` changes of its outbox."""
+
+    device: int
+    count: int
+
+
+class Sync(NamedTuple):
+    """`device` receives everything up to the head."""
+
+    device: int
+
+
+class Tick(NamedTuple):
+    ms: int
+
+
+Event = Edit | Push | Sync | Tick
+
+
+class History(NamedTuple):
+    """`skews`: how far each device's clock is off, in ms: one device per item."""
+
+    skews: tuple[int, ...]
+    events: tuple[Event, ...]
+
+
+# -- seeded histories -------------------------------------------------------------------------------------------------
+
+
+def random_wire(random: Random) -> tuple[Any, ...]:
+    """One operation on a few documents with few fields, so that everything meets everything."""
+    document = DOCUMENTS[0] if random.random() < 0.6 else random.choice(DOCUMENTS)
+    roll = random.random()
+    if roll < 0.15:
+        return ("create", *document)
+    if roll < 0.22:
+        return ("delete", *document)
+    name = random.choice(FIELDS)
+    if roll < 0.25:
+        return ("expect", *document, name)
+    kind = name if name != "mixed" else random.choice(FIELDS[:-1])
+    return (*_with_verb(random, kind, document, name),)
+
+
+def _with_verb(random: Random, kind: str, document: tuple[str, str], name: str) -> tuple[Any, ...]:
+    where = (*document, name)
+    is_first = random.random() < 0.6
+    match kind:
+        case "reg":
+            return ("reg.set", *where, random.choice(VALUES)) if is_first else ("reg.unset", *where)
+        case "mv":
+            return ("mv.set", *where, random.choice(VALUES))
+        case "counter":
+            by = random.choice((1, 2, -1, 5, 2**53 - 1, -(2**53 - 1))) if random.random() < 0.97 else 0
+            return ("counter.inc", *where, by)
+        case "max" | "min":
+            return (f"{kind}.put", *where, random.choice(NUMBERS))
+        case "set":
+            return ("set.add" if is_first else "set.remove", *where, random.choice(VALUES[:5]))
+        case "flag":
+            return ("flag.enable" if is_first else "flag.disable", *where)
+    return (
+        ("map.put", *where, random.choice(KEYS), random.choice(VALUES))
+        if is_first
+        else ("map.drop", *where, random.choice(KEYS))
+    )
+
+
+def random_edit(random: Random, device: int) -> Edit:
+    count = 1 if random.random() < 0.7 else random.randint(2, 5)
+    steps = tuple(
+        Step(random_wire(random), random.randint(1, 6) if random.random() < 0.06 else 0) for _ in range(count)
+    )
+    if device != KEY_AUTHOR and random.random() < 0.6:
+        # Clients create what they edit: without this most histories would be a row of refusals.
+        steps = (Step(("create", *steps[0].wire[1:3])), *steps)
+    return Edit(device, steps, random.randint(1, 3) if random.random() < 0.08 else 0)
+
+
+def random_history(seed: int) -> History:
+    """2-5 devices and an API key; one device lapses in the middle and comes back at the end with all it holds."""
+    random = Random(seed)
+    count = random.randint(2, 5)
+    skews = tuple(random.choice((0, 0, -40, 40, 10_000)) for _ in range(count))
+    lapsed = random.randrange(count)
+    length = random.randint(10, 60)
+    events: list[Event] = []
+    for step in range(length):
+        device = random.randrange(count)
+        roll = random.random()
+        if roll < 0.45:
+            events.append(random_edit(random, device))
+        elif roll < 0.50:
+            events.append(random_edit(random, KEY_AUTHOR))
+        elif roll < 0.56:
+            events.append(Tick(random.randint(0, 60)))
+        elif device == lapsed and step > length // 2:
+            continue
+        elif roll < 0.80:
+            events.append(Push(device, random.randint(1, 4)))
+        else:
+            events.append(Sync(device))
+    return History(skews, tuple(events))
+
+
+# -- the world --------------------------------------------------------------------------------------------------------
+
+
+class Sent(NamedTuple):
+    """A change as it travels: [n, nonce, base, stamp, operations]."""
+
+    n: int
+    nonce: bytes
+    base: int
+    stamp: int
+    operations: list[list[Any]]
+
+    def wire(self) -> list[Any]:
+        return [self.n, self.nonce, self.base, self.stamp, self.operations]
+
+
+class Answer(NamedTuple):
+    """What a server says became of a change; `met` None if it does not tell."""
+
+    outcome: str
+    seq: int | None
+    op: int | None
+    met: tuple[tuple[int, str, int], ...] | None
+
+
+class Server(Protocol):
+    """What the world needs of a server. Devices are numbered from 0; `KEY_AUTHOR` is the API key."""
+
+    def push(self, device: int, changes: Sequence[Sent], now_ms: int) -> list[Answer]: ...
+
+    def deltas(self, replica: Replica, device: int) -> None:
+        """Bring the replica to the head."""
+        ...
+
+    def finish(self) -> None:
+        """Check whatever the server can check about itself."""
+        ...
+
+
+@dataclass(slots=True)
+class View:
+    """What a device knew at some moment: everything up to `complete`, whose full vector is `vector`."""
+
+    complete: int
+    time: int
+    vector: VersionVector
+
+
+@dataclass(slots=True)
+class Device:
+    """A replica with an outbox. `own`: the vector of its own changes."""
+
+    number: int
+    id: bytes
+    skew: int
+    replica: Replica = field(default_factory=Replica)
+    views: list[View] = field(default_factory=lambda: [View(0, 0, VersionVector())])
+    own: VersionVector = field(default_factory=VersionVector)
+    n: int = 0
+    stamp: int = 0
+    outbox: list[tuple[Sent, Told]] = field(default_factory=list)
+
+
+class Difference(AssertionError):
+    """The server and the oracle disagree."""
+
+
+def _check(what: str, got: Any, wanted: Any) -> None:
+    if got != wanted:
+        raise Difference(f"{what}:\n  server {got!r}\n  oracle {wanted!r}")
+
+
+class World:
+    """Lets a history happen on a server, and compares with the oracle at every step."""
+
+    def __init__(self, history: History, server: Server) -> None:
+        self.history, self.server, self.oracle = history, server, Oracle()
+        self.now = 1_000
+        self.devices = [Device(i, bytes([i + 1]) * 16, skew) for i, skew in enumerate(history.skews)]
+        self.key = Device(KEY_AUTHOR, bytes([255]) * 16, 0)
+        self.sent: dict[int, tuple[Device, Sent]] = {}  # seq -> who sent it, and as what
+        self.times = [0]  # T(seq)
+        self.counts: dict[str, int] = {}
+
+    def run(self) -> dict[str, int]:
+        """Returns how often each outcome occurred. Raises `Difference`."""
+        for event in self.history.events:
+            match event:
+                case Edit(device=number, steps=steps, back=back):
+                    self._edit(self._device(number), steps, back)
+                case Push(device=number, count=count):
+                    self._push(self._device(number), count)
+                case Sync(device=number):
+                    self._sync(self._device(number))
+                case Tick(ms=ms):
+                    self.now += ms
+        for device in self.devices:
+            self._push(device, len(device.outbox))
+        for device in self.devices:
+            self._sync(device)
+        self._check_happens_before()
+        self.server.finish()
+        return self.counts
+
+    def _device(self, number: int) -> Device:
+        return self.key if number == KEY_AUTHOR else self.devices[number % len(self.devices)]
+
+    def _edit(self, device: Device, steps: Sequence[Step], back: int) -> None:
+        is_key = device is self.key
+        view = device.views[max(0, len(device.views) - 1 - back)]
+        device.n += 1
+        dot = Dot(device.id + device.n.to_bytes(4, "big"), 1) if is_key else Dot(device.id, device.n)
+        if is_key:
+            # A backend has read some position, not far below the head.
+            base = max(0, self.oracle.head - back)
+            view = View(base, self.times[base], self._read(VersionVector(), base))
+        vector = view.vector.joined(device.own)
+        operations, vectors = [], []
+        for step in steps:
+            seen = min(view.complete + step.ahead, self.oracle.head) if step.ahead else 0
+            operations.append([*step.wire, {"seen": seen}] if seen else list(step.wire))
+            vectors.append(self._read(vector, seen))
+        device.stamp = max(self.now + device.skew, view.time, device.stamp)
+        stamp = max(0, self.now) if is_key else device.stamp
+        nonce = packed(device.number)[:1] * 4 + device.n.to_bytes(4, "big")
+        sent = Sent(device.n, nonce, view.complete, stamp, operations)
+        device.outbox.append((sent, Told(dot, vector, tuple(vectors), stamp, 0, tuple(step.wire for step in steps))))
+        if is_key:
+            self._push(device, 1)
+        else:
+            device.own = device.own.advanced(dot)
+
+    def _read(self, vector: VersionVector, to: int) -> VersionVector:
+        """`vector`, and all changes up to seq `to`."""
+        return vector.joined(VersionVector.of(told.dot for seq, told in self.oracle.accepted if seq <= to))
+
+    def _push(self, device: Device, count: int) -> None:
+        batch, device.outbox = device.outbox[:count], device.outbox[count:]
+        if not batch:
+            return
+        answers = self.server.push(device.number, [sent for sent, _ in batch], self.now)
+        assert len(answers) == len(batch), "one outcome for each change"
+        for (sent, told), answer in zip(batch, answers, strict=True):
+            time = max(self.times[-1], self.now)
+            judged = self.oracle.judge(Told(told.dot, told.vector, told.vectors, told.stamp, time, told.operations))
+            self.counts[judged.outcome] = self.counts.get(judged.outcome, 0) + 1
+            _check(
+                f"outcome of {sent}", (answer.outcome, answer.seq, answer.op), (judged.outcome, judged.seq, judged.op)
+            )
+            _check_met(answer, judged)
+            if judged.seq is not None:
+                self.times.append(time)
+                self.sent[judged.seq] = (device, sent)
+
+    def _sync(self, device: Device) -> None:
+        self.server.deltas(device.replica, device.number)
+        _check("position", device.replica.complete, self.oracle.head)
+        state = self.oracle.state()
+        _check("state", exact(device.replica.documents), exact(state))
+        _check("sum", sum_of(device.replica.documents), sum_of(state))
+        view = device.views[-1]
+        vector = view.vector
+        for seq, told in self.oracle.accepted[view.complete :]:
+            vector = vector.joined(told.vector).advanced(told.dot)
+            assert seq > view.complete
+        device.views.append(View(device.replica.complete, self.times[self.oracle.head], vector))
+
+    def _check_happens_before(self) -> None:
+        """For all pairs: the two integers say what the full vectors say."""
+        accepted = self.oracle.accepted
+        for b_seq, b in accepted:
+            b_device, b_sent = self.sent[b_seq]
+            for a_seq, a in accepted:
+                a_device, a_sent = self.sent[a_seq]
+                is_own = a_device is b_device and a_device is not self.key and a_sent.n < b_sent.n
+                if (a_seq <= b_sent.base or is_own) != (a.dot in b.vector):
+                    raise Difference(f"happens-before of {a_sent} and {b_sent}")
+
+
+def _check_met(answer: Answer, judged: Judgement) -> None:
+    """A server names who was met; for a delete at least one of those that it ended."""
+    if answer.met is None:
+        return
+    got, wanted = set(answer.met), set(judged.met)
+    ended = {item for item in wanted if item[1] == "ended"}
+    if not (wanted - ended <= got <= wanted and {i[0] for i in ended} == {i[0] for i in got if i[1] == "ended"}):
+        raise Difference(f"met:\n  server {answer.met!r}\n  oracle {judged.met!r}")
+
+
+def exact(documents: dict[tuple[str, str], tuple[int, dict[str, list[Any]]]]) -> dict[Any, Any]:
+    """A comparable form in which 1 is not True."""
+    return {
+        key: (rev, {name: packed(shown) for name, shown in fields.items()}) for key, (rev, fields) in documents.items()
+    }

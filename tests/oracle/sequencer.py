@@ -1,0 +1,78 @@
+"""The least server there can be: it gives seqs and calls the merge core directly, with no store and no engine."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from syncd.core.changes import Change, RefusedChange, parsed_change
+from syncd.core.documents import Document, applied
+from syncd.core.fields import Observer, Refused
+from syncd.core.sums import SUM_MASK, document_sum, sum_change
+from syncd.engine.batch import SpaceWork, entry_of
+from syncd.engine.changes import GROWTH_BYTES_MAX
+from syncd.wire.messages import Delta
+from tests.oracle.histories import KEY_AUTHOR, Answer, Sent
+from tests.oracle.replica import Replica
+from tests.oracle.shape import check_document
+
+Key = tuple[str, str]
+
+
+class Sequencer:
+    """Keeps documents in a dict. A second server of the same kind could not be told from the real one by a client."""
+
+    def __init__(self) -> None:
+        self.documents: dict[Key, Document | None] = {}
+        self.head = self.time = self.sum = 0
+
+    def push(self, device: int, changes: Sequence[Sent], now_ms: int) -> list[Answer]:
+        return [self._take(device, sent, now_ms) for sent in changes]
+
+    def _take(self, device: int, sent: Sent, now_ms: int) -> Answer:
+        change = parsed_change(sent.wire())
+        if isinstance(change, RefusedChange):
+            return Answer(change.outcome, None, change.op, ())
+        assert isinstance(change, Change)
+        time = max(self.time, now_ms)
+        by = Observer(change.base, device + 1, device != KEY_AUTHOR, self.head + 1, change.stamp, time)
+        made: dict[Key, Document | None] = {}
+        met: list[tuple[int, str, int]] = []
+        verdicts = set()
+        for index, operation in enumerate(change.operations):
+            key = (operation.collection, operation.id)
+            before: Any = made.get(key, self.documents.get(key))
+            try:
+                step = applied(before, operation, 1, by)
+            except Refused as refused:
+                return Answer(refused.outcome, None, index, ())
+            made[key] = step.document
+            verdicts.add(step.verdict)
+            met.extend((index, what, seq) for what, seq in step.met)
+        self.head, self.time = self.head + 1, time
+        for key, document in made.items():
+            self._keep(key, document, len(change.payload) + GROWTH_BYTES_MAX * len(change.operations))
+        outcome = next((word for word in ("merged", "applied") if word in verdicts), "noop")
+        return Answer(outcome, self.head, None, tuple(met))
+
+    def _keep(self, key: Key, document: Document | None, growth: int) -> None:
+        before = self.documents.get(key)
+        self.sum = (self.sum + sum_change(*key, before, document)) & SUM_MASK
+        self.documents[key] = document
+        if document is not None:
+            check_document(before, document, self.head)
+            was = 0 if before is None else SpaceWork.bytes_exact(before)
+            assert SpaceWork.bytes_exact(document) <= max(was, 96) + growth, "the engine's cheap bound of sizes holds"
+
+    def deltas(self, replica: Replica, device: int) -> None:
+        since = replica.complete
+        changed = [(key, doc) for key, doc in self.documents.items() if doc is not None and doc.rev > since]
+        entries = tuple(
+            entry_of(key, document, since) for key, document in sorted(changed, key=lambda item: item[1].rev)
+        )
+        total = self.sum.to_bytes(8, "big")
+        assert replica.receive(
+            Delta("s", bytes(16), since, since, self.head, self.time, bytes(8), entries, complete=True, sum=total)
+        )
+
+    def finish(self) -> None:
+        total = sum(document_sum(*key, document) for key, document in self.documents.items()) & SUM_MASK
+        assert total == self.sum, "the sum kept step by step is the sum computed from nothing"

@@ -1,0 +1,34 @@
+"""What every stored document keeps to, whatever happened to it (D1-D5 of core/documents.py, and the bounds)."""
+
+from syncd.core.documents import Document
+from syncd.core.fields import MAP_DROPPED_MAX, MV_VALUES_MAX, Field
+
+
+def check_document(before: Document | None, document: Document, head: int) -> None:
+    """Assert the invariants of one document after a change at seq `head`."""
+    assert 0 < document.born <= document.rev <= head
+    assert document.makers[0][0] == document.born, "the first maker began the incarnation"
+    assert all(a[0] < b[0] for a, b in zip(document.makers, document.makers[1:], strict=False))
+    assert len({slot for _, slot in document.deletes}) == len(document.deletes), (
+        "one delete of a slot tells of the rest"
+    )
+    assert len(document.writers) <= 2
+    if not document.is_live:
+        assert not document.fields and not document.writers, "a tombstone has no fields"
+    for field in document.fields.values():
+        _check_field(field, document)
+    if before is not None:
+        assert document.rev >= before.rev and document.number == before.number
+        if before.is_live and document.is_live and before.born == document.born:
+            assert (document.rev == head) == (before.visible() != document.visible() or document.rev == head)
+
+
+def _check_field(field: Field, document: Document) -> None:
+    assert field.rev <= document.rev, "a field changes visibly only together with its document"
+    assert document.born <= field.seq
+    if field.type == "set":
+        assert all(marks and len(set(marks)) == len(marks) for marks in field.state.values())
+    elif field.type == "mv":
+        assert 0 < len(field.state) <= MV_VALUES_MAX
+    elif field.type == "map":
+        assert sum(not register[0] for register in field.state[0].values()) <= MAP_DROPPED_MAX

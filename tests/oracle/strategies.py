@@ -1,0 +1,72 @@
+"""The same histories as `histories.random_history`, drawn by Hypothesis so that a failing one shrinks."""
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tests.oracle.histories import (
+    DOCUMENTS,
+    FIELDS,
+    KEY_AUTHOR,
+    KEYS,
+    NUMBERS,
+    VALUES,
+    Edit,
+    History,
+    Push,
+    Step,
+    Sync,
+    Tick,
+)
+
+_values = st.sampled_from(VALUES)
+_documents = st.sampled_from(DOCUMENTS)
+_BY = (1, 2, -1, 2**53 - 1, 0)
+# type -> the operations of that type: name and arguments
+_UPDATES: dict[str, st.SearchStrategy[tuple[Any, ...]]] = {
+    "reg": st.tuples(st.just("reg.set"), _values) | st.just(("reg.unset",)),
+    "mv": st.tuples(st.just("mv.set"), _values),
+    "counter": st.tuples(st.just("counter.inc"), st.sampled_from(_BY)),
+    "max": st.tuples(st.just("max.put"), st.sampled_from(NUMBERS)),
+    "min": st.tuples(st.just("min.put"), st.sampled_from(NUMBERS)),
+    "set": st.tuples(st.sampled_from(("set.add", "set.remove")), st.sampled_from(VALUES[:5])),
+    "flag": st.sampled_from((("flag.enable",), ("flag.disable",))),
+    "map": st.tuples(st.just("map.put"), st.sampled_from(KEYS), _values)
+    | st.tuples(st.just("map.drop"), st.sampled_from(KEYS)),
+}
+
+
+@st.composite
+def wires(draw: st.DrawFn) -> tuple[Any, ...]:
+    """One operation as it travels."""
+    document = draw(_documents)
+    what = draw(st.sampled_from(("create", "update", "update", "update", "delete", "expect")))
+    if what in ("create", "delete"):
+        return (what, *document)
+    name = draw(st.sampled_from(FIELDS))
+    if what == "expect":
+        return (what, *document, name)
+    verb, *args = draw(_UPDATES[name if name != "mixed" else draw(st.sampled_from(FIELDS[:-1]))])
+    return (verb, *document, name, *args)
+
+
+def _steps() -> st.SearchStrategy[tuple[Step, ...]]:
+    ahead = st.sampled_from((0, 0, 0, 0, 0, 1, 3))
+    return st.lists(st.builds(Step, wires(), ahead), min_size=1, max_size=4).map(tuple)
+
+
+_devices = st.integers(0, 2)
+_events = st.one_of(
+    st.builds(Edit, _devices, _steps(), st.sampled_from((0, 0, 0, 0, 1, 2))),
+    st.builds(Edit, _devices, _steps(), st.just(0)),
+    st.builds(Push, _devices, st.integers(1, 4)),
+    st.builds(Sync, _devices),
+    st.builds(Edit, st.just(KEY_AUTHOR), _steps(), st.integers(0, 3)),
+    st.builds(Tick, st.integers(0, 50)),
+)
+
+
+def histories() -> st.SearchStrategy[History]:
+    """2-3 devices, up to 40 events."""
+    skews = st.lists(st.sampled_from((0, -40, 40, 10_000)), min_size=2, max_size=3).map(tuple)
+    return st.builds(History, skews, st.lists(_events, max_size=40).map(tuple))

@@ -1,0 +1,287 @@
+"""fsck finds each kind of damage, and nothing in a healthy store."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from syncd.core.fields import Field
+from syncd.engine.commands import CreateKey, Event, Forget, Idempotency, Post, PostEvents
+from syncd.store import keys
+from syncd.store.api import Writer
+from syncd.store.fsck import Finding, check
+from syncd.store.memory import MemoryStore
+from syncd.store.tables import (
+    API_KEYS,
+    BUCKETS,
+    BYREV,
+    DEVICES,
+    DOCUMENTS,
+    ENTRIES,
+    IDEMPOTENCY,
+    LOG,
+    LOW_WATERS,
+    META,
+    REPLICAS,
+    SLOTS,
+    SPACE_NAMES,
+    SPACES,
+    TABLES,
+    Table,
+)
+from tests.engine.kit import SPACE, Daemon, api_key, device, raw
+from tests.engine.server import EngineServer
+from tests.oracle.histories import World, random_history
+
+ANN, BEN = device(1), device(2, user="ben")
+KEY = api_key()
+S = 1  # the number of SPACE
+ANN_SLOT, BEN_SLOT, KEY_SLOT = 1, 2, 3
+DAY_MS = 86_400_000
+PRINTS = "the record under key"
+
+
+def made() -> MemoryStore:
+    """A store with a row in every table: two devices, a backend, events, refusals, deletes, trimmed logs."""
+    daemon = Daemon()
+    daemon.ask(CreateKey("backend", ("changes:write",), bytes(16), KEY.device))
+    daemon.attach(ANN)
+    daemon.attach(BEN)
+    daemon.push(ANN, raw(1, ["create", "notes", "a"], ["reg.set", "notes", "a", "title", "one"]))
+    daemon.push(ANN, raw(2, ["create", "notes", "b"], ["counter.inc", "notes", "b", "votes", 3]))
+    daemon.push(BEN, raw(1, ["reg.set", "notes", "none", "title", "gone"]), raw(2, ["create", "notes", "c"]))
+    daemon.push(BEN, raw(3, ["delete", "notes", "c"]), raw(4, ["set.add", "notes", "a", "tags", "x"], base=1))
+    daemon.push(ANN, raw(3, ["reg.unset", "notes", "a", "title"]))
+    daemon.ack(ANN, daemon.head(), 2)
+    daemon.ack(BEN, 2, 1)
+    post = [["counter.inc", "notes", "b", "votes", 1]]
+    daemon.ask(Post(KEY, SPACE, post, None, None, Idempotency(b"k" * 16, b"r" * 16, DAY_MS)))
+    for _ in range(1010):
+        daemon.now_ms += 1
+        daemon.ask(Post(KEY, SPACE, post, None, None, None))
+    event = Event(b"e" * 16, "shop", "1", "sale", "ann", None, {"notification": NOTIFICATION})
+    daemon.ask(PostEvents(KEY, (event,), DAY_MS))
+    third = device(3)
+    daemon.attach(third)
+    daemon.ask(Forget(third, SPACE))
+    with daemon.store.write() as tx:
+        META.put(tx, keys.meta("schema"), (1,))
+    assert not daemon.alarms
+    return daemon.store
+
+
+NOTIFICATION = {"title": "Sold", "body": "Your chair was sold", "category": "sales"}
+
+
+@pytest.fixture(scope="module")
+def image() -> dict[bytes, bytes]:
+    return made().image()
+
+
+def findings(store: MemoryStore) -> list[Finding]:
+    with store.read() as tx:
+        return list(check(tx))
+
+
+def test_a_healthy_store_has_no_findings_and_a_row_in_every_table(image: dict[bytes, bytes]) -> None:
+    assert findings(MemoryStore(image=image)) == []
+    assert {key[:1] for key in image} == {table.prefix for table in TABLES}
+    assert findings(MemoryStore()) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_random_history_leaves_a_finding(seed: int) -> None:
+    server = EngineServer(seed)
+    World(random_history(seed), server).run()
+    assert findings(server.daemon.store) == []
+
+
+# -- ways to do damage: each returns a function over a transaction -----------------------------------------------------
+
+Damage = Callable[[Writer], None]
+
+
+def changed(table: Table[Any], key: bytes, **items: Any) -> Damage:
+    """Give a row other items, under a correct checksum."""
+
+    def damage(tx: Writer) -> None:
+        row = table.get(tx, key)
+        assert row is not None
+        table.put(tx, key, row._replace(**items))
+
+    return damage
+
+
+def replaced(table: Table[Any], key: bytes, row: Any) -> Damage:
+    return lambda tx: table.put(tx, key, row)
+
+
+def dropped(key: bytes) -> Damage:
+    def damage(tx: Writer) -> None:
+        assert tx.delete(key)
+
+    return damage
+
+
+def field_changed(name: str, **items: Any) -> Damage:
+    def damage(tx: Writer) -> None:
+        key = keys.document(S, "notes", "a")
+        document = DOCUMENTS.get(tx, key)
+        assert document is not None
+        field: Field = document.fields[name]
+        DOCUMENTS.put(tx, key, document._replace(fields={**document.fields, name: field._replace(**items)}))
+
+    return damage
+
+
+A, B, C = (keys.document(S, "notes", name) for name in "abc")
+SPACE_KEY = keys.space(SPACE)
+ANN_REPLICA = keys.replica(S, ANN.device)
+BEN_REPLICA = keys.replica(S, BEN.device)
+KEY_REPLICA = keys.replica(S, KEY.device)
+NEVER = 1 << 40
+
+CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
+    ("schema row too long", replaced(META, keys.meta("x"), (1, 2)), [("meta", "has one item")]),
+    ("stray key", lambda tx: tx.put(b"Zed", b""), [("none", "belongs to no table")]),
+    ("rows of no space", replaced(BUCKETS, keys.bucket(77, 1), (1,)), [("bucket", "no such space")]),
+    # spaces
+    ("space renamed", dropped(keys.space_name(S)), [
+        *[(table, "no such space") for table in
+          ("document", "byrev", "log", "device log", "replica", "slot", "low-water", "bucket", "dead letter")],
+        ("space", "has no name"),
+    ]),
+    ("name of another space", replaced(SPACE_NAMES, keys.space_name(S), ("user/ann",)), [("space", "is named")]),
+    ("name of no space", replaced(SPACE_NAMES, keys.space_name(9), ("gone",)), [("space name", "there is no space")]),
+    ("floor beyond head", changed(SPACES, SPACE_KEY, floor=NEVER), [
+        ("space", "the floor"),
+    ]),
+    ("frontier beyond head", changed(SPACES, SPACE_KEY, frontier=NEVER), [("space", "the frontier")]),
+    ("short epoch", changed(SPACES, SPACE_KEY, epoch=b"1"), [("space", "the epoch has 1 bytes")]),
+    ("sum of the space", changed(SPACES, SPACE_KEY, sum=7), [("space", "the sum is 0000000000000007")]),
+    ("count of the space", changed(SPACES, SPACE_KEY, document_count=9), [("space", "it counts 9")]),
+    ("chain of the space", changed(SPACES, SPACE_KEY, chain=bytes(8)), [("space", "T or chain")]),
+    ("T of the space", changed(SPACES, SPACE_KEY, time=5), [("space", "T or chain")]),
+    ("letters", changed(SPACES, SPACE_KEY, letter_next=0), [("dead letter", "never given")]),
+    ("numbers", changed(SPACES, SPACE_KEY, number_next=3), [("document", "was never given")]),
+    # documents
+    ("document gone", lambda tx: [dropped(A)(tx), changed(SPACES, SPACE_KEY, document_count=1)(tx)] and None, [
+        ("byrev", "no document notes/a"), ("bucket", "its documents have 0000"), ("space", "the sum is"),
+    ]),
+    ("rev moved", changed(DOCUMENTS, C, rev=5), [("document", "not listed in byrev"), ("byrev", "has rev 5")]),
+    ("byrev gone", dropped(keys.byrev(S, 4, 3)), [("document", "not listed in byrev")]),
+    ("byrev names another", replaced(BYREV, keys.byrev(S, 4, 3), ("notes", "b")), [("byrev", "it names notes/b")]),
+    ("byrev twice", replaced(BYREV, keys.byrev(S, 3, 3), ("notes", "c")), [("byrev", "has rev 4")]),
+    ("number taken", changed(DOCUMENTS, C, number=1), [
+        ("document", "taken by another"), ("document", "not listed in byrev"),
+    ]),
+    ("born late", changed(DOCUMENTS, C, born=9), [("document", "was born at 9")]),
+    ("no makers", changed(DOCUMENTS, C, makers=()), [("document", "nobody made it")]),
+    ("fields of a tombstone", changed(DOCUMENTS, C, fields={"x": Field("flag", 0, 1, 1, ())}), [
+        ("document", "deleted and has fields"),
+    ]),
+    ("writer from nowhere", changed(DOCUMENTS, C, writers=((4, 99),)), [("document", "which the space has not")]),
+    ("field of the future", field_changed("tags", rev=900), [("document", "the field tags has rev 900")]),
+    ("field by nobody", field_changed("tags", seq=NEVER), [("document", "the field tags names the change")]),
+    ("value altered", field_changed("tags", state={}), [("bucket", "the sum is"), ("space", "the sum is")]),
+    ("bucket altered", lambda tx: replaced(BUCKETS, next(iter(tx.scan(*keys.space_range(b"L", S))))[0], (1,))(tx), [
+        ("bucket", "the sum is 0000000000000001"),
+    ]),
+    ("bucket gone", lambda tx: dropped(next(iter(tx.scan(*keys.space_range(b"L", S))))[0])(tx), [
+        ("bucket", "the sum is missing"),
+    ]),
+    ("bucket 2000", replaced(BUCKETS, keys.bucket(S, 2000), (0,)), [("bucket", "there are 1024")]),
+    # the order
+    ("log row gone", dropped(keys.log(S, 3)), [("log", "it follows seq 2")]),
+    ("log begins late", dropped(keys.log(S, 1)), [("log", "it is the first")]),
+    ("log ends early", lambda tx: dropped(tx.last(*keys.space_range(b"F", S))[0])(tx), [("log", "the log ends here")]),
+    ("T falls", changed(LOG, keys.log(S, 500), time=1), [("log", "T falls")]),
+    ("chain altered", changed(LOG, keys.log(S, 900), chain=bytes(8)), [("log", "the chain does not follow")]),
+    ("log by another", changed(LOG, keys.log(S, 2), slot=BEN_SLOT, n=1), [
+        ("log", "whose log says seq None"), ("device log", "the log says that its seq 2"),
+    ]),
+    ("log by an unknown slot", changed(LOG, keys.log(S, 2), slot=50), [
+        ("log", "slot 50 was never given"), ("device log", "the log says that its seq 2"),
+    ]),
+    ("log of the future", changed(LOG, keys.log(S, 2), n=50), [
+        ("log", "has recorded only 3"), ("device log", "the log says that its seq 2"),
+    ]),
+    ("nonce altered", changed(ENTRIES, keys.device_log(S, ANN_SLOT, 2), nonce=bytes(8)), [("log", "does not follow")]),
+    # device logs
+    ("entry gone", dropped(keys.device_log(S, ANN_SLOT, 2)), [("device log", "it follows n 1")]),
+    ("entries end early", dropped(keys.device_log(S, ANN_SLOT, 3)), [("device log", "its log ends here")]),
+    ("entry trimmed and there", lambda tx: ENTRIES.put(
+        tx, keys.device_log(S, KEY_SLOT, 1), ENTRIES.get(tx, keys.device_log(S, KEY_SLOT, 500))), [
+        ("device log", "below what was trimmed"), ("log", "whose log says seq"),
+    ]),
+    ("entry of no slot", replaced(ENTRIES, keys.device_log(S, 50, 1), (bytes(8), "void", None, None, 0, 0, None)), [
+        ("device log", "the slot was never given"),
+    ]),
+    ("outcome with a seq", changed(ENTRIES, keys.device_log(S, BEN_SLOT, 1), outcome="applied"), [
+        ("device log", "its outcome is applied, its seq None"),
+    ]),
+    ("seq of another", changed(ENTRIES, keys.device_log(S, ANN_SLOT, 3), seq=1), [
+        ("log", "whose log says seq 1"), ("device log", "is not above"), ("device log", "the log says that its seq 1"),
+    ]),
+    ("seq of the future", changed(ENTRIES, keys.device_log(S, ANN_SLOT, 3), seq=NEVER), [
+        ("log", "whose log says"), ("device log", "beyond the head"),
+    ]),
+    # devices
+    ("device gone", dropped(keys.device(BEN.device)), [("replica", "the device has no row")]),
+    ("kind unknown", changed(DEVICES, keys.device(BEN.device), kind="phone"), [("device", "unknown kind")]),
+    ("no installation", changed(DEVICES, keys.device(BEN.device), installation=None), [("device", "installation")]),
+    ("short device id", replaced(DEVICES, keys.device(b"x"), ("u", "key", None, 0)), [("device", "has 16 bytes")]),
+    ("key without device", changed(API_KEYS, keys.api_key(bytes(16)), device=b"?" * 16), [("API key", "has no row")]),
+    ("slot gone", dropped(keys.slot(S, BEN_SLOT)), [("slot", "has no row")]),
+    ("last slot gone", dropped(keys.slot(S, 4)), [("slot", "has no row")]),
+    ("slot never given", replaced(SLOTS, keys.slot(S, 50), (ANN.device,)), [("slot", "never given")]),
+    ("replica gone", dropped(keys.replica(S, device(3).device)), [("slot", "has no replica")]),
+    ("replica with a foreign slot", changed(REPLICAS, keys.replica(S, device(3).device), slot=BEN_SLOT), [
+        ("replica", "is that of device"),
+    ]),
+    ("replica with no slot", changed(REPLICAS, keys.replica(S, device(3).device), slot=50), [
+        ("replica", "never given"),
+    ]),
+    ("settled what was not recorded", changed(REPLICAS, ANN_REPLICA, settled=9), [("replica", "do not rise")]),
+    ("trimmed what is there", changed(REPLICAS, ANN_REPLICA, trimmed=1), [("device log", "below what was trimmed")]),
+    ("applied the future", changed(REPLICAS, ANN_REPLICA, applied=NEVER), [("replica", "it has applied")]),
+    ("low-water moved", changed(REPLICAS, BEN_REPLICA, low=1), [
+        ("replica", "not in the index"), ("low-water", "low-water is 1"),
+    ]),
+    ("low-water not indexed", dropped(keys.low_water(S, 2, BEN_SLOT)), [("replica", "not in the index")]),
+    ("low-water of one who has none", replaced(LOW_WATERS, keys.low_water(S, 1, KEY_SLOT), ()), [
+        ("low-water", "low-water is None"),
+    ]),
+    ("low-water of no slot", replaced(LOW_WATERS, keys.low_water(S, 1, 50), ()), [("low-water", "never given")]),
+    # idempotency
+    ("never expires", dropped(keys.expiry(1000 + DAY_MS, b"k" * 16)), [("idempotency", "never expires")]),
+    ("nothing to expire", dropped(keys.idempotency(b"k" * 16)), [("expiry", "nothing is remembered")]),
+    ("expires twice", replaced(IDEMPOTENCY, keys.expiry(9, b"k" * 16), ()), [("expiry", "not here")]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_each_damage_gives_its_findings_and_no_others(
+    image: dict[bytes, bytes], damage: Damage, expected: list[tuple[str, str]]
+) -> None:
+    store = MemoryStore(image=image)
+    with store.write() as tx:
+        damage(tx)
+    found = findings(store)
+    assert len(found) == len(expected), found
+    for table, problem in expected:
+        assert any(finding.table == table and problem in finding.problem for finding in found), (table, problem, found)
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_a_flipped_bit_in_any_table_is_one_finding(image: dict[bytes, bytes], table: Table[Any]) -> None:
+    store = MemoryStore(image=image)
+    with store.write() as tx:
+        last = tx.last(*keys.table_range(table.prefix))
+        assert last is not None
+        key, record = last
+        tx.put(key, bytes([*record[:-1], record[-1] ^ 1]))
+    (found,) = [finding for finding in findings(store) if "checksum" in finding.problem]
+    assert found.table == table.name
+    others = [finding for finding in findings(store) if finding != found]
+    assert others == [], "what a damaged record said is unknown, so nothing is said about it"
