@@ -49,7 +49,7 @@ test: $(STAMP) ## The fast tests
 	@$(BIN)/python -m pytest -q -m 'not long' $(ARGS)
 
 test-long: $(STAMP) ## All tests, with those that take minutes
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q --hypothesis-profile=long $(ARGS)
 
 check: $(STAMP) ## Style, types, import rules, tidiness
 	@echo "ruff"; $(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The source itself is tested: sizes that a reader can hold in the head, a first paragraph in each module, no loose ends."""
+"""The source itself is tested: sizes that a reader can hold in the head, a first paragraph in each module, and so on."""
 
 import ast
 import re
@@ -15,7 +15,9 @@ FILE_LINES_MAX = 600  # beyond it a module owns more than one thing
 FUNCTION_LINES_MAX = 70  # a function fits a screen
 
 # Work left for later, and leftovers of debugging.
-LOOSE_ENDS = re.compile(r"\b(?:TODO|FIXME|XXX|HACK)\b|\bNotImplementedError\b|\bbreakpoint\(\)|\bpdb\b|^\s*print\(.*#\s*debug", re.M)
+LOOSE_ENDS = re.compile(
+    r"\b(?:TODO|FIXME|XXX|HACK)\b|\bNotImplementedError\b|\bbreakpoint\(\)|\bpdb\b|^\s*print\(.*#\s*debug", re.M
+)
 
 
 def name(path: Path) -> str:

@@ -13,13 +13,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 
-from syncd.app import admin, client, config, daemon, show
+from syncd.app import VERSION, admin, client, config, daemon, show
 from syncd.app.config import ConfigError, Settings
 from syncd.app.settings import example
 from syncd.core.ids import BadName
@@ -65,7 +64,7 @@ class _Group(click.Group):
         raise click.exceptions.Exit(code)
 
 
-class _Duration(click.ParamType):
+class _Duration(click.ParamType[int]):
     """`30s`, `15m`, `1h`, `7d` -> milliseconds"""
 
     name = "duration"
@@ -78,7 +77,7 @@ class _Duration(click.ParamType):
         return int(found[1]) * self._units[found[2]]
 
 
-class _GrantType(click.ParamType):
+class _GrantType(click.ParamType[Grant]):
     """`user/42:owner`"""
 
     name = "pattern:role"
@@ -86,7 +85,9 @@ class _GrantType(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Grant:
         pattern, colon, role = value.rpartition(":")
         if not colon:
-            self.fail(f"got {value!r}, expected SPACE-PATTERN:ROLE such as 'user/42:owner' or 'shop/**:reader'", param, ctx)
+            self.fail(
+                f"got {value!r}, expected SPACE-PATTERN:ROLE such as 'user/42:owner' or 'shop/**:reader'", param, ctx
+            )
         try:
             return parsed_grant(pattern, role)
         except BadName as error:
@@ -94,10 +95,12 @@ class _GrantType(click.ParamType):
 
 
 def _settings_options(command: Command) -> Command:
-    command = click.option("--state-dir", type=click.Path(path_type=Path), help="The state directory (SYNCD_STATE_DIR).")(
+    command = click.option(
+        "--state-dir", type=click.Path(path_type=Path), help="The state directory (SYNCD_STATE_DIR)."
+    )(command)
+    return click.option("--config", "file", type=click.Path(path_type=Path), help="The TOML file (SYNCD_CONFIG).")(
         command
     )
-    return click.option("--config", "file", type=click.Path(path_type=Path), help="The TOML file (SYNCD_CONFIG).")(command)
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -191,8 +194,7 @@ def check(file: Path | None, state_dir: Path | None, as_json: bool, is_example: 
 @_json_option
 def version(as_json: bool) -> None:
     """Print the version."""
-    number = distribution_version("syncd")
-    click.echo(show.json_text({"version": number}) if as_json else f"syncd {number}")
+    click.echo(show.json_text({"version": VERSION}) if as_json else f"syncd {VERSION}")
 
 
 # -- tokens and API keys ----------------------------------------------------------------------------------------------

@@ -212,16 +212,10 @@ class Reconnect(Table):
 class Drain(Table):
     """How the daemon stops."""
 
-    retry_after_ms: int = _integer(
-        1_000, 0, 600_000, "milliseconds", "What clients are told to wait: about as long as a restart takes."
-    )
     spread_ms: int = _integer(
-        NET.goaway_spread_ms,
-        0,
-        600_000,
-        "milliseconds",
-        "Clients add a random part of this, so that not all return at once.",
-    )
+        NET.goaway_spread_ms, 0, 600_000, "milliseconds",
+        "Each client waits a random part of this on top of the delay that it is given, so that not all return at once.",
+    )  # fmt: skip
     deadline_ms: int = _integer(
         10_000, 0, 600_000, "milliseconds",
         "Connections that are left after this are closed. What was committed is safe; clients send the rest again.",

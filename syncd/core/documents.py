@@ -10,7 +10,7 @@ is handed back as lost. D4 `rev` moves iff something visible changed. D5 a tombs
 
 from collections.abc import Mapping
 from itertools import starmap
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from syncd.core.changes import Operation
 from syncd.core.fields import Field, Mark, Observer, Refused, stepped
@@ -160,8 +160,6 @@ def applied(document: Document | None, operation: Operation, number: int, by: Ob
         rev = by.seq if step.visible else document.rev
         writers = _with_writer(document.writers, by)
         # In full, not by `_replace`, which takes thrice as long and is called for each operation.
-        document = Document(
-            document.number, rev, document.born, document.makers, document.deletes, writers, fields
-        )
+        document = Document(document.number, rev, document.born, document.makers, document.deletes, writers, fields)
     verdict = "merged" if step.met else "applied" if step.visible else "noop"
     return Applied(document, verdict, step.met, tuple([("value", value) for value in step.lost]) if step.lost else ())

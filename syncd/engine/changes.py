@@ -164,9 +164,7 @@ class _OperationRefused(Exception):
         self.outcome, self.op, self.reason = outcome, op, reason
 
 
-def _decided(
-    work: SpaceWork, author: Author, role: Role, slot: int, change: Change, alarms: list[str]
-) -> EntryRow:
+def _decided(work: SpaceWork, author: Author, role: Role, slot: int, change: Change, alarms: list[str]) -> EntryRow:
     try:
         if role < Role.WRITER:
             raise _OperationRefused("forbidden", None, "writing needs the role writer")

@@ -101,6 +101,8 @@ class ThreadOffload:
 class SocketTransport:
     """A connected stream socket. Owns it."""
 
+    __slots__ = ("_socket", "peer")  # there are as many as connections
+
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         if sock.family != socket.AF_UNIX:

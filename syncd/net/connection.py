@@ -101,7 +101,9 @@ class Connection:
         self.delivery = Delivery(transport, codec, services.wiring, self)
         self._services = services
         self._session = ServerSession(codec, _now_ms(), limits, services.limits.ping_ms)
-        self._inbound = Inbound(is_text=codec.is_text, payload_bytes_max=codec.frame_bytes_max(limits))
+        self._inbound: Inbound | None = Inbound(  # None: what comes is thrown away
+            is_text=codec.is_text, payload_bytes_max=codec.frame_bytes_max(limits)
+        )
         self._authorization = upgrade.authorization
         self._author: Author | None = None  # from `welcome` on
         self._session_id = b""
@@ -135,6 +137,8 @@ class Connection:
 
     async def _take(self, data: bytes) -> None:
         """All that a piece of input completes, in order. A frame that is refused has no effect."""
+        if self._inbound is None:
+            return
         try:
             for item in self._inbound.receive(data):
                 if isinstance(item, Closed):
@@ -151,10 +155,11 @@ class Connection:
         except ProtocolError as refused:
             self._refuse(refused)
         except FrameRefused as refused:
-            if self._session.is_closed:
-                self.delivery.abort()  # it answers our close frame with nonsense
-            else:
-                self.close(refused.code, refused.reason)
+            # Where the next frame begins is unknown, so its close frame cannot be waited for. To cut it off at once
+            # would make the kernel throw away ours, because there is input that nobody has read.
+            self.close(refused.code, refused.reason)
+            self.delivery.end()
+            self._inbound = None
         except Exception:
             self.failed()
 
@@ -207,8 +212,7 @@ class Connection:
             case commands.Bound():
                 self._welcome(hello, author, principal)
             case commands.Failed(reason, detail):
-                self._send(error(KIND_BY_NAME.get(reason, INTERNAL), detail, after_ms=services.limits.backoff_ms))
-                self.close(BUSY, detail)
+                self._turn_away(KIND_BY_NAME.get(reason, INTERNAL), detail, services.limits.backoff_ms)
             case commands.Refused(_, detail):
                 raise ProtocolError(DEVICE_BOUND, detail)
             case _:
@@ -218,8 +222,7 @@ class Connection:
         services, limits = self._services, self._services.limits
         if not services.hub.has_room_for(author.user, author.device):
             detail = f"a user has at most {limits.connections_per_user_max} connections"
-            self._send(error(OVERLOADED, detail, after_ms=limits.backoff_ms_max))
-            self.close(BUSY, detail)
+            self._turn_away(OVERLOADED, detail, limits.backoff_ms_max)
             return
         self._author, self._expires_ms, self._authorization = author, principal.expires_ms, None
         is_resumed = hello.session is not None and services.hub.resumes(hello.session, author.device)
@@ -247,6 +250,12 @@ class Connection:
             )
         )
         self._watch()
+
+    def _turn_away(self, kind: Kind, detail: str, after_ms: int) -> None:
+        """No welcome, for now."""
+        # Past the session, to which an error of a kind that can leave a connection open is none before `welcome`.
+        self.delivery.send(error(kind, detail, after_ms=after_ms))
+        self.close(BUSY, detail)
 
     def _authenticated(self, token: str | None) -> Principal:
         if token is None and self._authorization is not None:
@@ -309,6 +318,9 @@ class Connection:
             case Attached(_, space_id):
                 cursor = Cursor(channel.space, space_id, message.complete, message.resume, message.start)
                 delivery.attached(channel, result, cursor)
+            case commands.Refused("forbidden", detail):
+                delivery.refused(channel)
+                self._send(m.Revoked(channel.space, detail))
             case _:
                 delivery.refused(channel)
                 self._tell(channel.space, result)

@@ -153,6 +153,11 @@ class Delivery:
         """Whether something waits for the socket."""
         return self._rest is not None
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How much that is."""
+        return self._control_bytes + (0 if self._rest is None else len(self._rest))
+
     def send(self, *messages: ServerMessage) -> None:
         """Hand over one frame with these messages, or keep it behind the remainder."""
         self.send_frame(self._framed(*messages))
@@ -409,7 +414,9 @@ class Delivery:
                 tx, channel.space_id, channel.slot, channel.outcome_n, OUTCOMES_MAX, channel.role
             )
             is_told = len(outcomes) < OUTCOMES_MAX
-            if is_told and channel.state is Subscription.BEHIND:
+            if channel.state is Subscription.BEHIND:
+                outcomes = ()
+                is_told = True
                 assert channel.cursor is not None
                 delta = reading.page(tx, channel.cursor)
         data = b""

@@ -10,8 +10,9 @@ everything: keys carry their table's prefix, so that one cursor and one set of p
 Which errors may be retried: a full map or file system, also when it is found at commit. LMDB never writes over pages
 that a commit refers to, and the meta page comes last; so what a failed transaction wrote belongs to nothing, and the
 next one writes all its pages anew. (If the meta page itself fails, LMDB refuses all further transactions: that is
-`StoreDamaged`.) Every other error of a read, write or sync is fatal: after a failed fsync the kernel may forget that
-pages were dirty, and a second one may "succeed" without them.
+`StoreDamaged`.) A disk that fills up in the middle of a write makes it short, which LMDB reports as EIO: so that error
+is a full file system if there is no room left, and damage otherwise. Every other error of a read, write or sync is
+fatal: after a failed fsync the kernel may forget that pages were dirty, and a second one may "succeed" without them.
 """
 
 import errno
@@ -42,10 +43,14 @@ _SPARE_READERS: Final = 2
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
+# Below this the file system is taken to be full. A short write has used up what there was, so what is seen is nothing,
+# or what other programs freed meanwhile.
+_ROOM_BYTES_MIN: Final = 1 << 20
+
 
 def _translated(error: lmdb.Error) -> Exception:
     """What an error of LMDB means to the caller. What only a defect of ours can cause stays as it is."""
-    if isinstance(error, lmdb.MapFullError) or error.code in _FULL:
+    if isinstance(error, lmdb.MapFullError):
         return StoreFull(str(error))
     if isinstance(error, lmdb.VersionMismatchError | lmdb.InvalidError):
         return StoreRefused(f"not a store of LMDB {LMDB_FORMAT}: {error}")
@@ -189,8 +194,12 @@ class LmdbStore:
 
     def failure(self, error: lmdb.Error) -> Exception:
         """What a failed write means; remembers whether growing would help."""
-        self._is_disk_full = error.code in _FULL
-        return _translated(error)
+        self._is_disk_full = error.code in _FULL or (error.code == errno.EIO and self._has_no_room())
+        return StoreFull(str(error)) if self._is_disk_full else _translated(error)
+
+    def _has_no_room(self) -> bool:
+        file_system = os.statvfs(self._env.path())
+        return file_system.f_bavail * file_system.f_frsize < _ROOM_BYTES_MIN
 
 
 def open_store(path: Path, *, map_bytes: int, map_bytes_max: int, read_only: bool = False) -> LmdbStore:

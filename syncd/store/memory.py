@@ -14,6 +14,7 @@ from typing import Final
 from syncd.store.api import StoreFull, Usage
 
 KEY_BYTES_MAX: Final = 511  # LMDB's
+_INSORTED_MAX: Final = 64  # new keys of a commit that are moved into place one by one; more: sorting is cheaper
 
 
 class _Data:
@@ -31,8 +32,12 @@ class _Data:
             del self.rows[key]
             del self.keys[bisect_left(self.keys, key)]
         self.rows.update((key, value) for key, value in changes.items() if value is not None)
-        self.keys.extend(new)
-        self.keys.sort()  # nearly sorted: linear
+        if len(new) > _INSORTED_MAX:
+            self.keys.extend(new)
+            self.keys.sort()
+        else:
+            for key in new:
+                insort(self.keys, key)
         self.used_bytes = used_bytes
 
 

@@ -167,7 +167,9 @@ def test_a_variable_wins_over_the_file(tmp_path: Path) -> None:
 def test_a_wrong_variable_is_named_and_not_the_file(tmp_path: Path) -> None:
     text = "[keepalive]\nping_ms = 20_000"
     found = problems(tmp_path, text, {"SYNCD_KEEPALIVE__PING_MS": "1"})
-    assert found == ["SYNCD_KEEPALIVE__PING_MS: keepalive.ping_ms: got 1, expected an integer from 15_000 to 600_000 (milliseconds)"]
+    assert found == [
+        "SYNCD_KEEPALIVE__PING_MS: keepalive.ping_ms: got 1, expected an integer from 15_000 to 600_000 (milliseconds)"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -90,8 +90,8 @@ def ask(process: subprocess.Popen[str], **command: Any) -> Any:
 def test_what_a_script_committed_survives_kill_9(tmp_path: Path) -> None:
     create = ["create", "items", "a"]
     with script(tmp_path) as process:
-        answer = ask(process, op="commit", space=SPACE, operations=[create], id="x")
-        assert (answer["ok"], answer["n"], answer["id"]) == (True, 1, "x")
+        answer = ask(process, op="commit", space=SPACE, operations=[create], ref="x")
+        assert (answer["ok"], answer["n"], answer["ref"]) == (True, 1, "x")
         assert ask(process, op="commit", space=SPACE, operations=[["nonsense"]])["ok"] is False
         assert "unknown op 'dance'" in ask(process, op="dance")["error"]
         assert "'space' is missing" in ask(process, op="get")["error"]

@@ -137,7 +137,7 @@ arguments: dict[str, st.SearchStrategy[Any]] = {
 def operations(draw: st.DrawFn) -> Any:
     name = draw(st.sampled_from(list(OPERATIONS)))
     items = [draw(arguments[kind]) for kind in OPERATIONS[name]]
-    return operation(name, draw(names), draw(names), *items, seen=draw(st.none() | counts))
+    return operation(name, draw(names), draw(names), *items, seen=draw(st.none() | st.integers(1, INTEGER_MAX)))
 
 
 eight = st.binary(min_size=8, max_size=8)

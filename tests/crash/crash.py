@@ -178,7 +178,7 @@ async def _report(daemon: Daemon, devices: list[DeviceProcess], committed: Commi
         for row in (await device.ask("status"))["spaces"]
     ]
     acknowledged = [change for device in devices for change in device.acknowledged.values()]
-    store = open_store(daemon.state, map_bytes=MAP_BYTES, map_bytes_max=MAP_BYTES, read_only=True)
+    store = open_store(daemon.store, map_bytes=MAP_BYTES, map_bytes_max=MAP_BYTES, read_only=True)
     try:
         with store.read() as tx:
             found = verdict(tx, acknowledged, replicas)

@@ -102,6 +102,8 @@ def started(directory: Path, extra: Mapping[str, str] | None = None, options: Se
     if not line.endswith(b"\n"):
         process.kill()
         code = process.wait(STOP_S)
+        assert process.stdout is not None
+        process.stdout.close()
         raise StartFailed(code, log.read_text())
     return Daemon(process, directory, log, json.loads(line))
 

@@ -1,13 +1,16 @@
-"""The API over a memory store, the real engine and the real committer; every response is checked against openapi.json."""
+"""The API over a memory store, the real engine and the real committer.
+
+Every response that a test gets was checked against openapi.json.
+"""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 import orjson
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
@@ -88,13 +91,17 @@ class Server:
 
     def token(self, user: str = "42", **grants: str) -> str:
         """A token; in a keyword, `__` stands for `/` and a leading `any` for `**`."""
-        given = [Grant(name.replace("__", "/").replace("any", "**"), Role[role.upper()]) for name, role in grants.items()]
+        given = [
+            Grant(name.replace("__", "/").replace("any", "**"), Role[role.upper()]) for name, role in grants.items()
+        ]
         return sign_token(SIGNING_KEY, user, given, 3600, self.clock.ms)
 
     async def key(self, name: str, *scopes: str) -> str:
         """The secret of a new API key."""
         secret = make_key(name.encode().ljust(32, b"\0"))
-        made = await self.committer.execute(CreateKey(name, scopes, secret_hash(secret), name.encode().ljust(16, b"\0")))
+        made = await self.committer.execute(
+            CreateKey(name, scopes, secret_hash(secret), name.encode().ljust(16, b"\0"))
+        )
         assert isinstance(made, Done)
         return secret
 
@@ -114,7 +121,9 @@ class Server:
         check_described(method, path, response)
         return Answer(response)
 
-    async def change(self, credentials: str, space: str, *operations: list[Any], query: str = "", **headers: str) -> Answer:
+    async def change(
+        self, credentials: str, space: str, *operations: list[Any], query: str = "", **headers: str
+    ) -> Answer:
         target = f"/v1/spaces/{space.replace('%', '%25').replace('/', '%2F')}/changes{query}"
         return await self.ask("POST", target, credentials, {"operations": list(operations)}, **headers)
 
@@ -144,15 +153,16 @@ def check_described(method: str, path: str, response: Response) -> None:
     """Assert that the response is one of those that openapi.json describes."""
     assert response.header("Date") and response.header("X-Content-Type-Options") == "nosniff"
     template = template_of(path)
-    operation = OPENAPI["paths"].get(template, {}).get("get" if method == "HEAD" else method.lower())
+    verb = "get" if method == "HEAD" else method.lower()
+    operation = OPENAPI["paths"].get(template, {}).get(verb)
     media_type = (response.header("Content-Type") or "").partition(";")[0]
-    if operation is None:
+    if template is None or operation is None:
         assert response.status in (404, 405)
         pointer = "/components/schemas/Problem"
     else:
         described = operation["responses"].get(str(response.status))
         assert described is not None, f"{method} {template} does not describe {response.status}: {response.body!r}"
-        where = f"/paths/{template.replace('/', '~1')}/{'get' if method == 'HEAD' else method.lower()}/responses/{response.status}"
+        where = f"/paths/{template.replace('/', '~1')}/{verb}/responses/{response.status}"
         if "$ref" in described:
             where = described["$ref"].removeprefix("#")
             described = OPENAPI["components"]["responses"][where.rpartition("/")[2]]
@@ -188,7 +198,3 @@ def described_routes() -> set[tuple[str, str]]:
 
 def served_routes() -> set[tuple[str, str]]:
     return {(route.method, route.template) for route in ROUTES}
-
-
-def headers_of(**headers: str) -> Mapping[str, str]:
-    return {name.replace("_", "-"): value for name, value in headers.items()}

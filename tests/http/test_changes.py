@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 
+from syncd.engine.commands import Author, Bind, Bound
+from syncd.net.api.calls import author_of
+from syncd.net.auth import Principal
 from tests.http.harness import Server
 
 CREATE = ["create", "orders", "1"]
@@ -71,6 +74,13 @@ async def test_a_wrong_space_is_named(server: Server, space: str) -> None:
     assert answer.problem == "malformed-request"
 
 
+async def test_a_device_id_taken_by_another_user_is_never_written_under(server: Server) -> None:
+    device = author_of(Principal("42", (), None, None)).device
+    taken = await server.committer.execute(Bind(Author(device, b"i" * 16, "device", "43", ())))
+    assert isinstance(taken, Bound)
+    assert (await server.change(server.token(any="writer"), "shop", CREATE)).problem == "forbidden"
+
+
 # -- bodies -----------------------------------------------------------------------------------------------------------
 
 
@@ -115,7 +125,9 @@ async def test_only_plain_json_is_taken(server: Server) -> None:
     ):
         answer = await server.ask("POST", target, token, b'{"operations":[]}', **headers)
         assert answer.problem == "unsupported-media-type" and answer.json["supported"]
-    good = await server.ask("POST", target, token, {"operations": [CREATE]}, content_type="Application/JSON; charset=UTF-8")
+    good = await server.ask(
+        "POST", target, token, {"operations": [CREATE]}, content_type="Application/JSON; charset=UTF-8"
+    )
     assert good.status == 200
 
 
@@ -225,7 +237,7 @@ async def test_if_match_takes_one_strong_tag_and_one_document(server: Server) ->
 
 async def test_a_repeated_request_with_its_key_gets_the_original_answer(server: Server) -> None:
     token = server.token(any="writer")
-    operations = [CREATE, ["counter.inc", "orders", "1", "parcels", 2]]
+    operations: list[list[Any]] = [CREATE, ["counter.inc", "orders", "1", "parcels", 2]]
     first = await server.change(token, "shop", *operations, idempotency_key="k")
     await server.change(token, "shop", put("between"))
     again = await server.change(token, "shop", *operations, idempotency_key="k")

@@ -106,7 +106,7 @@ async def test_the_tag_of_a_list_is_the_position_of_its_space(server: Server) ->
     page = await server.ask("GET", SPACE, token)
     assert page.header("ETag") == f'"{page.json["position"]}"'
     assert (await server.ask("GET", SPACE, token, if_none_match=page.header("ETag") or "")).status == 304
-    await filled(server, token, 2)
+    await server.change(token, "shop", ["create", "orders", "another"])
     assert (await server.ask("GET", SPACE, token, if_none_match=page.header("ETag") or "")).status == 200
 
 
@@ -125,12 +125,16 @@ async def test_a_wrong_name_is_named(server: Server, name: str) -> None:
     assert answer.problem == "malformed-request"
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "limit=", "limit=1&limit=2", "afer=x", "limit=%31%"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=1001", "limit=x", "limit=", "limit=1&limit=2", "afer=x", "limit=%31%"]
+)
 async def test_a_wrong_query_is_refused(server: Server, query: str) -> None:
     assert (await server.ask("GET", f"{SPACE}?{query}", server.token(any="reader"))).problem == "malformed-request"
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "!", "W10", "WyJhIiwiYiJd=", "WyJhIl0", "WzEsMl0", "bnVsbA", "a" * 1025, "é"])
+@pytest.mark.parametrize(
+    "cursor", ["", "x", "!", "W10", "WyJhIiwiYiJd=", "WyJhIl0", "WzEsMl0", "bnVsbA", "a" * 1025, "é"]
+)
 async def test_a_cursor_that_is_not_ours_is_refused(server: Server, cursor: str) -> None:
     target = f"{SPACE}/orders?after={quote(cursor)}"
     assert (await server.ask("GET", target, server.token(any="reader"))).problem == "malformed-request"
@@ -140,9 +144,21 @@ async def test_an_explanation_tells_the_winner_and_why(server: Server) -> None:
     token = server.token(any="writer")
     base = (await server.change(token, "shop", ["create", "orders", "1"])).json["position"]
     await server.change(token, "shop", ["reg.set", "orders", "1", "$text", "a"], query=f"?base={base}")
-    await server.change(token, "shop", ["reg.set", "orders", "1", "$text", {"$b": "AA"}], query=f"?base={base}")
+    other = server.token("43", any="writer")
+    await server.change(other, "shop", ["reg.set", "orders", "1", "$text", {"$b": "AA"}], query=f"?base={base}")
     answer = await server.ask("GET", "/v1/spaces/shop/explain/orders/1/$text", token)
     field = answer.json["fields"]["$text"]
     assert field["value"] == {"$b": "AA"} and field["winner"]["seq"] == 3 and "seq 2" in field["sentence"]
     whole = await server.ask("GET", "/v1/spaces/shop/explain/orders/1", token)
+    assert "refused" not in whole.json
     assert [change["seq"] for change in whole.json["changes"]] == [3, 2, 1]
+
+
+async def test_only_an_owner_is_told_what_was_refused(server: Server) -> None:
+    writer, owner = server.token(any="writer"), server.token("43", any="owner")
+    await server.change(writer, "shop", ["create", "orders", "1"])
+    await server.change(writer, "shop", ["reg.set", "orders", "1", "a", "secret"], ["mv.set", "orders", "1", "a", 1])
+    target = "/v1/spaces/shop/explain/orders/1"
+    assert "secret" not in (await server.ask("GET", target, writer)).body.decode()
+    (letter,) = (await server.ask("GET", target, owner)).json["refused"]
+    assert letter["kind"] == "change" and letter["payload"][0][4] == "secret"

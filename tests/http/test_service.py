@@ -60,7 +60,10 @@ def test_every_example_of_the_description_matches_its_schema() -> None:
                     checked += 1
                     assert not list(errors_of(f"{pointer}/schema", example)), pointer
             for key, value in node.items():
-                visit(value, f"{pointer}/{key.replace('~', '~0').replace('/', '~1').replace('{', '%7B').replace('}', '%7D')}")
+                visit(
+                    value,
+                    f"{pointer}/{key.replace('~', '~0').replace('/', '~1').replace('{', '%7B').replace('}', '%7D')}",
+                )
         elif isinstance(node, list):
             for index, value in enumerate(node):
                 visit(value, f"{pointer}/{index}")
@@ -191,7 +194,9 @@ async def test_an_api_key_may_what_its_scopes_say_and_no_more(
     await server.change(server.token(any="owner"), "shop/1", ["create", "c", "1"])
     key = await server.key("backend", *scopes)
     statuses = {
-        "event": (await server.ask("POST", "/v1/events", key, EVENT, content_type="application/cloudevents+json")).status,
+        "event": (
+            await server.ask("POST", "/v1/events", key, EVENT, content_type="application/cloudevents+json")
+        ).status,
         "read": (await server.ask("GET", "/v1/spaces/shop%2F1/documents/c/1", key)).status,
         "write": (await server.change(key, "shop/1", ["reg.set", "c", "1", "f", 1])).status,
     }
@@ -210,7 +215,9 @@ async def test_who_may_not_read_is_not_told_what_exists(server: Server) -> None:
 # -- negotiation and routing ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/spaces", "/v1/spaces/a/documents/b/c/d", "/healthz/", "//healthz", ""])
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/spaces", "/v1/spaces/a/documents/b/c/d", "/healthz/", "//healthz", ""]
+)
 async def test_unknown_addresses_are_not_found(server: Server, path: str) -> None:
     assert (await server.ask("GET", path)).problem == "not-found"
 
@@ -233,7 +240,8 @@ async def test_a_wrong_method_is_told_the_right_ones(server: Server, method: str
     ("accept", "status"),
     [
         ("", 200), ("*/*", 200), ("application/json", 200), ("application/*;q=0.1", 200), ("text/html, */*;q=0.8", 200),
-        ("APPLICATION/JSON", 200), ("text/html", 406), ("application/json;q=0", 406), ("*/*, application/json;q=0", 406),
+        ("APPLICATION/JSON", 200), ("text/html", 406), ("application/json;q=0", 406),
+        ("*/*, application/json;q=0", 406),
         ("application/json;q=x", 406), ("application/*;q=0, */*", 406), (";;,", 406),
     ],
 )  # fmt: skip
@@ -271,7 +279,9 @@ async def test_a_closing_server_says_to_try_again(server: Server) -> None:
 
 # -- whatever comes ---------------------------------------------------------------------------------------------------
 
-names = st.sampled_from(["/v1", "spaces", "events", "shop", "documents", "changes", "explain", "c", "%2F", "%", "..", "é"])
+names = st.sampled_from(
+    ["/v1", "spaces", "events", "shop", "documents", "changes", "explain", "c", "%2F", "%", "..", "é"]
+)
 values = st.one_of(st.text(max_size=20), st.sampled_from(['"1@0"', "*", "application/json", "0@" + "0" * 32]))
 headers = st.dictionaries(
     st.sampled_from(["content-type", "accept", "if-match", "if-none-match", "idempotency-key", "authorization"]), values
@@ -281,12 +291,12 @@ headers = st.dictionaries(
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(["GET", "POST", "HEAD", "PUT", "x"]),
-    st.one_of(
-        st.lists(names, max_size=7).map("/".join), st.sampled_from([path for _, path in CLOSED] + OPEN)
-    ),
+    st.one_of(st.lists(names, max_size=7).map("/".join), st.sampled_from([path for _, path in CLOSED] + OPEN)),
     st.text(max_size=20),
     headers,
-    st.one_of(st.binary(max_size=40), st.recursive(st.text(), st.lists).map(lambda v: json.dumps({"operations": v}).encode())),
+    st.one_of(
+        st.binary(max_size=40), st.recursive(st.text(), st.lists).map(lambda v: json.dumps({"operations": v}).encode())
+    ),
     st.booleans(),
 )
 def test_whatever_comes_the_answer_is_described(

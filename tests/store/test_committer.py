@@ -1,5 +1,6 @@
 """The committer: one result per command, after its commit, in order, whatever fails meanwhile."""
 
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,6 +66,7 @@ class Bench:
     told: list[tuple[int, Result]] = field(default_factory=list)
     published: list[list[int]] = field(default_factory=list)
     damage: Exception | None = None
+    decision: Callable[[Writer, int, Sequence[Command]], Decided] = decide
 
     def __post_init__(self) -> None:
         self.committer: Committer[Command, Result, Decided] = Committer(
@@ -76,7 +78,7 @@ class Bench:
     def decide(self, tx: Writer, now_ms: int, commands: Sequence[Command]) -> Decided:
         if self.damage is not None:
             raise self.damage
-        return decide(tx, now_ms, commands)
+        return self.decision(tx, now_ms, commands)
 
     async def publish(self, decided: Decided) -> None:
         told = [name for name, _ in self.told]
@@ -291,13 +293,27 @@ async def test_a_death_at_each_fault_point_keeps_exactly_what_was_committed(
 
 
 async def test_a_commit_that_has_begun_is_finished_before_a_cancelled_run_ends() -> None:
-    bench = memory_bench(offload=InlineOffload(0.02))
+    offload = ThreadOffload("test-writer")
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(tx: Writer, now_ms: int, commands: Sequence[Command]) -> Decided:
+        begun.set()
+        go.wait()
+        return decide(tx, now_ms, commands)
+
+    bench = memory_bench(offload=offload, decision=slow)
     bench.submit(0)
-    with trio.move_on_after(0.001):
-        await bench.committer.run()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.run)
+        await trio.to_thread.run_sync(begun.wait)
+        assert bench.committer.stats().writing_since_ms is not None
+        nursery.cancel_scope.cancel()
+        go.set()
+    offload.close()
     assert isinstance(bench.store, MemoryStore)
     assert key_of(0) in bench.store.image()
     assert bench.committer.stats().writing_since_ms is None
+    assert bench.told == []
 
 
 STEPS = st.lists(

@@ -35,7 +35,7 @@ _ARGUMENTS: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
     "map.put": (names, names, values),
     "map.drop": (names, names),
 }
-seen = st.just([]) | counts.map(lambda seq: [{"seen": seq}])
+seen: st.SearchStrategy[list[dict[str, int]]] = st.just([]) | counts.map(lambda seq: [{"seen": seq}])
 
 
 def _operation(verb: str) -> st.SearchStrategy[list[Any]]:
@@ -156,7 +156,7 @@ outcomes = st.builds(
     m.OutcomeEntry, counts, hashes, st.sampled_from(("applied", "merged", "noop")), counts, details
 ) | st.builds(m.OutcomeEntry, counts, hashes, st.sampled_from(("gone", "invalid", "void")), st.none(), details)
 reconnects = st.fixed_dictionaries(
-    {name: seqs for name in ("first_jitter_ms", "backoff_ms", "backoff_max_ms", "stable_ms")}
+    dict.fromkeys(("first_jitter_ms", "backoff_ms", "backoff_max_ms", "stable_ms"), seqs)
 )
 text_tuples = st.lists(texts, max_size=3).map(tuple)
 server_messages: st.SearchStrategy[m.ServerMessage] = st.one_of(

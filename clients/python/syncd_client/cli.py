@@ -27,6 +27,7 @@ from .lines import document_line, outcome_line, put_line, refused_line, space_li
 from .operations import Operation, operation, operation_from
 from .policy import State
 from .script import Script
+from .shell import Token
 from .values import Value
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 5
@@ -42,12 +43,14 @@ class Options:
 
     @asynccontextmanager
     async def device(self, *, online: bool) -> AsyncIterator[Device]:
-        token = None if self.token_file is None else self.token
+        token: Token = None
+        if self.token_file is not None:
+            # A file is read anew for each connection: another program may renew it. A pipe can be read only once.
+            token = self.token if self.token_file.is_file() else self.token()
         async with open_device(self.store, url=self.url, token=token, binding=self.binding, online=online) as device:
             yield device
 
     def token(self) -> str:
-        """Read anew for each connection: another program may renew the file."""
         assert self.token_file is not None
         return self.token_file.read_text().strip()
 
@@ -143,7 +146,7 @@ async def _write(options: Options, space_name: str, operations: Sequence[Operati
         if options.url is None:
             return 0
         if device.status.state is State.READY:
-            return _failed("no outcome in time; the change stays in the outbox", FAILED)
+            return _failed(f"no outcome in time; the change stays in the outbox{_notices(device)}", FAILED)
         return _failed(f"{options.url}: {device.status.reason}; the change stays in the outbox", UNREACHABLE)
 
 
@@ -330,8 +333,11 @@ def sync(options: Options, spaces: Sequence[str]) -> None:
 def _unfinished(device: Device, incomplete: Sequence[str]) -> str:
     if device.forked is not None:
         return f"another replica uses this device id (seen at {device.forked}); nothing is pushed any more"
-    notices = "; ".join(f"{notice.what} {notice.space}: {notice.detail}" for notice in device.watchers.notices)
-    return f"not complete: {', '.join(incomplete) or 'the outbox'}{'; ' if notices else ''}{notices}"
+    return f"not complete: {', '.join(incomplete) or 'the outbox'}{_notices(device)}"
+
+
+def _notices(device: Device) -> str:
+    return "".join(f"; {notice.what} {notice.space or ''}: {notice.detail}" for notice in device.watchers.notices)
 
 
 @cli.command()

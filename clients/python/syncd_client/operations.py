@@ -62,8 +62,8 @@ def operation(name: str, collection: str, id: str, *arguments: Value, seen: int 
     checked_name(collection, f"{name}: collection")
     checked_name(id, f"{name}: document id")
     values = tuple(_argument(kind, value, f"{name}: {kind}") for kind, value in zip(kinds, arguments, strict=True))
-    if seen is not None and (not isinstance(seen, int) or isinstance(seen, bool) or seen < 0):
-        raise InvalidInput(f"{name}: seen is {seen!r}, expected a rev")
+    if seen is not None and (not isinstance(seen, int) or isinstance(seen, bool) or seen < 1):
+        raise InvalidInput(f"{name}: seen is {seen!r}, expected a rev, from 1")
     return Operation(name, collection, id, values, seen)
 
 
@@ -77,6 +77,13 @@ def _argument(kind: str, value: Value, where: str) -> Value:
             raise InvalidInput(f"{where}: expected an integer other than 0")
         return value
     return checked(value, where)
+
+
+def operation_read(items: Sequence[Value]) -> Operation:
+    """An operation from the wire form that `Operation.wire` wrote to the store: it was checked when it was made."""
+    name, collection, id, *arguments = items
+    seen = arguments.pop()["seen"] if len(arguments) > len(OPERATIONS[name]) else None
+    return Operation(name, collection, id, tuple(arguments), seen)
 
 
 def operation_from(item: Operation | Sequence[Value]) -> Operation:

@@ -38,6 +38,9 @@ from .replay import State, replayed
 from .sums import MODULUS, document_sum, hashed, sum_bytes
 from .tables import DocumentRow, Entry, Key, OutcomeRow, RefusedRow, SpaceRow, Tables
 
+# As many changes as a push may hold: a void makes the server record each n that it gives up.
+VOID_CHANGES_MAX = 1_000
+
 
 @dataclass(frozen=True, slots=True)
 class Position:
@@ -139,7 +142,7 @@ def subscribe_message(row: SpaceRow) -> Subscribe:
 
 def ack_message(tx: Tables, row: SpaceRow) -> Ack:
     assert row.epoch is not None
-    _, oldest_base = tx.oldest(row.name)
+    oldest_base = tx.oldest_base(row.name)
     return Ack(row.name, row.epoch, row.complete, row.complete if oldest_base is None else oldest_base, row.settled)
 
 
@@ -279,15 +282,14 @@ def _retire(tx: Tables, row: SpaceRow, entry: Entry) -> None:
 
 def _retire_seen(tx: Tables, row: SpaceRow) -> list[Key]:
     touched: list[Key] = []
-    for entry in tx.outbox(row.name):
-        if entry.seq is not None and entry.seq <= row.complete:
-            _retire(tx, row, entry)
-            touched.extend(operation.key for operation in entry.operations)
+    for entry in tx.answered(row.name, row.complete):
+        _retire(tx, row, entry)
+        touched.extend(operation.key for operation in entry.operations)
     return touched
 
 
 def _with_settled(tx: Tables, row: SpaceRow) -> SpaceRow:
-    oldest_n, _ = tx.oldest(row.name)
+    oldest_n = tx.oldest_n(row.name)
     return replace(row, settled=(row.next_n if oldest_n is None else oldest_n) - 1)
 
 
@@ -331,14 +333,18 @@ def fill_gap(tx: Tables, space: str, expected_n: int, new_nonce: Callable[[], by
     next_missing_n = expected_n
     held = sorted(tx.outbox(space) + tx.kept(space), key=lambda entry: entry.n)
     for entry in (entry for entry in held if entry.last_n >= expected_n):
-        if next_missing_n < entry.n:
-            tx.put_entry(space, Entry(next_missing_n, entry.n - 1, new_nonce(), 0, 0, void_reason=reason))
+        _put_voids(tx, space, next_missing_n, entry.n, new_nonce, reason)
         if entry.outcome is not None:
             tx.put_entry(space, replace(entry, outcome=None, seq=None, is_kept=False))
         next_missing_n = entry.last_n + 1
-    if next_missing_n < row.next_n:
-        tx.put_entry(space, Entry(next_missing_n, row.next_n - 1, new_nonce(), 0, 0, void_reason=reason))
+    _put_voids(tx, space, next_missing_n, row.next_n, new_nonce, reason)
     tx.put_space(_with_settled(tx, row))
+
+
+def _put_voids(tx: Tables, space: str, first_n: int, end_n: int, new_nonce: Callable[[], bytes], reason: str) -> None:
+    for n in range(first_n, end_n, VOID_CHANGES_MAX):
+        last_n = min(n + VOID_CHANGES_MAX, end_n) - 1
+        tx.put_entry(space, Entry(n, last_n, new_nonce(), 0, 0, void_reason=reason))
 
 
 def take_expired(tx: Tables, message: Expired, new_nonce: Callable[[], bytes]) -> tuple[bool, tuple[Key, ...]]:

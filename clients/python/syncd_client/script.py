@@ -63,8 +63,8 @@ class Script:
             if not isinstance(command, dict):
                 raise InvalidInput("expected a JSON object")
             op = command.get("op")
-            if "id" in command:
-                answer["id"] = command["id"]
+            if "ref" in command:
+                answer["ref"] = command["ref"]
             if op != "quit":
                 run = self._commands.get(op) if isinstance(op, str) else None
                 if run is None:

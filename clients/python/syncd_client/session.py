@@ -25,6 +25,8 @@ from .errors import PeerError
 from .policy import State
 from .tables import Entry, Key, OutcomeRow, SpaceRow, Tables
 
+NOT_SUBSCRIBED = 14  # the error of section 12
+
 # Room in a frame for what surrounds the changes of a push: type code, keys, the longest space name, an epoch.
 PUSH_ENVELOPE_BYTES = 512
 # A push that is not answered for so long on a living connection is offered again, which is always safe.
@@ -258,6 +260,8 @@ class Session:
         if message.space is None:
             self.error = message  # a close follows; its code says what to do
             return [Notice("error", None, detail)]
+        if message.code == NOT_SUBSCRIBED:
+            return []  # an ack or unsubscribe crossed the end of the subscription: nothing was lost
         link = self._link(message.space)
         effects: list[Effect] = [Notice("error", message.space, detail)]
         if message.retry == "never":
@@ -265,6 +269,7 @@ class Session:
             if link.phase == "asked":
                 link.phase = "shut"
             else:
+                link.flights.clear()
                 link.retry_s = float("inf")
         elif message.retry == "resync":
             effects.append(Touched(message.space, replica.drop_synced(tx, message.space)))

@@ -17,7 +17,6 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple
 from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +25,7 @@ import msgpack
 
 from .errors import StoreError
 from .messages import DocumentEntry
-from .operations import Operation, operation_from
+from .operations import Operation, operation_read
 from .tables import DocumentRow, Entry, Key, OutcomeRow, RefusedRow, SpaceRow
 from .values import Value, packed
 
@@ -53,7 +52,8 @@ CREATE TABLE document (space TEXT, collection TEXT, id TEXT, rev INTEGER, fields
 CREATE TABLE page (space TEXT, upto INTEGER, docs BLOB, PRIMARY KEY (space, upto)) WITHOUT ROWID;
 CREATE TABLE entry (space TEXT, n INTEGER, last_n INTEGER, nonce BLOB, base INTEGER, stamp_ms INTEGER, operations BLOB,
     void_reason TEXT, outcome TEXT, seq INTEGER, is_kept INTEGER, PRIMARY KEY (space, n)) WITHOUT ROWID;
-CREATE INDEX entry_unanswered ON entry (space, n) WHERE outcome IS NULL;
+CREATE INDEX entry_unanswered ON entry (space, n, base) WHERE outcome IS NULL;
+CREATE INDEX entry_answered ON entry (space, seq) WHERE seq IS NOT NULL AND NOT is_kept;
 CREATE TABLE touch (space TEXT, collection TEXT, id TEXT, n INTEGER, PRIMARY KEY (space, collection, id, n))
     WITHOUT ROWID;
 CREATE INDEX touch_by_n ON touch (space, n);
@@ -72,7 +72,7 @@ def _unpacked(data: bytes | None) -> Any:
 
 
 def _operations(data: bytes) -> tuple[Operation, ...]:
-    return tuple(operation_from(item) for item in _unpacked(data))
+    return tuple(operation_read(item) for item in _unpacked(data))
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
@@ -222,7 +222,7 @@ class Store:
         return [_space(row) for row in self._rows(f"SELECT {', '.join(_SPACE_COLUMNS)} FROM space ORDER BY name")]
 
     def put_space(self, row: SpaceRow) -> None:
-        values = dict(zip(_SPACE_COLUMNS, astuple(row), strict=True))
+        values = {name: getattr(row, name) for name in _SPACE_COLUMNS}
         values["sum"] = row.sum.to_bytes(8, "big")
         marks = ", ".join("?" * len(values))
         self._db.execute(f"INSERT OR REPLACE INTO space VALUES ({marks})", list(values.values()))
@@ -282,6 +282,10 @@ class Store:
     def outbox(self, space: str) -> list[Entry]:
         return [_entry(row) for row in self._rows(f"{_ENTRY} WHERE space = ? AND NOT is_kept ORDER BY n", space)]
 
+    def answered(self, space: str, seq_max: int) -> list[Entry]:
+        sql = f"{_ENTRY} WHERE space = ? AND seq IS NOT NULL AND NOT is_kept AND seq <= ? ORDER BY seq"
+        return [_entry(row) for row in self._rows(sql, space, seq_max)]
+
     def kept(self, space: str) -> list[Entry]:
         return [_entry(row) for row in self._rows(f"{_ENTRY} WHERE space = ? AND is_kept ORDER BY n", space)]
 
@@ -309,9 +313,7 @@ class Store:
         self._db.execute("INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*head, *tail))
         if entry.is_kept:
             self._db.execute(
-                "DELETE FROM entry WHERE space = ?1 AND is_kept AND n NOT IN "
-                "(SELECT n FROM entry WHERE space = ?1 AND is_kept ORDER BY n DESC LIMIT ?2)",
-                (space, KEPT_PER_SPACE_MAX),
+                "DELETE FROM entry WHERE space = ? AND n <= ? AND is_kept", (space, entry.n - KEPT_PER_SPACE_MAX)
             )
             return
         keys = dict.fromkeys(operation.key for operation in entry.operations)
@@ -321,10 +323,15 @@ class Store:
         self._db.execute("DELETE FROM entry WHERE space = ? AND n = ?", (space, n))
         self._db.execute("DELETE FROM touch WHERE space = ? AND n = ?", (space, n))
 
-    def oldest(self, space: str) -> tuple[int | None, int | None]:
-        """The least n and the least base of the changes without an outcome."""
-        row = self._rows("SELECT min(n), min(base) FROM entry WHERE space = ? AND outcome IS NULL", space)[0]
-        return row[0], row[1]
+    def oldest_n(self, space: str) -> int | None:
+        """The least n of the changes without an outcome."""
+        n: int | None = self._one("SELECT min(n) FROM entry WHERE space = ? AND outcome IS NULL", space)
+        return n
+
+    def oldest_base(self, space: str) -> int | None:
+        """The least base of the changes without an outcome."""
+        base: int | None = self._one("SELECT min(base) FROM entry WHERE space = ? AND outcome IS NULL", space)
+        return base
 
     def add_outcome(self, row: OutcomeRow) -> None:
         detail = None if row.detail is None else packed(dict(row.detail))

@@ -115,7 +115,7 @@ async def _replicas(devices: Sequence[DeviceProcess]) -> list[Replica]:
 def _verdict(daemon: Daemon, devices: Sequence[DeviceProcess], replicas: Sequence[Replica]) -> Verdict:
     """Read the store beside the running daemon, as any reader of LMDB may."""
     acknowledged = [change for device in devices for change in device.acknowledged.values()]
-    store = open_store(daemon.state, map_bytes=MAP_BYTES, map_bytes_max=MAP_BYTES, read_only=True)
+    store = open_store(daemon.store, map_bytes=MAP_BYTES, map_bytes_max=MAP_BYTES, read_only=True)
     try:
         with store.read() as tx:
             return verdict(tx, acknowledged, replicas)

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,15 +35,26 @@ class StageError(Exception):
     """A process did not do what the demo needs; the text names it and says where its log is."""
 
 
-async def _lines(stream: Any) -> Any:
-    """Lines of a process's standard output until it ends."""
-    buffer = b""
-    while data := await stream.receive_some(65536):
-        *lines, buffer = (buffer + bytes(data)).split(b"\n")
-        for line in lines:
-            yield line
-        if len(buffer) > LINE_BYTES_MAX:
-            raise StageError("a process printed a line without end")
+class _Lines:
+    """Lines of a process's standard output. Not an async generator: one that is left unfinished is ended by nobody."""
+
+    def __init__(self, stream: trio.abc.ReceiveStream | None) -> None:
+        assert stream is not None, "the process was started with a pipe"
+        self._stream = stream
+        self._buffer = b""
+        self._lines: deque[bytes] = deque()
+
+    async def next(self) -> bytes | None:
+        """The next line; None when the process has ended."""
+        while not self._lines:
+            data = await self._stream.receive_some(65536)
+            if not data:
+                return None
+            *lines, self._buffer = (self._buffer + bytes(data)).split(b"\n")
+            self._lines.extend(lines)
+            if len(self._buffer) > LINE_BYTES_MAX:
+                raise StageError("a process printed a line without end")
+        return self._lines.popleft()
 
 
 class Daemon:
@@ -70,6 +82,10 @@ class Daemon:
         return f"ws://{self.http}/v1/sync"
 
     @property
+    def store(self) -> Path:
+        return self.state / "store"
+
+    @property
     def log(self) -> Path:
         return self._directory / "daemon.log"
 
@@ -91,16 +107,17 @@ class Daemon:
             process: trio.Process = await self._nursery.start(start)
         self._process = process
         with trio.move_on_after(START_S):
-            async for line in _lines(process.stdout):
+            lines = _Lines(process.stdout)
+            while (line := await lines.next()) is not None:
                 ready = json.loads(line)
                 if ready.get("event") == "ready":
                     self.http, self.pid = ready["http"], ready["pid"]
-                    self._nursery.start_soon(self._drain, process)
+                    self._nursery.start_soon(self._drain, lines)
                     return
         raise StageError(f"the daemon did not become ready; its log is {self.log}:\n{_tail(self.log)}")
 
-    async def _drain(self, process: trio.Process) -> None:
-        async for _ in _lines(process.stdout):
+    async def _drain(self, lines: _Lines) -> None:
+        while await lines.next() is not None:
             pass
 
     async def kill(self) -> None:
@@ -199,7 +216,8 @@ class DeviceProcess:
         return self._process is not None
 
     async def _read(self, process: trio.Process) -> None:
-        async for line in _lines(process.stdout):
+        lines = _Lines(process.stdout)
+        while (line := await lines.next()) is not None:
             self._take(json.loads(line))
             pulse, self._pulse = self._pulse, trio.Event()
             pulse.set()
@@ -217,8 +235,8 @@ class DeviceProcess:
                 self.outcomes[key] = line
                 self._at = line["at"]
             case None:
-                if "id" in line:
-                    self._answers[line["id"]] = line
+                if "ref" in line:
+                    self._answers[line["ref"]] = line
 
     async def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
         """Send one command and wait for its answer. Raises `StageError` if it is refused or the process died."""
@@ -228,7 +246,7 @@ class DeviceProcess:
         self._next += 1
         number = self._next
         try:
-            await process.stdin.send_all(json.dumps({"op": op, "id": number, **arguments}).encode() + b"\n")
+            await process.stdin.send_all(json.dumps({"op": op, "ref": number, **arguments}).encode() + b"\n")
         except trio.BrokenResourceError:
             raise StageError(f"{self.name} ended: its log is {self.log}:\n{_tail(self.log)}") from None
         with trio.move_on_after(ASK_S):

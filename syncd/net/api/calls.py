@@ -179,11 +179,12 @@ def author_of(caller: Caller) -> Author:
     return Author(device, None, "key", caller.user, caller.grants)
 
 
-def check_role(call: Call, tx: Reader, space: str, needed: Role) -> None:
-    """Raises `forbidden` unless the caller has the role. The answer does not tell whether the space exists."""
-    caller = call.known_caller()
-    if reading.role(tx, space, caller.grants) < needed:
+def check_role(call: Call, tx: Reader, space: str, needed: Role) -> Role:
+    """The caller's role. Raises `forbidden` below `needed`, in words that do not tell whether the space exists."""
+    role = reading.role(tx, space, call.known_caller().grants)
+    if role < needed:
         raise forbidden_on(space, needed)
+    return role
 
 
 def forbidden_on(space: str, needed: Role) -> Exception:

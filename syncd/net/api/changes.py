@@ -12,6 +12,7 @@ import orjson
 
 from syncd.core.ids import Position
 from syncd.core.values import ValueRefused
+from syncd.engine import reading
 from syncd.engine.commands import Author, Expired, Idempotency, Post, Posted, Refused, Result
 from syncd.engine.grants import Role
 from syncd.net.api.calls import (
@@ -37,11 +38,14 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 
 
 async def post_change(call: Call) -> Response:
-    space = call.space()
+    space, author = call.space(), author_of(call.known_caller())
     with call.services.store.read() as tx:
         check_role(call, tx, space, Role.WRITER)
+        binding = reading.bound(tx, author)
+    if isinstance(binding, Refused):
+        # A device id is the client's own choice, so someone may have taken the one that stands for this user here.
+        raise raised("forbidden", binding.detail)
     body = json_object(call, BODY_BYTES_MAX, frozenset({"operations", "base"}))
-    author = author_of(call.known_caller())
     base = _base(call, body)
     if_match = _if_match(call, body)
     command = Post(author, space, _operations(body), base, if_match, _idempotency(call, author, space, body))

@@ -76,7 +76,7 @@ async def get_explanation(call: Call) -> Response:
     collection, document_id = call.name("collection", "a collection"), call.name("id", "a document id")
     field = call.name("field", "a field") if "field" in call.parameters else None
     with call.services.store.read() as tx:
-        check_role(call, tx, space, Role.READER)
+        role = check_role(call, tx, space, Role.READER)
         position = reading.position(tx, space)
         answer = explained(tx, space, collection, document_id, field)
     headers = (*_position_header(position), ("Cache-Control", "no-store"))
@@ -84,6 +84,8 @@ async def get_explanation(call: Call) -> Response:
         raise raised("not-found", f"{space} has no document {collection}/{document_id}, and remembers none", headers)
     if field is not None and field not in answer["fields"]:
         raise raised("not-found", f"{collection}/{document_id} has no field {field}", headers)
+    if role < Role.OWNER:
+        del answer["refused"]  # what a refused change said was never visible to anyone but its author
     # Field names are the keys of a map here, not of a value, so they are not escaped as a value's keys are.
     fields = {name: json_value(explanation) for name, explanation in answer.pop("fields").items()}
     return json_content(200, {**json_value(answer), "fields": fields}, headers)

@@ -1,0 +1,331 @@
+/* Many devices in one process: the load, which must cost less than the server that it measures.
+ *
+ * It opens the connections of a plan, copies ready-made bytes, and counts what comes back by looking for a few keys in
+ * each frame: outcome entries, and for each delta the changes that it covers (`to` - `from`). It decodes nothing else;
+ * the Python driver made every byte that is sent.
+ *
+ * devices HOST_PORT PLAN OPENING_MAX
+ * PLAN: u32 connections; for each: bytes upgrade, hello, subscribe (empty: none); u32 pushes; bytes each push.
+ *       bytes = u32 size and that many bytes; integers little-endian.
+ * Commands on stdin, one answer line (JSON) each on stdout:
+ *   open              connect all, OPENING_MAX at a time; answered when all are welcomed and subscribed
+ *   go WINDOW COUNT   each connection that has pushes sends the next COUNT of them, WINDOW unanswered ones at most;
+ *                     answered when all outcomes are here and every subscriber has every change
+ * Ends when stdin ends.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { READ_BYTES = 1 << 18, WINDOW_MAX = 64, STALL_S = 15, LATENCIES_MAX = 1 << 20 };
+
+struct bytes { const uint8_t *at; uint32_t size; };
+
+enum state { CLOSED, UPGRADING, GREETING, SUBSCRIBING, OPEN };
+
+struct connection {
+    int fd;
+    enum state state;
+    struct bytes upgrade, hello, subscribe;
+    const uint8_t *next_push; /* in the plan */
+    uint32_t pushes_left, to_send;
+    uint64_t sent, answered; /* pushes */
+    uint32_t unanswered_entries[WINDOW_MAX]; /* outcome entries that each unanswered push still expects */
+    double sent_s[WINDOW_MAX];
+    struct bytes unsent; /* rest of a push that the socket did not take */
+    uint64_t seq;        /* `to` of the last delta */
+    uint8_t *rest;       /* a frame that is not complete yet */
+    size_t rest_size, rest_room;
+};
+
+static struct connection *connections;
+static uint32_t connection_count, subscriber_count, publisher_count, open_count, opening_count, next_to_open;
+static int poller;
+static struct sockaddr_in server;
+static uint8_t input[READ_BYTES];
+static uint32_t window;
+static uint64_t outcomes, applied, delivered, frames, received_bytes, seq_expected;
+static float latencies_ms[LATENCIES_MAX];
+static uint32_t latency_count;
+
+static double now_s(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static void fail(const char *what, const uint8_t *at, size_t size) {
+    fprintf(stderr, "devices: %s: ", what);
+    for (size_t i = 0; i < size && i < 400; i++) fputc(at[i] >= 32 && at[i] < 127 ? at[i] : '.', stderr);
+    fputc('\n', stderr);
+    exit(1);
+}
+
+static uint32_t u32(const uint8_t **at) { uint32_t v; memcpy(&v, *at, 4); *at += 4; return v; }
+
+static struct bytes taken(const uint8_t **at) {
+    struct bytes b;
+    b.size = u32(at);
+    b.at = *at;
+    *at += b.size;
+    return b;
+}
+
+static void read_plan(const char *path) {
+    int fd = open(path, O_RDONLY);
+    struct stat status;
+    if (fd < 0 || fstat(fd, &status)) { perror(path); exit(1); }
+    const uint8_t *at = mmap(NULL, status.st_size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
+    connection_count = u32(&at);
+    connections = calloc(connection_count, sizeof *connections);
+    for (uint32_t i = 0; i < connection_count; i++) {
+        struct connection *c = &connections[i];
+        c->upgrade = taken(&at), c->hello = taken(&at), c->subscribe = taken(&at);
+        c->pushes_left = u32(&at);
+        c->next_push = at;
+        for (uint32_t k = 0; k < c->pushes_left; k++) u32(&at), taken(&at);
+        subscriber_count += c->subscribe.size > 0;
+        publisher_count += c->pushes_left > 0;
+    }
+}
+
+static void send_some(struct connection *c, struct bytes b) {
+    ssize_t n = send(c->fd, b.at, b.size, MSG_NOSIGNAL);
+    if (n < 0 && errno != EAGAIN) fail(strerror(errno), NULL, 0);
+    if (n < 0) n = 0;
+    c->unsent = (struct bytes){b.at + n, b.size - n};
+    uint32_t events = EPOLLIN | (c->unsent.size ? EPOLLOUT : 0);
+    if (n < b.size) epoll_ctl(poller, EPOLL_CTL_MOD, c->fd, &(struct epoll_event){events, {.ptr = c}});
+}
+
+static void push_more(struct connection *c) {
+    while (!c->unsent.size && c->to_send && c->sent - c->answered < window) {
+        uint32_t entries = u32(&c->next_push);
+        struct bytes frame = taken(&c->next_push);
+        c->unanswered_entries[c->sent % WINDOW_MAX] = entries;
+        c->sent_s[c->sent % WINDOW_MAX] = now_s();
+        c->sent++, c->to_send--, c->pushes_left--;
+        send_some(c, frame);
+    }
+}
+
+static uint64_t msgpack_uint(const uint8_t *at) {
+    uint64_t value = 0;
+    int size = *at == 0xcc ? 1 : *at == 0xcd ? 2 : *at == 0xce ? 4 : *at == 0xcf ? 8 : 0;
+    if (!size) return *at;
+    for (int i = 1; i <= size; i++) value = value << 8 | at[i];
+    return value;
+}
+
+static const uint8_t *find(const uint8_t *at, const uint8_t *end, const char *what) {
+    return at < end ? memmem(at, end - at, what, strlen(what)) : NULL;
+}
+
+static void take_outcomes(struct connection *c, const uint8_t *at, const uint8_t *end) {
+    while ((at = find(at, end, "\xa8outcomes")) != NULL) {
+        at += 9;
+        uint32_t count = *at == 0xdc ? at[1] << 8 | at[2] : *at & 0x0f;
+        outcomes += count;
+        while (count) {
+            uint32_t *left = &c->unanswered_entries[c->answered % WINDOW_MAX];
+            if (c->answered == c->sent) fail("more outcomes than changes", at, end - at);
+            uint32_t part = count < *left ? count : *left;
+            count -= part, *left -= part;
+            if (*left) break;
+            if (latency_count < LATENCIES_MAX)
+                latencies_ms[latency_count++] = (now_s() - c->sent_s[c->answered % WINDOW_MAX]) * 1e3;
+            c->answered++;
+        }
+    }
+}
+
+static void take_frame(struct connection *c, const uint8_t *at, size_t size) {
+    const uint8_t *end = at + size, *found;
+    frames++;
+    if (c->state == GREETING) {
+        if (!find(at, end, "\xa7" "welcome") && !find(at, end, "\xa7resumed")) fail("no welcome", at, size);
+        c->state = c->subscribe.size ? SUBSCRIBING : OPEN;
+        if (c->subscribe.size) send_some(c, c->subscribe);
+        else open_count++, opening_count--;
+        return;
+    }
+    if (find(at, end, "\xa5retry")) fail("the server answers with an error", at, size);
+    if (c->state == SUBSCRIBING && (found = find(at, end, "\xa4head")) && find(at, end, "\xa4mode")) {
+        c->state = OPEN;
+        open_count++, opening_count--;
+        return;
+    }
+    if (c->to_send || c->sent != c->answered) {
+        take_outcomes(c, at, end);
+        for (found = at; (found = find(found, end, "\xa7" "applied")) != NULL; found++) applied++;
+        push_more(c);
+    }
+    const uint8_t *near = size > 512 ? at + 512 : end; /* the positions stand before the documents */
+    const uint8_t *from = find(at, near, "\xa4" "from");
+    const uint8_t *to = from ? find(from, near, "\xa2to") : NULL;
+    if (to) {
+        uint64_t first = msgpack_uint(from + 5), last = msgpack_uint(to + 3);
+        if (first < c->seq) first = c->seq;
+        if (last > first) delivered += last - first;
+        if (last > c->seq) c->seq = last;
+    }
+}
+
+/* The whole frames at the beginning of the bytes; returns how many bytes they take. */
+static size_t take_frames(struct connection *c, const uint8_t *at, size_t size) {
+    const uint8_t *begin = at, *end = at + size;
+    if (c->state == UPGRADING) {
+        const uint8_t *found = find(at, end, "\r\n\r\n");
+        if (!found) return 0;
+        if (!find(at, found, " 101 ")) fail("the upgrade is refused", at, size);
+        at = found + 4;
+        c->state = GREETING;
+        send_some(c, c->hello);
+    }
+    for (;;) {
+        size_t left = end - at, head = 2;
+        if (left < 2) break;
+        uint64_t length = at[1] & 0x7f;
+        if (length == 126) head = 4; else if (length == 127) head = 10;
+        if (left < head) break;
+        if (head == 4) length = at[2] << 8 | at[3];
+        if (head == 10) for (length = 0, left = 2; left < 10; left++) length = length << 8 | at[left];
+        if ((size_t)(end - at) < head + length) break;
+        if ((at[0] & 0x0f) == 8) fail("the server closes", at + head, length);
+        if ((at[0] & 0x0f) < 8) take_frame(c, at + head, length);
+        at += head + length;
+    }
+    return at - begin;
+}
+
+static void receive(struct connection *c) {
+    ssize_t size = recv(c->fd, input, sizeof input, 0);
+    if (size < 0 && errno == EAGAIN) return;
+    if (size <= 0) fail("the server hangs up", NULL, 0);
+    received_bytes += size;
+    const uint8_t *at = input;
+    if (c->rest_size) {
+        if (c->rest_room < c->rest_size + size) c->rest = realloc(c->rest, c->rest_room = 2 * (c->rest_size + size));
+        memcpy(c->rest + c->rest_size, input, size);
+        at = c->rest, size += c->rest_size, c->rest_size = 0;
+    }
+    size_t used = take_frames(c, at, size), left = size - used;
+    if (!left) return;
+    if (c->rest_room < left) c->rest = realloc(c->rest, c->rest_room = 2 * left), at = input;
+    memmove(c->rest, at + used, left);
+    c->rest_size = left;
+}
+
+static void open_next(void) {
+    struct connection *c = &connections[next_to_open++];
+    int one = 1;
+    c->fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (c->fd < 0 || connect(c->fd, (void *)&server, sizeof server)) { perror("connect"); exit(1); }
+    fcntl(c->fd, F_SETFL, O_NONBLOCK);
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &(struct epoll_event){EPOLLIN, {.ptr = c}});
+    c->state = UPGRADING;
+    opening_count++;
+    send_some(c, c->upgrade);
+}
+
+/* Serve until `is_done`; false when nothing has come for `STALL_S`. */
+static int serve(int (*is_done)(void), uint32_t opening_max) {
+    while (!is_done()) {
+        while (next_to_open < connection_count && opening_count < opening_max) open_next();
+        struct epoll_event events[512];
+        int ready = epoll_wait(poller, events, 512, STALL_S * 1000);
+        if (!ready) return 0;
+        for (int i = 0; i < ready; i++) {
+            struct connection *c = events[i].data.ptr;
+            if (events[i].events & EPOLLOUT) {
+                struct bytes rest = c->unsent;
+                c->unsent.size = 0;
+                epoll_ctl(poller, EPOLL_CTL_MOD, c->fd, &(struct epoll_event){EPOLLIN, {.ptr = c}});
+                send_some(c, rest);
+                push_more(c);
+            }
+            if (events[i].events & ~EPOLLOUT) receive(c);
+        }
+    }
+    return 1;
+}
+
+static int all_open(void) { return open_count == connection_count; }
+
+static uint64_t outcomes_expected, delivered_expected;
+static int all_here(void) { return outcomes >= outcomes_expected && delivered >= delivered_expected; }
+
+static int by_size(const void *a, const void *b) { float d = *(float *)a - *(float *)b; return d < 0 ? -1 : d > 0; }
+
+static double latency_at(double share) { return latency_count ? latencies_ms[(uint32_t)(share * (latency_count - 1))] : 0; }
+
+static int go(uint32_t count) {
+    outcomes = applied = delivered = frames = received_bytes = outcomes_expected = delivered_expected = 0;
+    latency_count = 0;
+    for (uint32_t i = 0; i < connection_count; i++) {
+        struct connection *c = &connections[i];
+        if (!c->pushes_left) continue;
+        if (c->pushes_left < count) fail("the plan has too few pushes", NULL, 0);
+        const uint8_t *at = c->next_push;
+        uint64_t entries = 0;
+        for (uint32_t k = 0; k < count; k++) entries += u32(&at), taken(&at);
+        outcomes_expected += entries;
+        /* One publisher feeds all subscribers; several feed their own space each. */
+        delivered_expected += publisher_count == 1 ? entries * subscriber_count : c->subscribe.size ? entries : 0;
+        c->to_send = count;
+    }
+    double began = now_s();
+    for (uint32_t i = 0; i < connection_count; i++) push_more(&connections[i]);
+    if (!serve(all_here, 0)) {
+        fprintf(stderr, "devices: nothing came for %d s: %lu of %lu outcomes, %lu of %lu changes delivered\n", STALL_S,
+                outcomes, outcomes_expected, delivered, delivered_expected);
+        return 1;
+    }
+    double took = now_s() - began;
+    qsort(latencies_ms, latency_count, sizeof *latencies_ms, by_size);
+    printf("{\"seconds\": %.6f, \"outcomes\": %lu, \"applied\": %lu, \"delivered\": %lu, \"frames\": %lu, \"bytes\": %lu,"
+           " \"ack_p50_ms\": %.3f, \"ack_p99_ms\": %.3f}\n",
+           took, outcomes, applied, delivered, frames, received_bytes, latency_at(0.5), latency_at(0.99));
+    fflush(stdout);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    if (argc != 4) { fputs("devices PORT PLAN OPENING_MAX\n", stderr); return 2; }
+    struct rlimit limit;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    server = (struct sockaddr_in){AF_INET, htons(atoi(argv[1])), {htonl(INADDR_LOOPBACK)}, {0}};
+    poller = epoll_create1(0);
+    read_plan(argv[2]);
+    char line[128];
+    while (fgets(line, sizeof line, stdin)) {
+        uint32_t count;
+        if (!strcmp(line, "open\n")) {
+            double began = now_s();
+            if (!serve(all_open, atoi(argv[3]))) { fprintf(stderr, "devices: %u of %u opened\n", open_count, connection_count); return 1; }
+            printf("{\"seconds\": %.6f, \"connections\": %u}\n", now_s() - began, connection_count);
+            fflush(stdout);
+        } else if (sscanf(line, "go %u %u", &window, &count) == 2 && window >= 1 && window <= WINDOW_MAX) {
+            if (go(count)) return 1;
+        } else {
+            fail("unknown command", (uint8_t *)line, strlen(line));
+        }
+    }
+    return 0;
+}

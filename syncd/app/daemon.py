@@ -1,0 +1,400 @@
+"""The daemon: everything is made here, wired together, and taken down again in the right order.
+
+Owns the lifetime of the process: what is opened when, what a signal does, what ends with what, and what the outside is
+told of it. Must not know what goes over the wires or into the store.
+
+Up: the store (whose lock keeps a second daemon out), the generated secret, the listeners, the committer, the server,
+the admin listeners, and only then the ready line. Down: no new connections, every device sent away, the committer
+emptied, the store closed. A store that cannot be trusted any more ends the process at once, without a drain: nothing
+may be acknowledged after that.
+
+Invariants: D1 the ready line is printed once, when a connection will be served. D2 nothing is listened on before the
+store is open. D3 after SIGTERM, everything that was taken is committed and answered before the process ends, unless a
+second signal comes.
+"""
+
+import resource
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from logging import getLogger
+from os import getpid
+from typing import Any
+
+import trio
+
+from syncd.app import VERSION, config, logs
+from syncd.app.admin import Admin
+from syncd.app.config import Settings
+from syncd.app.settings import host_and_port
+from syncd.app.systemd import Notifier, inherited_socket
+from syncd.core.changes import Change, Void
+from syncd.engine.commands import Ack, Command, Decision, Failed, Forget, Post, PostEvents, Push, Result, RevokeKey
+from syncd.engine.engine import Engine
+from syncd.env.ports import Environment, Listener, Transport, TransportClosed
+from syncd.env.real import SocketListener, environment, listen_tcp, listen_unix
+from syncd.net.api.service import Api
+from syncd.net.auth import Authenticator
+from syncd.net.exchange import Health
+from syncd.net.http import HttpShell
+from syncd.net.hub import Hub
+from syncd.net.limits import NetLimits
+from syncd.net.server import Server
+from syncd.store import keys
+from syncd.store.api import Store, StoreError
+from syncd.store.committer import Committer, CommitterLimits
+from syncd.store.lmdb import open_store
+from syncd.wire import limits as wire_limits
+
+_log = getLogger(__name__)
+
+DESCRIPTORS_RESERVED = 128  # for the store, logs, listeners, the admin's connections and the interpreter
+COMMIT_HANGS_MS = 10_000  # a commit takes milliseconds, on a sick disk a second; beyond this probes should know
+ADMIN_CONNECTIONS_MAX = 64  # operators and probes; more of them are a mistake or an attack
+COMMAND_BYTES = 500  # of a command's own objects, beside what it carries
+OPERATION_BYTES = 300  # of an operation's objects, beside its encoding
+
+
+class CannotServe(Exception):
+    """The daemon could not start, or was told to stop before it was done. The text says why."""
+
+
+def main(settings: Settings, environ: Mapping[str, str], announce: Callable[[Mapping[str, Any]], None]) -> None:
+    """Run until a signal. `announce` gets what the ready line says.
+
+    Raises `CannotServe`, `StoreError`, `ConfigError`.
+    """
+    logs.start(settings.config.log.level)
+    try:
+        trio.run(partial(serve, settings, environment(), environ, announce))
+    except BaseExceptionGroup as group:
+        # What ended the process is what an operator can act on; the rest are its echoes in other tasks.
+        expected = group.subgroup((StoreError, CannotServe, config.ConfigError))
+        if expected is None:
+            raise
+        _log.debug("ended by an error", exc_info=group)
+        raise _leaf(expected) from None
+
+
+def _leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _leaf(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+async def serve(
+    settings: Settings,
+    env: Environment,
+    environ: Mapping[str, str],
+    announce: Callable[[Mapping[str, Any]], None],
+) -> None:
+    """The daemon from beginning to end, in the environment given."""
+    with ExitStack() as stack:
+        store = _opened(settings)
+        stack.callback(store.close)
+        if config.ensure_generated_key(settings, env.entropy.token):
+            _log.info("no token key is configured: made one", extra={"file": str(settings.generated_key)})
+        clients, admin, socket = _listeners(settings, environ)
+        for listener in (clients, admin, socket):
+            stack.callback(listener.close)
+        daemon = _Daemon(settings, env, store, (clients, admin), Notifier(environ))
+        await daemon.run(clients, admin, socket, announce)
+    _log.info("stopped")
+
+
+class _Daemon:
+    """The parts of a running daemon."""
+
+    def __init__(
+        self, settings: Settings, env: Environment, store: Store, addressed: Sequence[Listener], notifier: Notifier
+    ) -> None:
+        self._settings, self._env, self._store, self._notifier = settings, env, store, notifier
+        self._began_ms = env.clock.now_ms()
+        self._addresses = tuple(_host_port(listener) for listener in addressed)
+        limits, wire = _limits(settings)
+        self._limits = limits
+        _raise_descriptor_limit(limits.connections_max + limits.refusals_max + DESCRIPTORS_RESERVED)
+        self._hub = Hub(limits, wire)
+        self._committer: Committer[Command, Result, Decision] = Committer(
+            store, Engine(env.entropy.token).decide, lambda decision: decision.results, self._published, Failed,
+            env.clock, env.offload, env.faults, adds_data=adds_data, size_bytes=size_bytes,
+        )  # fmt: skip
+        auth = settings.config.auth
+        authenticator = Authenticator(
+            config.verifying_keys(settings), issuer=auth.issuer or None, audience=auth.audience or None,
+            leeway_ms=auth.leeway_ms,
+        )  # fmt: skip
+        api = Api(
+            store=store, committer=self._committer, authenticator=authenticator, clock=env.clock, health=self.health
+        )
+        origins = settings.config.server.origins
+        self._server = Server(
+            env, self._hub, api, authenticator, store, self._committer, _log.error,
+            name=f"syncd/{VERSION}", limits=limits, wire_limits=wire,
+            origins=None if "*" in origins else frozenset(origins),
+        )  # fmt: skip
+        self._is_stopping = False
+
+    async def run(
+        self, clients: Listener, admin: Listener, socket: Listener, announce: Callable[[Mapping[str, Any]], None]
+    ) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery() as nursery:
+                committed = trio.Event()
+                await nursery.start(partial(self._run_committer, committed))
+                await nursery.start(self._server.serve, (clients,))
+                nursery.start_soon(self._serve_admin, admin, False)
+                nursery.start_soon(self._serve_admin, socket, True)
+                nursery.start_soon(self._notifier.run_watchdog)
+                self._tell_ready(announce)
+                number = await anext(signals)
+                _log.info("stopping", extra={"signal": signal.Signals(number).name})
+                nursery.start_soon(self._stop, committed, nursery.cancel_scope)
+                number = await anext(signals)
+                raise CannotServe(f"stopped at once by a second signal, {signal.Signals(number).name}")
+
+    async def _run_committer(
+        self, committed: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        await self._committer.run(task_status=task_status)
+        committed.set()
+
+    async def _published(self, decision: Decision) -> None:
+        for alarm in decision.alarms:
+            _log.error("a defect was contained", extra={"alarm": alarm})
+        await self._hub.publish(decision)
+
+    def _tell_ready(self, announce: Callable[[Mapping[str, Any]], None]) -> None:
+        clients, admin = self._addresses
+        _log.info(
+            "ready",
+            extra={
+                "http": clients, "admin": admin, "socket": str(self._settings.admin_socket),
+                "store": str(self._settings.store_directory),
+                "config": "none: defaults and variables" if self._settings.file is None else str(self._settings.file),
+            },
+        )  # fmt: skip
+        announce({"event": "ready", "http": clients, "admin": admin, "pid": getpid()})
+        self._notifier.notify("READY=1", f"STATUS=Serving on {clients}")
+
+    async def _stop(self, committed: trio.Event, scope: trio.CancelScope) -> None:
+        """The way down. The admin listeners serve to the end, so that an operator can see it happen."""
+        self._is_stopping = True
+        self._notifier.notify("STOPPING=1", "STATUS=Sending devices away")
+        await self._server.drain(self._settings.config.drain.deadline_ms / 1000)
+        self._committer.close()
+        await committed.wait()
+        scope.cancel()
+
+    # -- the operators' side -------------------------------------------------------------------------------------
+
+    async def _serve_admin(self, listener: Listener, is_trusted: bool) -> None:
+        admin = Admin(
+            self._store, self._committer, self._env.entropy, self._env.clock, self.health, self.status,
+            is_trusted=is_trusted,
+        )  # fmt: skip
+        shell = HttpShell(admin.handle, _NoWebSockets(), self._env.clock, self._limits, _log.error)
+        room = trio.CapacityLimiter(ADMIN_CONNECTIONS_MAX)
+        async with trio.open_nursery() as nursery:
+            while True:
+                transport = await listener.accept()
+                await room.acquire_on_behalf_of(transport)
+                nursery.start_soon(_converse, shell, transport, room)
+
+    def health(self) -> Health:
+        """Whether writes are taken. Reports what the last commits showed; writes nothing by itself."""
+        reasons = []
+        if self._is_stopping:
+            reasons.append("the daemon is stopping")
+        since_ms = self._committer.stats().writing_since_ms
+        if since_ms is not None and self._env.clock.now_ms() - since_ms > COMMIT_HANGS_MS:
+            reasons.append(
+                f"a commit has not returned for more than {COMMIT_HANGS_MS // 1000} seconds: look at the disk"
+            )
+        used, limit = self._store.usage().used_bytes, self._settings.config.store.map_bytes_max
+        if used > limit * CommitterLimits().full_share:
+            reasons.append(f"the store is full: {used} of store.map_bytes_max = {limit} bytes are used")
+        return Health(tuple(reasons))
+
+    def status(self) -> dict[str, Any]:
+        stats, usage, health = self._committer.stats(), self._store.usage(), self.health()
+        with self._store.read() as tx:
+            # Spaces are numbered from 1 without gaps and never removed: the last number is their count.
+            last = tx.last(*keys.table_range(keys.SPACE_NAME))
+        clients, admin = self._addresses
+        return {
+            "version": VERSION,
+            "pid": getpid(),
+            "uptime_ms": max(0, self._env.clock.now_ms() - self._began_ms),
+            "ready": health.is_ready,
+            "reasons": list(health.reasons),
+            "http": clients,
+            "admin": admin,
+            "connections": {
+                "open": self._server.connection_count,
+                "devices": len(self._hub.members),
+                "listened_spaces": self._hub.room_count,
+            },
+            "spaces": 0 if last is None else int.from_bytes(last[0][1:5]),
+            "commits": {
+                "batches": stats.batches,
+                "commands": stats.commands,
+                "failed": stats.failed,
+                "last_ms": stats.commit_ms_last,
+            },
+            "queue": {"commands": stats.queue_count, "used_bytes": stats.queue_bytes},
+            "store": {
+                "used_bytes": usage.used_bytes,
+                "map_bytes": usage.limit_bytes,
+                "map_max_bytes": self._settings.config.store.map_bytes_max,
+            },
+        }
+
+
+class _NoWebSockets:
+    """The admin listeners' `net.http.Door`."""
+
+    is_draining = False
+
+    def refused_s(self) -> float | None:
+        return 1.0
+
+
+async def _converse(shell: HttpShell, transport: Transport, room: trio.CapacityLimiter) -> None:
+    try:
+        await shell.converse(transport)
+    except TransportClosed:
+        pass
+    except Exception:
+        _log.exception("an admin connection failed")
+    finally:
+        transport.abort()
+        room.release_on_behalf_of(transport)
+
+
+# -- making the parts -------------------------------------------------------------------------------------------------
+
+
+def _opened(settings: Settings) -> Store:
+    room = settings.config.store
+    try:
+        settings.state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return open_store(settings.store_directory, map_bytes=room.map_bytes, map_bytes_max=room.map_bytes_max)
+    except OSError as error:
+        raise CannotServe(
+            f"cannot use the state directory {settings.state_directory} (store.directory): {error.strerror}"
+        ) from None
+
+
+def _listeners(settings: Settings, environ: Mapping[str, str]) -> tuple[Listener, Listener, Listener]:
+    """For clients, for operators by TCP, for operators by UNIX socket."""
+    server = settings.config.server
+    with ExitStack() as stack:
+        try:
+            inherited = inherited_socket(environ)
+        except ValueError as error:
+            raise CannotServe(str(error)) from None
+        clients = _listen_tcp("server.listen", server.listen) if inherited is None else SocketListener(inherited)
+        stack.callback(clients.close)
+        admin = _listen_tcp("server.admin_listen", server.admin_listen)
+        stack.callback(admin.close)
+        try:
+            socket = listen_unix(settings.admin_socket)
+        except OSError as error:
+            hint = "; a shorter state directory is needed" if "too long" in str(error) else ""
+            raise CannotServe(f"cannot listen on {settings.admin_socket}: {error.strerror or error}{hint}") from None
+        stack.pop_all()
+    return clients, admin, socket
+
+
+def _listen_tcp(key: str, text: str) -> Listener:
+    host, port = host_and_port(text)
+    try:
+        return listen_tcp(host, port)
+    except OSError as error:
+        hint = "; another program listens there, perhaps another syncd" if "in use" in str(error).lower() else ""
+        raise CannotServe(f"cannot listen on {text} ({key}): {error.strerror}{hint}") from None
+
+
+def _host_port(listener: Listener) -> str:
+    host, port = listener.address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _limits(settings: Settings) -> tuple[NetLimits, wire_limits.Limits]:
+    """The limits in force: those that are configured over the defaults."""
+    server, reconnect = settings.config.server, settings.config.reconnect
+    net = NetLimits(
+        connections_max=server.connections_max,
+        connections_per_address_max=server.connections_per_address_max,
+        connections_per_user_max=server.connections_per_user_max,
+        ping_ms=settings.config.keepalive.ping_ms,
+        ack_ms=settings.config.keepalive.ack_ms,
+        first_jitter_ms=reconnect.first_jitter_ms,
+        backoff_ms=reconnect.backoff_ms,
+        backoff_ms_max=reconnect.backoff_max_ms,
+        stable_ms=reconnect.stable_ms,
+        goaway_spread_ms=settings.config.drain.spread_ms,
+    )
+    return net, wire_limits.Limits(**settings.config.limits.model_dump())
+
+
+def _raise_descriptor_limit(needed: int) -> None:
+    """Take as many file descriptors as the connections need, or all that the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < needed:
+        extra = {"allowed": allowed, "needed": needed}
+        _log.info("fewer file descriptors than server.connections_max needs; LimitNOFILE raises them", extra=extra)
+
+
+# -- what the committer needs to know of commands ---------------------------------------------------------------------
+
+
+def adds_data(command: Command) -> bool:
+    """Whether a command is refused while the store is nearly full: all but those that make room or only tell."""
+    match command:
+        case Ack() | Forget() | RevokeKey():
+            return False
+        case Push():
+            return not all(
+                isinstance(change, Void)
+                or (isinstance(change, Change) and all(operation.verb == "delete" for operation in change.operations))
+                for change in command.changes
+            )
+        case _:
+            return True
+
+
+def size_bytes(command: Command) -> int:
+    """About how much memory a command holds while it waits."""
+    match command:
+        case Push():
+            return COMMAND_BYTES + sum(
+                COMMAND_BYTES
+                if isinstance(change, Void)
+                else COMMAND_BYTES + 2 * len(change.payload) + OPERATION_BYTES * len(getattr(change, "operations", ()))
+                for change in command.changes
+            )
+        case Post():
+            return COMMAND_BYTES + _weight(command.operations)
+        case PostEvents():
+            return COMMAND_BYTES + sum(COMMAND_BYTES + _weight(event.data) for event in command.events)
+        case _:
+            return COMMAND_BYTES
+
+
+def _weight(value: object) -> int:
+    """About how many bytes a decoded value takes. Its depth and size were limited when it was decoded."""
+    match value:
+        case str() | bytes():
+            return 50 + len(value)
+        case dict():
+            return 100 + sum(_weight(key) + _weight(item) for key, item in value.items())
+        case list() | tuple():
+            return 60 + sum(8 + _weight(item) for item in value)
+        case _:
+            return 30
