@@ -63,6 +63,6 @@ bench: $(STAMP) ## Measure; prints a table and writes bench/results/latest.json
 	@$(BIN)/python -m bench $(ARGS)
 
 clean: ## Remove the virtual environment and all caches
-	@rm -rf $(VENV) build dist bench/results .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	@find . -name '*.egg-info' -type d -prune -exec rm -rf {} +
+	@rm -rf $(VENV) build dist bench/results .hypothesis
+	@find . -name .git -prune -o -type d \( -name __pycache__ -o -name '*.egg-info' -o -name .mypy_cache -o -name .pytest_cache \
+		-o -name .ruff_cache -o -name .import_linter_cache \) -prune -exec rm -rf {} +

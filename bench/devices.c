@@ -4,11 +4,11 @@
  * each frame: outcome entries, and for each delta the changes that it covers (`to` - `from`). It decodes nothing else;
  * the Python driver made every byte that is sent.
  *
- * devices HOST_PORT PLAN OPENING_MAX
- * PLAN: u32 connections; for each: bytes upgrade, hello, subscribe (empty: none); u32 pushes; bytes each push.
- *       bytes = u32 size and that many bytes; integers little-endian.
+ * devices PORT PLAN OPENINGS_PER_S
+ * PLAN: u32 connections; for each: bytes upgrade, hello, subscribe (empty: none); u32 pushes; for each: u32 changes in
+ *       it, bytes. `bytes` are a u32 size and that many bytes; integers are little-endian.
  * Commands on stdin, one answer line (JSON) each on stdout:
- *   open              connect all, OPENING_MAX at a time; answered when all are welcomed and subscribed
+ *   open              connect all, no faster than the server admits; answered when all are welcomed and subscribed
  *   go WINDOW COUNT   each connection that has pushes sends the next COUNT of them, WINDOW unanswered ones at most;
  *                     answered when all outcomes are here and every subscriber has every change
  * Ends when stdin ends.
@@ -30,7 +30,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { READ_BYTES = 1 << 18, WINDOW_MAX = 64, STALL_S = 15, LATENCIES_MAX = 1 << 20 };
+enum { OPENING_MAX = 256, READ_BYTES = 1 << 18, WINDOW_MAX = 64, STALL_S = 15, LATENCIES_MAX = 1 << 20 };
 
 struct bytes { const uint8_t *at; uint32_t size; };
 
@@ -52,12 +52,12 @@ struct connection {
 };
 
 static struct connection *connections;
-static uint32_t connection_count, subscriber_count, publisher_count, open_count, opening_count, next_to_open;
+static uint32_t connection_count, subscriber_count, publisher_count, open_count, next_to_open;
 static int poller;
 static struct sockaddr_in server;
 static uint8_t input[READ_BYTES];
-static uint32_t window;
-static uint64_t outcomes, applied, delivered, frames, received_bytes, seq_expected;
+static uint32_t window, openings_per_s;
+static uint64_t outcomes, applied, delivered, frames, received_bytes;
 static float latencies_ms[LATENCIES_MAX];
 static uint32_t latency_count;
 
@@ -156,16 +156,16 @@ static void take_frame(struct connection *c, const uint8_t *at, size_t size) {
     const uint8_t *end = at + size, *found;
     frames++;
     if (c->state == GREETING) {
-        if (!find(at, end, "\xa7" "welcome") && !find(at, end, "\xa7resumed")) fail("no welcome", at, size);
+        if (!find(at, end, "\xa7resumed")) fail("no welcome", at, size);
         c->state = c->subscribe.size ? SUBSCRIBING : OPEN;
         if (c->subscribe.size) send_some(c, c->subscribe);
-        else open_count++, opening_count--;
+        else open_count++;
         return;
     }
     if (find(at, end, "\xa5retry")) fail("the server answers with an error", at, size);
     if (c->state == SUBSCRIBING && (found = find(at, end, "\xa4head")) && find(at, end, "\xa4mode")) {
         c->state = OPEN;
-        open_count++, opening_count--;
+        open_count++;
         return;
     }
     if (c->to_send || c->sent != c->answered) {
@@ -182,6 +182,13 @@ static void take_frame(struct connection *c, const uint8_t *at, size_t size) {
         if (last > first) delivered += last - first;
         if (last > c->seq) c->seq = last;
     }
+}
+
+static void keep(struct connection *c, const uint8_t *at, size_t size) {
+    if (!size) return;
+    if (c->rest_room < c->rest_size + size) c->rest = realloc(c->rest, c->rest_room = 2 * (c->rest_size + size));
+    memcpy(c->rest + c->rest_size, at, size);
+    c->rest_size += size;
 }
 
 /* The whole frames at the beginning of the bytes; returns how many bytes they take. */
@@ -212,21 +219,19 @@ static size_t take_frames(struct connection *c, const uint8_t *at, size_t size) 
 }
 
 static void receive(struct connection *c) {
-    ssize_t size = recv(c->fd, input, sizeof input, 0);
-    if (size < 0 && errno == EAGAIN) return;
-    if (size <= 0) fail("the server hangs up", NULL, 0);
-    received_bytes += size;
-    const uint8_t *at = input;
-    if (c->rest_size) {
-        if (c->rest_room < c->rest_size + size) c->rest = realloc(c->rest, c->rest_room = 2 * (c->rest_size + size));
-        memcpy(c->rest + c->rest_size, input, size);
-        at = c->rest, size += c->rest_size, c->rest_size = 0;
+    ssize_t got = recv(c->fd, input, sizeof input, 0);
+    if (got < 0 && errno == EAGAIN) return;
+    if (got <= 0) fail("the server hangs up", NULL, 0);
+    received_bytes += got;
+    if (!c->rest_size) { /* the usual case: whole frames, counted where they lie */
+        size_t used = take_frames(c, input, got);
+        keep(c, input + used, got - used);
+    } else {
+        keep(c, input, got);
+        size_t used = take_frames(c, c->rest, c->rest_size);
+        c->rest_size -= used;
+        memmove(c->rest, c->rest + used, c->rest_size);
     }
-    size_t used = take_frames(c, at, size), left = size - used;
-    if (!left) return;
-    if (c->rest_room < left) c->rest = realloc(c->rest, c->rest_room = 2 * left), at = input;
-    memmove(c->rest, at + used, left);
-    c->rest_size = left;
 }
 
 static void open_next(void) {
@@ -238,17 +243,20 @@ static void open_next(void) {
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &(struct epoll_event){EPOLLIN, {.ptr = c}});
     c->state = UPGRADING;
-    opening_count++;
     send_some(c, c->upgrade);
 }
 
-/* Serve until `is_done`; false when nothing has come for `STALL_S`. */
-static int serve(int (*is_done)(void), uint32_t opening_max) {
+/* Serve until `is_done`, opening what is not open yet; false when nothing has come for `STALL_S`. */
+static int serve(int (*is_done)(void)) {
+    double began = now_s(), heard = began;
     while (!is_done()) {
-        while (next_to_open < connection_count && opening_count < opening_max) open_next();
+        uint32_t admitted = (now_s() - began) * openings_per_s + 32;
+        while (next_to_open < connection_count && next_to_open < admitted && next_to_open < open_count + OPENING_MAX)
+            open_next();
         struct epoll_event events[512];
-        int ready = epoll_wait(poller, events, 512, STALL_S * 1000);
-        if (!ready) return 0;
+        int ready = epoll_wait(poller, events, 512, next_to_open < connection_count ? 5 : 1000);
+        if (ready) heard = now_s();
+        else if (now_s() - heard > STALL_S) return 0;
         for (int i = 0; i < ready; i++) {
             struct connection *c = events[i].data.ptr;
             if (events[i].events & EPOLLOUT) {
@@ -290,7 +298,7 @@ static int go(uint32_t count) {
     }
     double began = now_s();
     for (uint32_t i = 0; i < connection_count; i++) push_more(&connections[i]);
-    if (!serve(all_here, 0)) {
+    if (!serve(all_here)) {
         fprintf(stderr, "devices: nothing came for %d s: %lu of %lu outcomes, %lu of %lu changes delivered\n", STALL_S,
                 outcomes, outcomes_expected, delivered, delivered_expected);
         return 1;
@@ -305,20 +313,24 @@ static int go(uint32_t count) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 4) { fputs("devices PORT PLAN OPENING_MAX\n", stderr); return 2; }
+    if (argc != 4) { fputs("devices PORT PLAN OPENINGS_PER_S\n", stderr); return 2; }
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
     server = (struct sockaddr_in){AF_INET, htons(atoi(argv[1])), {htonl(INADDR_LOOPBACK)}, {0}};
     poller = epoll_create1(0);
+    openings_per_s = atoi(argv[3]);
     read_plan(argv[2]);
     char line[128];
     while (fgets(line, sizeof line, stdin)) {
         uint32_t count;
         if (!strcmp(line, "open\n")) {
             double began = now_s();
-            if (!serve(all_open, atoi(argv[3]))) { fprintf(stderr, "devices: %u of %u opened\n", open_count, connection_count); return 1; }
+            if (!serve(all_open)) {
+                fprintf(stderr, "devices: %u of %u opened\n", open_count, connection_count);
+                return 1;
+            }
             printf("{\"seconds\": %.6f, \"connections\": %u}\n", now_s() - began, connection_count);
             fflush(stdout);
         } else if (sscanf(line, "go %u %u", &window, &count) == 2 && window >= 1 && window <= WINDOW_MAX) {

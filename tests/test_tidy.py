@@ -1,4 +1,4 @@
-"""The source itself is tested: sizes that a reader can hold in the head, a first paragraph in each module, and so on."""
+"""The source itself is tested: sizes that a reader can hold in the head, a first paragraph in each module."""
 
 import ast
 import re

@@ -154,8 +154,7 @@ class Admin:
             allowed = ", ".join(sorted(route.method for route in found))
             raise raised("method-not-allowed", f"this address takes {allowed}", (("Allow", allowed),))
         query = parsed_query(request.query, route.query)
-        name = unquote(request.path[len(route.path) :], errors="strict") if route.path.endswith("/") else ""
-        return await route.handle(_Call(request, query, name))
+        return await route.handle(_Call(request, query, _last_segment(route.path, request.path)))
 
     # -- open to all ---------------------------------------------------------------------------------------------
 
@@ -226,6 +225,14 @@ def _matches(route: str, path: str) -> bool:
     if not route.endswith("/"):
         return path == route
     return path.startswith(route) and "/" not in path[len(route) :] and path != route
+
+
+def _last_segment(route: str, path: str) -> str:
+    """What a route that ends with "/" takes, decoded; nothing for another."""
+    try:
+        return unquote(path[len(route) :], errors="strict")
+    except UnicodeDecodeError:
+        raise raised("malformed-request", "a segment of the path is percent-encoded UTF-8") from None
 
 
 def _count(query: Mapping[str, str], name: str, default: int, most: int) -> int:

@@ -239,7 +239,7 @@ def token(
 def inspect_token(text: str, file: Path | None, state_dir: Path | None, as_json: bool) -> None:
     """Verify a token and show what it allows. Without TOKEN, or with '-', it is read from stdin."""
     settings = _loaded(file, state_dir)
-    secret = (click.get_text_stream("stdin").read() if text == "-" else text).strip()
+    secret = (sys.stdin.read() if text == "-" else text).strip()
     auth = settings.config.auth
     checker = Authenticator(
         config.verifying_keys(settings), issuer=auth.issuer or None, audience=auth.audience or None,

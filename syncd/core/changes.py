@@ -239,4 +239,5 @@ def _kept(items: object) -> bytes:
         payload = encoded(items)
     except (ValueError, TypeError, OverflowError):
         return encoded(repr(items)[:1000].encode("utf-8", "replace"))
-    return payload if len(payload) <= CHANGE_BYTES_MAX else payload[:CHANGE_BYTES_MAX]
+    # What is cut off must still decode: its beginning is kept as one byte string, whose header takes five bytes.
+    return payload if len(payload) <= CHANGE_BYTES_MAX else encoded(payload[: CHANGE_BYTES_MAX - 5])

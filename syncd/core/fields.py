@@ -10,7 +10,7 @@ depend on the order in which concurrent changes arrive, except through `(eff, se
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from syncd.core.values import INTEGER_MAX, Value, decoded, encoded, is_same
+from syncd.core.values import INTEGER_MAX, ITEMS_MAX, Value, decoded, encoded, is_same
 
 MV_VALUES_MAX = 8
 MAP_DROPPED_MAX = 256  # markers of dropped keys that a map keeps; the oldest are forgotten and counted
@@ -130,6 +130,8 @@ def _set(state: dict[bytes, tuple[Mark, ...]] | None, action: str, args: tuple[V
         return Step(state, False, met)
     if after:
         elements[key] = after
+        if len(elements) > ITEMS_MAX:
+            raise Refused("too_large", f"a set has at most {ITEMS_MAX} elements")
     elif before:
         del elements[key]
     return Step(elements, state is None or bool(before) != bool(after), met)
@@ -148,6 +150,8 @@ def _map(state: tuple[dict[str, Register], int] | None, action: str, args: tuple
     if step.state is old:
         return Step(state, False, step.met)
     keys = {**keys, args[0]: step.state}
+    if is_put and len(keys) > ITEMS_MAX + MAP_DROPPED_MAX:
+        raise Refused("too_large", f"a map has at most {ITEMS_MAX} keys")
     if not is_put:
         dropped = [key for key, register in keys.items() if not register[0]]
         if len(dropped) > MAP_DROPPED_MAX:
@@ -184,8 +188,8 @@ TYPES: dict[str, FieldType] = {
 
 
 class Field(NamedTuple):
-    """A field as stored. `rev`: seq of its last visible change, 0 if there was none; `(seq, slot)`: the last change that
-    wrote to it, visibly or not. What lost against it, or ended nothing, wrote nothing."""
+    """A field as stored. `rev`: seq of its last visible change, 0 if there was none; `(seq, slot)`: the last change
+    that wrote to it, visibly or not. What lost against it, or ended nothing, wrote nothing."""
 
     type: str
     rev: int

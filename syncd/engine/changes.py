@@ -264,7 +264,7 @@ def _check_sizes(effect: _Effect, payload_bytes: int) -> None:
     total = 0
     for name, document in effect.made.items():
         bound = effect.bounds[name] + payload_bytes
-        if bound > DOCUMENT_BYTES_MAX // 2:
+        if bound > DOCUMENT_BYTES_MAX:
             bound = 0 if document is None else SpaceWork.bytes_exact(document)
             if bound > DOCUMENT_BYTES_MAX:
                 raise _OperationRefused(

@@ -9,7 +9,7 @@ from or written to a space without the role for it at this moment.
 
 from collections.abc import Callable, Sequence
 
-from syncd.core.changes import Void
+from syncd.core.changes import Change, RefusedChange, Void
 from syncd.engine import reading
 from syncd.engine.batch import Batch, SpaceWork
 from syncd.engine.changes import take
@@ -102,10 +102,11 @@ def _push(batch: Batch, command: Push, alarms: list[str]) -> Result:
         work = batch.space_made(command.space)
     if command.epoch is not None and command.epoch != work.row.epoch:
         return _expired(work, author, command.epoch)
-    bases = [change.base for change in command.changes if not isinstance(change, Void)]
-    if command.epoch is None and any(bases):
-        return Refused("bad_position", "a push without an epoch holds only changes with base 0")
-    if max(bases, default=0) > work.row.head:
+    if command.epoch is None and any(_names_position(change) for change in command.changes):
+        return Refused(
+            "bad_position", "a push without an epoch names no position: base is 0, and no operation has 'seen'"
+        )
+    if any(not isinstance(change, Void) and change.base > work.row.head for change in command.changes):
         return Refused("bad_position", f"a base lies beyond the head {work.row.head} of the space")
     taken = take(batch, work, author, role, reading.is_other(batch.tx, author), command.changes, alarms)
     replica = work.replica(author.device)
@@ -113,6 +114,12 @@ def _push(batch: Batch, command: Push, alarms: list[str]) -> Result:
     return Pushed(
         command.space, work.row.id, replica.slot, work.row.epoch, tuple(taken.outcomes), taken.gap, taken.forked
     )
+
+
+def _names_position(change: Change | Void | RefusedChange) -> bool:
+    if isinstance(change, Change):
+        return bool(change.base) or any(operation.seen for operation in change.operations)
+    return isinstance(change, RefusedChange) and bool(change.base)
 
 
 def _expired(work: SpaceWork, author: Author, epoch: bytes) -> Expired:

@@ -47,7 +47,7 @@ def _changes(
 ) -> list[dict[str, Any]]:
     """The changes that touched the document since it was born, newest first, as far as device logs are kept."""
     found = []
-    devices: dict[int, tuple[str, str]] = {}
+    authors: dict[int, tuple[str, str, str]] = {}
     rows = LOG.scan(tx, (keys.log(space_id, document.born), keys.space_range(keys.LOG, space_id)[1]))
     for key, log in islice(rows, LOG_ROWS_MAX):
         entry = ENTRIES.get(tx, keys.device_log(space_id, log.slot, log.n))
@@ -61,14 +61,15 @@ def _changes(
         ]
         if not operations:
             continue
-        if log.slot not in devices:
-            devices[log.slot] = _author(tx, space_id, log.slot)
-        device, user = devices[log.slot]
+        if log.slot not in authors:
+            authors[log.slot] = _author(tx, space_id, log.slot)
+        device, user, kind = authors[log.slot]
         found.append(
             {
                 "seq": keys.parse_log(key)[1],
                 "device": device,
                 "user": user,
+                "kind": kind,
                 "n": log.n,
                 "base": entry.base,
                 "stamp": entry.stamp,
@@ -84,10 +85,13 @@ def _changes(
     return found[::-1]
 
 
-def _author(tx: Reader, space_id: int, slot: int) -> tuple[str, str]:
+def _author(tx: Reader, space_id: int, slot: int) -> tuple[str, str, str]:
+    """(device, user, kind)"""
     named = SLOTS.get(tx, keys.slot(space_id, slot))
     row = None if named is None else DEVICES.get(tx, keys.device(named[0]))
-    return ("" if named is None else named[0].hex(), "" if row is None else row.user)
+    if named is None or row is None:
+        return ("", "", "")
+    return (named[0].hex(), row.user, row.kind)
 
 
 def _refused(tx: Reader, space_id: int, collection: str, document_id: str) -> list[dict[str, Any]]:
@@ -160,4 +164,5 @@ def _sentence(name: str, field: Field, winner: dict[str, Any] | None, touching: 
 
 
 def _has_seen(change: dict[str, Any], other: dict[str, Any]) -> bool:
-    return bool(other["seq"] <= change["base"] or (change["slot"] == other["slot"] and other["n"] < change["n"]))
+    is_own_earlier = change["slot"] == other["slot"] and other["n"] < change["n"]
+    return bool(other["seq"] <= change["base"] or (is_own_earlier and change["kind"] == "device"))

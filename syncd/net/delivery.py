@@ -312,7 +312,7 @@ class Delivery:
         """D3, in one step. False: the channel has to read on."""
         room, cursor = channel.room, channel.cursor
         assert room is not None and cursor is not None
-        if self._rest is not None or self.is_closed or room.sent_to > cursor.complete:
+        if self.is_closed:
             return False
         channel.moved(Step.FINAL_PAGE)
         channel.pos, channel.cursor, channel.is_owed = cursor.complete, None, False
@@ -414,9 +414,7 @@ class Delivery:
                 tx, channel.space_id, channel.slot, channel.outcome_n, OUTCOMES_MAX, channel.role
             )
             is_told = len(outcomes) < OUTCOMES_MAX
-            if channel.state is Subscription.BEHIND:
-                outcomes = ()
-                is_told = True
+            if is_told and channel.state is Subscription.BEHIND:
                 assert channel.cursor is not None
                 delta = reading.page(tx, channel.cursor)
         data = b""

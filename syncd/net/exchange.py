@@ -5,7 +5,7 @@ complete: it carries `Date`, `Content-Type` and `Content-Length`; the shell adds
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any
 
@@ -19,13 +19,14 @@ BODY_BYTES_MAX = 4 * 1024 * 1024
 @dataclass(frozen=True, slots=True)
 class Request:
     """One HTTP request, whole. `path` and `query` are the two parts of the target as they came, still percent-encoded;
-    names in `headers` are lower-case, the values of a repeated one joined by ", ". `received_ms`: wall milliseconds."""
+    names in `headers` are lower-case, the values of a repeated one joined by ", "; they hold credentials, and so stay
+    out of the repr. `received_ms`: wall milliseconds."""
 
     method: str
     path: str
     query: str
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
     peer: str
     received_ms: int
 

@@ -320,3 +320,8 @@ def test_a_payload_that_is_no_object_is_malformed(payload: bytes) -> None:
 
 def test_a_token_beyond_the_limit_is_refused_unread() -> None:
     assert reason_of(token(claims(padding="x" * TOKEN_BYTES_MAX))) == "malformed"
+
+
+def test_nothing_secret_stands_in_the_text_of_a_key() -> None:
+    for algorithm, key in KEYS.items():
+        assert repr(key) == f"TokenKey(kid={algorithm.lower()!r}, algorithm={algorithm!r})"

@@ -75,11 +75,14 @@ def test_anything_is_parsed_or_malformed(raw: Any) -> None:
 @example(1, [["create", "c", "i", {"seen": True}]])
 @example(1, [["create", "c", "i", {"seen": 1, "more": 1}]])
 @example(1, [["create", "c", "i", None]])
+@example(1, [["reg.set", "c", "i", "f", "x" * 65000]] * 9)
+@example(1, ["x" * 300000])
 def test_with_a_good_header_there_is_always_an_outcome(n: int, items: Any) -> None:
     result = parsed_change([n, NONCE, 0, 0, items])
     assert not isinstance(result, Void)
     assert (result.n, result.nonce, result.base, result.stamp) == (n, NONCE, 0, 0)
     assert len(result.payload) <= CHANGE_BYTES_MAX
+    decoded(result.payload)
     if isinstance(result, RefusedChange):
         assert result.outcome in ("invalid", "too_large") and result.reason
         encoded(result.reason)

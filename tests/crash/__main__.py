@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-import time  # noqa: TID251 - only to tell how long it took
+import time
 
 from tests.crash.crash import Plan, run
 
@@ -14,7 +14,9 @@ parser.add_argument("--seed", type=int, default=1)
 options = parser.parse_args()
 
 began_s = time.monotonic()
-report = run(Plan(options.kills, options.device_kills, options.devices, options.seed), lambda text: print(text, flush=True))
+report = run(
+    Plan(options.kills, options.device_kills, options.devices, options.seed), lambda text: print(text, flush=True)
+)
 for problem in report.problems[:50]:
     print(problem)
 print(

@@ -102,7 +102,9 @@ def _device(daemon: Daemon, directory: Path, nursery: trio.Nursery, number: int)
 async def _first(device: DeviceProcess, committed: Committed) -> list[tuple[str, int]]:
     made = []
     for space in SPACES:
-        n = await _commit(device, space, committed, ["create", "tally", "all"], ["counter.inc", "tally", "all", "count", 1])
+        n = await _commit(
+            device, space, committed, ["create", "tally", "all"], ["counter.inc", "tally", "all", "count", 1]
+        )
         made.append((space, n))
     return made
 

@@ -16,8 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-START_S = 20.0  # two slow cores under load; the daemon itself needs about half a second
-STOP_S = 20.0
+from syncd.app import config
+from syncd.engine.grants import parsed_grant
+from syncd.env.real import SystemClock
+from syncd.net.auth import sign_token
+
+START_S = 60.0  # slow cores under load; the daemon itself needs less than a second
+STOP_S = 60.0
 
 COMMAND = (sys.executable, "-m", "syncd.app.cli")
 
@@ -67,9 +72,11 @@ class Daemon:
         assert done.returncode == 0, f"syncd {' '.join(arguments)}: exit code {done.returncode}: {done.stderr}"
         return done.stdout.strip()
 
-    def token(self, user: str, *grants: str, ttl: str = "1h") -> str:
-        options = [option for grant in grants for option in ("--grant", grant)]
-        return self.run("token", "--user", user, "--ttl", ttl, *options)
+    def token(self, user: str, *grants: str, ttl_s: float = 3600.0) -> str:
+        """As `syncd token` makes it, without the time that starting a process takes. `grants`: PATTERN:ROLE."""
+        settings = config.loaded(None, environment(self.directory))
+        given = [parsed_grant(*grant.rsplit(":", 1)) for grant in grants]
+        return sign_token(config.signing_key(settings, None), user, given, ttl_s, SystemClock().now_ms())
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from syncd.app.systemd import LISTEN_FDS_START
-from tests.e2e.process import COMMAND, STOP_S, Daemon, StartFailed, environment, run, running, started
+from tests.e2e.process import COMMAND, STOP_S, Daemon, StartFailed, environment, run, running
 
 
 def asked(url: str, secret: str | None = None, body: object = None) -> tuple[int, Any]:
@@ -72,8 +72,8 @@ def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
 
 def test_a_second_daemon_on_the_same_directory_is_refused(tmp_path: Path) -> None:
     with running(tmp_path) as daemon:
-        with pytest.raises(StartFailed) as caught:
-            started(tmp_path)
+        with pytest.raises(StartFailed) as caught, running(tmp_path):
+            pass
         assert caught.value.code == 1
         assert f"another daemon (process {daemon.pid}) has the store in {tmp_path / 'store'}" in caught.value.stderr
         assert asked(f"{daemon.url}/readyz")[0] == 200, "the first one goes on"
@@ -82,19 +82,19 @@ def test_a_second_daemon_on_the_same_directory_is_refused(tmp_path: Path) -> Non
 def test_an_address_in_use_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(StartFailed) as caught:
-            started(tmp_path, {"SYNCD_LISTEN": address})
+        with pytest.raises(StartFailed) as caught, running(tmp_path, {"SYNCD_LISTEN": address}):
+            pass
     assert caught.value.code == 1
     assert f"cannot listen on {address} (server.listen): Address already in use" in caught.value.stderr
 
 
 def test_a_mistake_in_the_configuration_ends_it_with_3_and_its_place(tmp_path: Path) -> None:
     file = tmp_path / "syncd.toml"
-    file.write_text("[server]\nlisten = 8740\n")
-    with pytest.raises(StartFailed) as caught:
-        started(tmp_path, options=("--config", str(file)))
+    file.write_text("[log]\nlevel = 8740\n")
+    with pytest.raises(StartFailed) as caught, running(tmp_path, options=("--config", str(file))):
+        pass
     assert caught.value.code == 3
-    assert f"{file}:2:10: server.listen: got 8740, expected HOST:PORT" in caught.value.stderr
+    assert f'{file}:2:9: log.level: got 8740, expected "debug", ' in caught.value.stderr
 
 
 def test_a_damaged_store_ends_it_with_4_and_advice(tmp_path: Path) -> None:
@@ -122,6 +122,8 @@ def test_it_does_not_start_without_assertions(tmp_path: Path) -> None:
 
 def test_backends_and_operators_by_the_command_line(tmp_path: Path) -> None:
     with running(tmp_path) as daemon:
+        token = daemon.run("token", "--user", "42")
+        assert asked(f"{daemon.url}/v1/spaces/user%2F42/documents", token)[0] == 200
         secret = daemon.run("apikey", "create", "shop", "--scope", "changes:write:user/*")
         body = {"operations": [["create", "task", "9"]]}
         url = f"{daemon.url}/v1/spaces/user%2F42/changes"

@@ -9,11 +9,14 @@ from syncd.core.ids import Position
 from syncd.engine import reading
 from syncd.engine.commands import Attach, Attached, Author, Command, Post, Posted, Push, Result
 from syncd.engine.engine import Engine
+from syncd.engine.explaining import explained
 from syncd.store import fsck
+from syncd.store.api import Reader
 from syncd.store.memory import MemoryStore
 from syncd.wire.messages import OutcomeEntry
 from tests.engine.kit import SPACE, Daemon, api_key, device, one
-from tests.oracle.histories import KEY_AUTHOR, Answer, Sent
+from tests.oracle.histories import DOCUMENTS, KEY_AUTHOR, Answer, Sent
+from tests.oracle.oracle import packed
 from tests.oracle.replica import Replica
 
 MET_MAX = 16
@@ -107,11 +110,22 @@ class EngineServer:
         assert not self.daemon.alarms
         with self.daemon.store.read() as tx:
             assert not list(fsck.check(tx))
+            self._check_explained(tx)
             for device, entries in self.answers.items():
                 attached = self.attached[device]
                 told = reading.outcomes_after(tx, attached.space_id, attached.slot, 0, 10_000)
                 assert [*told] == entries, "what a device is told again is what it was told"
         self._check_batches()
+
+    def _check_explained(self, tx: Reader) -> None:
+        """Why a field has its value is told of every document, and names the value that is read."""
+        for collection, document in DOCUMENTS:
+            told = explained(tx, SPACE, collection, document, None)
+            found = reading.document(tx, SPACE, collection, document)
+            assert (found is not None) == (told["state"] == "live")
+            shown = {name: field["value"] for name, field in told["fields"].items() if field["visible"]}
+            assert found is None or packed(sorted(shown.items())) == packed(sorted(found.fields.items()))
+            assert all(field["sentence"] for field in told["fields"].values())
 
     def _check_batches(self) -> None:
         """The same commands in two other partitions into batches: the same results, and the same bytes stored."""

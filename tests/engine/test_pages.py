@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncd.engine import reading
+from syncd.engine.changes import DELTA_BYTES_MAX
 from syncd.engine.commands import Attach, Attached, Expired, Refused, Result
 from syncd.store import fsck
 from syncd.wire.messages import DELETED, PATCH, RESET, Delta

@@ -48,6 +48,10 @@ def test_the_description_and_the_table_name_the_same_routes() -> None:
     assert described_routes() == served_routes()
 
 
+def test_the_protocols_folder_shows_the_same_description() -> None:
+    assert json.loads((Path(__file__).parents[2] / "protocol" / "openapi.json").read_bytes()) == OPENAPI
+
+
 def test_every_example_of_the_description_matches_its_schema() -> None:
     checked = 0
 

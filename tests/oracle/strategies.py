@@ -5,6 +5,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tests.oracle.histories import (
+    CARELESS,
     DOCUMENTS,
     FIELDS,
     KEY_AUTHOR,
@@ -68,5 +69,5 @@ _events = st.one_of(
 
 def histories() -> st.SearchStrategy[History]:
     """2-3 devices, up to 40 events."""
-    skews = st.lists(st.sampled_from((0, -40, 40, 10_000)), min_size=2, max_size=3).map(tuple)
+    skews = st.lists(st.sampled_from((0, -40, 40, 10_000, CARELESS)), min_size=2, max_size=3).map(tuple)
     return st.builds(History, skews, st.lists(_events, max_size=40).map(tuple))

@@ -1,0 +1,99 @@
+"""The daemon under test: a process of its own on a core of its own, with a store that is thrown away.
+
+Owns its start, its tokens and its end. It runs exactly as an operator would start it; only limits that guard against a
+single host with thousands of devices are raised, because here all devices are on one host.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from bench import workload
+from bench.measure import pin
+from bench.native import Failed, Plan
+
+START_S = 20
+
+
+RAISED = {
+    "SYNCD_SERVER__CONNECTIONS_PER_ADDRESS_MAX": "100_000",
+    "SYNCD_SERVER__CONNECTIONS_PER_USER_MAX": "10_000",
+    "SYNCD_LIMITS__MESSAGES_PER_S_MAX": "10_000",
+    "SYNCD_KEEPALIVE__PING_MS": "600_000",
+    "SYNCD_LOG__LEVEL": "warning",
+}
+
+
+class Daemon:
+    """A running daemon, as a context manager."""
+
+    def __init__(self, directory: Path, core: int) -> None:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("SYNCD_")}
+        self._environ = environ | RAISED | {
+            "SYNCD_STATE_DIR": str(directory), "SYNCD_LISTEN": "127.0.0.1:0", "SYNCD_ADMIN_LISTEN": "127.0.0.1:0",
+        }  # fmt: skip
+        self._log = (directory.parent / f"{directory.name}.log").open("w+")
+        self._process = subprocess.Popen(
+            [*_SYNCD, "serve"], env=self._environ, preexec_fn=partial(pin, core), text=True,
+            stdout=subprocess.PIPE, stderr=self._log,
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise Failed(f"the daemon did not start: {self._logged()}")
+        self.port = int(json.loads(line)["http"].rpartition(":")[2])
+        self.pid = self._process.pid
+
+    def __enter__(self) -> "Daemon":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Nobody is drained: what was measured is over, and the store goes with its directory.
+        self._process.kill()
+        self._process.communicate()
+        self._log.close()
+
+    def token(self, user: str) -> str:
+        """A token of a user who may write every space of the benchmarks."""
+        command = [*_SYNCD, "token", "--user", user, "--grant", "bench/**:writer", "--ttl", "1h"]
+        return subprocess.run(
+            command, env=self._environ, check=True, capture_output=True, text=True, timeout=START_S
+        ).stdout.strip()
+
+    def status(self) -> dict[str, Any]:
+        """What `syncd status --json` says."""
+        command = [*_SYNCD, "status", "--json"]
+        result = subprocess.run(command, env=self._environ, check=True, capture_output=True, text=True, timeout=START_S)
+        status: dict[str, Any] = json.loads(result.stdout)
+        return status
+
+    def check(self) -> None:
+        """Raises `Failed` if the daemon logged anything: a warning or an error makes a figure worthless."""
+        if logged := self._logged():
+            raise Failed(f"the daemon complained: {logged}")
+
+    def _logged(self) -> str:
+        self._log.flush()
+        self._log.seek(0)
+        return self._log.read()[-2000:].strip()
+
+
+_SYNCD = (sys.executable, "-m", "syncd.app.cli")
+
+
+def device(port: int, name: str, token: str, *, space: str | None, pushes: list[tuple[int, bytes]] | None = None) -> Plan:
+    """One connection; with `space` it subscribes to it."""
+    device_id = workload.sized_id(name)
+    return Plan(
+        workload.upgrade_request(f"127.0.0.1:{port}", device_id),
+        workload.client_frame(workload.hello_message(device_id, token)),
+        workload.client_frame(workload.subscribe_message(space)) if space is not None else b"",
+        pushes or (),
+    )
