@@ -144,7 +144,10 @@ def run(state_dir: Path | None, listen: str, admin_listen: str, user: str) -> No
 
         def announce(ready: Mapping[str, Any]) -> None:
             token = sign_token(config.signing_key(settings, None), user, (), 7 * 86400.0, SystemClock().now_ms())
-            show.development(ready, token, user, directory, is_kept=state_dir is not None)
+            file = directory / "token"
+            file.touch(mode=0o600)
+            file.write_text(token + "\n")
+            show.development(ready, user, file, is_kept=state_dir is not None)
 
         _serve(settings, announce)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 from rich.console import Console
@@ -17,6 +18,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from syncd.app.config import Settings
+from syncd.core.ids import user_space
 from syncd.net.auth import Principal
 from syncd.store.api import Reader
 from syncd.store.fsck import check
@@ -34,24 +36,23 @@ def ready_line(ready: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def development(ready: Mapping[str, Any], token: str, user: str, directory: Path, *, is_kept: bool) -> None:
+def development(ready: Mapping[str, Any], user: str, token_file: Path, *, is_kept: bool) -> None:
     """How to use a daemon that was started for development."""
-    url = f"http://{ready['http']}"
-    space = f"user/{user}"
+    http, socket, space = f"http://{ready['http']}", f"ws://{ready['http']}/v1/sync", user_space(user)
     kept = "kept" if is_kept else "removed at the end"
     click.echo(f"""\
-syncd runs for development (Ctrl-C stops it)
-  clients   ws://{ready["http"]}/v1/sync
-  backends  {url}/v1/   (documentation: {url}/docs)
+syncd runs for development
+  devices   {socket}
+  backends  {http}/v1/   (what there is: {http}/docs)
   status    http://{ready["admin"]}/admin/status
-  state     {directory}   ({kept})
-
-A token for user {user}, owner of the space {space}, for 7 days:
-  export TOKEN={token}
+  state     {token_file.parent}   ({kept})
+  token     {token_file}   (user {user}, owner of {space}, for 7 days)
 
 Try it:
-  syncd-device --store /tmp/phone --url ws://{ready["http"]}/v1/sync --token-file <(echo $TOKEN) status
-  curl -H "Authorization: Bearer $TOKEN" {url}/v1/spaces/{space.replace("/", "%2F")}/documents""")
+  syncd-device --store /tmp/phone --url {socket} --token-file {token_file} create {space} task 1 title='"milk"'
+  curl -H "Authorization: Bearer $(cat {token_file})" {http}/v1/spaces/{quote(space, safe="")}/documents
+
+(Ctrl-C stops it)""")
     sys.stdout.flush()
 
 

@@ -15,6 +15,10 @@ NAME_BYTES_MAX = 160  # an LMDB key holds 511 bytes: 5 + 160 + 1 + 160 leaves ro
 SPACE_BYTES_MAX = 200
 SPACE_SEGMENTS_MAX = 16
 
+# Ids that the server makes without drawing them (its own, and those of users who write over HTTP) begin with it, and a
+# client's may not, or one could take another's place. A random id begins so once in 2^48.
+RESERVED_DEVICE_PREFIX = bytes(6)
+
 INBOX = "_inbox"
 PREFERENCES = "_preferences"
 PROFILE = "_profile"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from syncd.core.documents import Document
-from syncd.core.ids import SEQ_MAX
+from syncd.core.ids import RESERVED_DEVICE_PREFIX, SEQ_MAX
 from syncd.core.sums import CHAIN_START, SUM_MASK, bucket_of, chained, sum_change
 from syncd.engine.commands import Author
 from syncd.store import keys
@@ -40,7 +40,7 @@ from syncd.store.tables import (
 )
 from syncd.wire.messages import DELETED, PATCH, RESET, Delta, DocumentEntry
 
-SERVER_DEVICE = bytes(16)
+SERVER_DEVICE = RESERVED_DEVICE_PREFIX + bytes(10)
 SERVER_SLOT = 0
 LETTERS_MAX = 10_000  # dead letters kept per space; the oldest go, so that a broken client cannot fill the store
 SETTLED_KEPT = 1000  # settled entries that a device's log keeps: a push older than that, sent again, is a fork

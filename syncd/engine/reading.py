@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from syncd.core.documents import Document
-from syncd.core.ids import Position
-from syncd.engine.batch import SERVER_DEVICE, entry_of, space_row
+from syncd.core.ids import RESERVED_DEVICE_PREFIX, Position
+from syncd.engine.batch import DocumentName, entry_of, space_row
 from syncd.engine.changes import outcome_entry
 from syncd.engine.commands import Attach, Attached, Author, Bound, Expired, Refused
 from syncd.engine.grants import Grant, Role, role_on
@@ -57,8 +57,8 @@ class Cursor:
 
 def bound(tx: Reader, author: Author) -> Bound | Refused | None:
     """Whether the device is its author's; None if it is not known yet."""
-    if author.device == SERVER_DEVICE:
-        return Refused("device_bound", "this device id is the server's own")
+    if author.kind == "device" and author.device.startswith(RESERVED_DEVICE_PREFIX):
+        return Refused("device_bound", "device ids that begin with six zero bytes are the server's own; make another")
     row = DEVICES.get(tx, keys.device(author.device))
     if row is None:
         return None
@@ -229,6 +229,15 @@ class Found:
     types: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A page of documents. `after`: where the next one goes on, None if nothing follows. A page may hold fewer than
+    were asked for, even none, before the end: it looks at `PAGE_ROWS_MAX` rows at most, and tombstones are rows, too."""
+
+    found: tuple[Found, ...]
+    after: DocumentName | None
+
+
 def position(tx: Reader, space: str) -> Position | None:
     """The head of a space; None if it does not exist."""
     row = space_row(tx, space)
@@ -244,27 +253,27 @@ def document(tx: Reader, space: str, collection: str, document_id: str) -> Found
     return None if found is None or not found.is_live else _found(collection, document_id, found)
 
 
-def documents(
-    tx: Reader, space: str, collection: str | None, after: tuple[str, str] | None, limit: int
-) -> tuple[Found, ...]:
-    """Live documents after `after` (collection, id) in key order, of one collection or of all; at most `limit`."""
+def documents(tx: Reader, space: str, collection: str | None, after: DocumentName | None, limit: int) -> Listing:
+    """Live documents after `after` in key order, of one collection or of all; at most `limit`."""
     row = space_row(tx, space)
     if row is None:
-        return ()
+        return Listing((), None)
     if collection is not None:
         start, stop = keys.collection_range(row.id, collection, after[1] if after else "")
     else:
         start, stop = keys.space_range(keys.DOCUMENT, row.id)
         if after is not None:
             start = keys.document(row.id, *after) + b"\0"
-    found = []
-    for key, stored in DOCUMENTS.scan(tx, (start, stop)):
+    found: list[Found] = []
+    last = after
+    for count, (key, stored) in enumerate(DOCUMENTS.scan(tx, (start, stop))):
+        if count == PAGE_ROWS_MAX or (stored.is_live and len(found) == limit):
+            return Listing(tuple(found), last)
+        _, *name = keys.parse_document(key)
+        last = (name[0], name[1])
         if stored.is_live:
-            _, name, document_id = keys.parse_document(key)
-            found.append(_found(name, document_id, stored))
-            if len(found) == limit:
-                break
-    return tuple(found)
+            found.append(_found(*last, stored))
+    return Listing(tuple(found), None)
 
 
 def _found(collection: str, document_id: str, stored: Document) -> Found:

@@ -312,7 +312,7 @@ class Delivery:
         """D3, in one step. False: the channel has to read on."""
         room, cursor = channel.room, channel.cursor
         assert room is not None and cursor is not None
-        if self.is_closed:
+        if self._rest is not None or self.is_closed or room.sent_to > cursor.complete:
             return False
         channel.moved(Step.FINAL_PAGE)
         channel.pos, channel.cursor, channel.is_owed = cursor.complete, None, False

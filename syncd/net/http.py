@@ -170,9 +170,13 @@ class _Conversation:
                 raise _Ended
         with trio.move_on_after(limits.header_s):
             event = await self._event()
-            if isinstance(event, h11.Request):
-                return event
-            raise _Ended
+            if not isinstance(event, h11.Request):
+                raise _Ended
+            # h11 bounds headers that are not complete; whole ones may have come in one piece of input.
+            size = len(event.target) + sum(len(name) + len(value) + 4 for name, value in event.headers)
+            if size > limits.header_bytes_max:
+                raise _headers_too_large()
+            return event
         if self._is_first and not self._h11.trailing_data[0]:
             raise _Ended  # a connection that was opened ahead and never used needs no answer
         raise _Problem("request-timeout", f"the headers did not arrive within {limits.header_s:g} seconds")
@@ -330,13 +334,17 @@ def _too_large() -> _Problem:
     return _Problem("too-large", f"the body of a request has at most {BODY_BYTES_MAX} bytes")
 
 
+def _headers_too_large() -> _Problem:
+    return _Problem("headers-too-large", "the request line and the headers are too long together")
+
+
 def _overloaded(wait_s: float) -> _Problem:
     return _Problem("overloaded", "the server takes no more connections at the moment", retry_after(wait_s))
 
 
 def _unparsable(error: h11.RemoteProtocolError) -> _Problem:
     if error.error_status_hint == 431:
-        return _Problem("headers-too-large", "the request line and the headers are too long together")
+        return _headers_too_large()
     if error.error_status_hint == 501:
         return _Problem("malformed-request", f"not supported: {error}")
     return _Problem("malformed-request", f"no HTTP/1.1 request: {error}")

@@ -22,7 +22,7 @@ from syncd.net.auth import Authenticator
 from syncd.net.connection import Connection, Services
 from syncd.net.delivery import Wiring
 from syncd.net.exchange import Request, Response
-from syncd.net.http import HttpShell, Upgrade
+from syncd.net.http import HttpShell
 from syncd.net.hub import Hub
 from syncd.net.limits import NetLimits
 from syncd.net.wheel import Wheel
@@ -104,24 +104,32 @@ class Server:
     # -- admission -----------------------------------------------------------------------------------------------
 
     async def _accept(self, listener: Listener, services: Services) -> None:
+        limits = self._limits
         try:
             while True:
                 transport = await listener.accept()
-                # Counted here, not in the task: a burst of accepts must not pass before its tasks have begun.
+                # Counted and judged here, not in the task: a burst must not pass before its tasks have begun.
+                if self._count >= limits.connections_max + limits.refusals_max:
+                    transport.abort()  # too many even to be told so
+                    continue
                 host = host_of(transport.peer)
                 self._count += 1
                 self._hosts[host] = self._hosts.get(host, 0) + 1
-                services.wiring.nursery.start_soon(self._connection, transport, host, services)
+                is_one_too_many = (
+                    self._count > limits.connections_max or self._hosts[host] > limits.connections_per_address_max
+                )
+                services.wiring.nursery.start_soon(self._connection, transport, host, services, is_one_too_many)
         except TransportClosed:
             return
 
-    async def _connection(self, transport: Transport, host: str, services: Services) -> None:
+    async def _connection(self, transport: Transport, host: str, services: Services, is_one_too_many: bool) -> None:
         """The whole life of one accepted connection."""
         try:
-            upgrade = await self._admitted(transport, host)
-            if upgrade is not None:
+            if is_one_too_many:
+                await self._http.refuse(transport, self._retry_s())
+            elif (upgrade := await self._http.converse(transport)) is not None:
                 trailing, connection = upgrade.trailing, Connection(transport, upgrade, services)
-                del upgrade
+                del upgrade  # this frame lives as long as the connection
                 await connection.run(trailing)
         except TransportClosed:
             pass
@@ -133,15 +141,6 @@ class Server:
             self._hosts[host] -= 1
             if not self._hosts[host]:
                 del self._hosts[host]
-
-    async def _admitted(self, transport: Transport, host: str) -> Upgrade | None:
-        limits = self._limits
-        if self._count > limits.connections_max + limits.refusals_max:
-            return None  # too many even to be told so
-        if self._count > limits.connections_max or self._hosts[host] > limits.connections_per_address_max:
-            await self._http.refuse(transport, self._retry_s())
-            return None
-        return await self._http.converse(transport)
 
     def _retry_s(self) -> float:
         return self._env.entropy.uniform(self._limits.refused_retry_min_s, self._limits.refused_retry_max_s)

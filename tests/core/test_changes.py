@@ -37,7 +37,7 @@ _ARGUMENTS: dict[str, list[st.SearchStrategy[Any]]] = {
 def operations(draw: st.DrawFn) -> list[Any]:
     """A well-formed operation, in any form of its values that is not canonical yet."""
     verb = draw(st.sampled_from(sorted(VERBS)))
-    items = [verb, draw(names), draw(names)]
+    items: list[Any] = [verb, draw(names), draw(names)]
     if VERBS[verb] is not None:
         items.append(draw(names))
         items += [draw(argument) for argument in _ARGUMENTS.get(verb, [])]

@@ -174,13 +174,15 @@ def test_a_clock_in_the_far_future_cannot_beat_what_arrives_later() -> None:
 
 def test_what_ended_nothing_wrote_nothing() -> None:
     """So it does not become the last writer, whom `expect` asks for."""
-    for kind, first, second in (
+    pairs: tuple[tuple[str, Action, Action], ...] = (
         ("set", ("add", (1,)), ("remove", (1,))),
         ("set", ("add", (1,)), ("remove", (2,))),
         ("flag", ("enable", ()), ("disable", ())),
         ("map", ("put", ("k", 1)), ("put", ("k", 2))),
         ("reg", ("set", (1,)), ("set", (2,))),
         ("max", ("put", (1,)), ("put", (0,))),
-    ):
+    )
+    for kind, first, second in pairs:
         field = run(kind, [(first, by(1, stamp=9))])
-        assert stepped(field, kind, *second, by(2, stamp=1))[0] is field
+        action, args = second
+        assert stepped(field, kind, action, args, by(2, stamp=1))[0] is field

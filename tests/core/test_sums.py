@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syncd.core.documents import Document
 from syncd.core.sums import BUCKET_COUNT, CHAIN_START, SUM_MASK, bucket_of, chained, document_sum, sum_change
 from tests.core.strategies import names
 from tests.oracle.histories import History, World
@@ -14,14 +15,16 @@ from tests.oracle.strategies import histories
 class Watching(Sequencer):
     """Compares after each change of a document, not only at the end."""
 
-    def _keep(self, key, document, growth):  # type: ignore[no-untyped-def]
+    def _keep(self, key: tuple[str, str], document: Document | None, growth: int) -> None:
         before = self.documents.get(key)
         super()._keep(key, document, growth)
-        change = sum_change(*key, before, document)
-        assert (document_sum(*key, before) + change) & SUM_MASK == document_sum(*key, document)
-        assert (change + sum_change(*key, document, before)) & SUM_MASK == 0
+        collection, name = key
+        change = sum_change(collection, name, before, document)
+        total = document_sum(collection, name, document)
+        assert (document_sum(collection, name, before) + change) & SUM_MASK == total
+        assert (change + sum_change(collection, name, document, before)) & SUM_MASK == 0
         live = {key: (document.rev, document.visible())} if document is not None and document.is_live else {}
-        assert document_sum(*key, document) == sum_of(live)
+        assert total == sum_of(live)
 
 
 @given(histories())

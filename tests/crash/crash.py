@@ -2,8 +2,8 @@
 
 What must hold at the end: every change that a device had committed locally (its store had answered) has exactly one
 outcome on the server, under the same nonce; every outcome that a device had stored is what the server recorded; every
-device agrees with the server by checksum; fsck finds nothing; and a counter that each change raised by one is exactly the
-number of changes that took effect: none was applied twice, none was lost.
+device agrees with the server by checksum; fsck finds nothing; and a counter that each change raised by one is exactly
+the number of changes that took effect: none was applied twice, none was lost.
 """
 
 import tempfile

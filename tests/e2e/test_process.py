@@ -122,8 +122,6 @@ def test_it_does_not_start_without_assertions(tmp_path: Path) -> None:
 
 def test_backends_and_operators_by_the_command_line(tmp_path: Path) -> None:
     with running(tmp_path) as daemon:
-        token = daemon.run("token", "--user", "42")
-        assert asked(f"{daemon.url}/v1/spaces/user%2F42/documents", token)[0] == 200
         secret = daemon.run("apikey", "create", "shop", "--scope", "changes:write:user/*")
         body = {"operations": [["create", "task", "9"]]}
         url = f"{daemon.url}/v1/spaces/user%2F42/changes"
@@ -133,6 +131,8 @@ def test_backends_and_operators_by_the_command_line(tmp_path: Path) -> None:
         daemon.run("apikey", "revoke", "shop")
         assert asked(url, secret, body)[0] == 401
         created(daemon, "1")
+        token = daemon.run("token", "--user", "42")
+        assert asked(f"{daemon.url}/v1/spaces/user%2F42/documents", token)[0] == 200
         assert json.loads(daemon.run("status", "--json"))["spaces"] == 1
         online = daemon.run("explain", "user/42", "task/1", "title", "--json")
         assert json.loads(online)["fields"]["title"]["value"] == "buy milk"
@@ -181,3 +181,19 @@ def test_a_socket_of_systemd_is_served_and_readiness_is_reported(tmp_path: Path)
             last = b""
             while not last.startswith(b"STOPPING=1"):
                 last = notified.recv(1000)
+
+
+def test_a_development_daemon_prints_what_works_and_leaves_nothing(tmp_path: Path) -> None:
+    environ = environment(tmp_path) | {"TMPDIR": str(tmp_path)}
+    del environ["SYNCD_STATE_DIR"]
+    options = ("run", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--user", "a/b")
+    with subprocess.Popen([*COMMAND, *options], env=environ, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        shown = list(iter(lambda: process.stdout.readline().strip(), "(Ctrl-C stops it)"))
+        (url,) = [line.split()[-1] for line in shown if line.startswith("curl")]
+        (token_file,) = [Path(line.split()[1]) for line in shown if line.startswith("token")]
+        status, _ = asked(url, token_file.read_text().strip())
+        assert status == 404, "the token is accepted; the space does not exist yet"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(STOP_S) == 0
+    assert list(tmp_path.iterdir()) == []

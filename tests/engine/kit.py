@@ -102,7 +102,7 @@ class Daemon:
 
     def catch_up(self, replica: Replica, attached: Attached, bytes_target: int = 1 << 18) -> Sequence[Delta]:
         """Pages until the replica is complete."""
-        pages = []
+        pages: list[Delta] = []
         while not pages or not pages[-1].complete:
             pages.append(self.page(replica, attached, bytes_target))
             assert replica.receive(pages[-1])

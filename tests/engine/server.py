@@ -156,8 +156,8 @@ class EngineServer:
 
 
 def _needed(sent: Sent) -> int:
-    seen = [operation[-1]["seen"] for operation in sent.operations if _has_seen(operation)]
-    return max([sent.base, *seen])
+    seen: list[int] = [operation[-1]["seen"] for operation in sent.operations if _has_seen(operation)]
+    return max(sent.base, *seen, 0)
 
 
 def _has_seen(operation: Any) -> bool:

@@ -135,7 +135,7 @@ def post_events(daemon: Daemon, *events: Event) -> tuple[tuple[str, str | None],
 def inbox(daemon: Daemon, user: str = "ann") -> list[dict[str, Any]]:
     with daemon.store.read() as tx:
         assert not list(fsck.check(tx))
-        return [found.fields for found in reading.documents(tx, f"user/{user}", INBOX, None, 100)]
+        return [found.fields for found in reading.documents(tx, f"user/{user}", INBOX, None, 100).found]
 
 
 def test_a_notification_lands_in_the_inbox_of_its_subject() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from syncd.engine.commands import Author, Bind, Bound
+from syncd.engine.commands import Author, Bind, Refused
 from syncd.net.api.calls import author_of
 from syncd.net.auth import Principal
 from tests.http.harness import Server
@@ -74,11 +74,11 @@ async def test_a_wrong_space_is_named(server: Server, space: str) -> None:
     assert answer.problem == "malformed-request"
 
 
-async def test_a_device_id_taken_by_another_user_is_never_written_under(server: Server) -> None:
+async def test_nobody_can_take_the_device_id_under_which_a_user_writes_over_http(server: Server) -> None:
     device = author_of(Principal("42", (), None, None)).device
     taken = await server.committer.execute(Bind(Author(device, b"i" * 16, "device", "43", ())))
-    assert isinstance(taken, Bound)
-    assert (await server.change(server.token(any="writer"), "shop", CREATE)).problem == "forbidden"
+    assert isinstance(taken, Refused) and taken.reason == "device_bound"
+    assert (await server.change(server.token(any="writer"), "shop", CREATE)).json["outcome"] == "applied"
 
 
 # -- bodies -----------------------------------------------------------------------------------------------------------

@@ -177,8 +177,8 @@ class Client:
 
     def __init__(self, transport: MemoryTransport, number: int = 1, protocol: str = "syncd.v1.msgpack") -> None:
         self.transport = transport
-        self.device = number.to_bytes(16)
-        self.installation = (number + 1000).to_bytes(16)
+        self.device = b"device\0\0" + number.to_bytes(8)
+        self.installation = b"install\0" + number.to_bytes(8)
         self.protocol = protocol
         self.is_text = protocol.endswith("json")
         self.websocket = Connection(ConnectionType.CLIENT)

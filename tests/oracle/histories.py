@@ -46,10 +46,10 @@ class Edit(NamedTuple):
 
 
 class Push(NamedTuple):
-    """`device` sends up to `count` changes of its outbox."""
+    """`device` sends up to `at_most` changes of its outbox."""
 
     device: int
-    count: int
+    at_most: int
 
 
 class Sync(NamedTuple):
@@ -241,7 +241,7 @@ class World:
             match event:
                 case Edit(device=number, steps=steps, back=back):
                     self._edit(self._device(number), steps, back)
-                case Push(device=number, count=count):
+                case Push(device=number, at_most=count):
                     self._push(self._device(number), count)
                 case Sync(device=number):
                     self._sync(self._device(number))

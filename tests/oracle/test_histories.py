@@ -1,7 +1,7 @@
 """Whatever happens offline, the merge core and the engine come to what the definitions say."""
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 
 from tests.engine.server import EngineServer
 from tests.oracle.histories import CARELESS, KEY_AUTHOR, Edit, History, Push, Step, Sync, Tick, World, random_history
@@ -66,7 +66,6 @@ SLOW_CLOCK = History(
 @example(UNSEEN_OWN)
 @example(LOST_PUT)
 @example(SLOW_CLOCK)
-@settings(max_examples=200)
 def test_the_merge_core_comes_to_what_the_definitions_say(history: History) -> None:
     World(history, Sequencer()).run()
 

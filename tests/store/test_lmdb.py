@@ -248,3 +248,13 @@ def preloaded(path: Path) -> Path:
     except FileNotFoundError:
         pytest.skip("no C compiler: failing syncs are NOT tested on this machine")
     return library
+
+
+def test_ended_readers_that_someone_still_holds_keep_no_slot(tmp_path: Path) -> None:
+    """A task that waits keeps its variables: a crowd of first contacts used up all reader slots."""
+    store = opened(tmp_path)
+    held = []
+    for _ in range(200):
+        with store.read() as tx:
+            held.append(tx)
+    store.close()

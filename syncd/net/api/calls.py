@@ -13,7 +13,15 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from syncd.core.ids import BadName, Position, check_name, check_space, parse_position
+from syncd.core.ids import (
+    ID_BYTES,
+    RESERVED_DEVICE_PREFIX,
+    BadName,
+    Position,
+    check_name,
+    check_space,
+    parse_position,
+)
 from syncd.engine import reading
 from syncd.engine.commands import Author, Command, Failed, Result
 from syncd.engine.grants import Role
@@ -175,7 +183,8 @@ def author_of(caller: Caller) -> Author:
     and without a memory of its own changes, as an API key: requests may come from anywhere at once."""
     if isinstance(caller, KeyPrincipal):
         return Author(caller.device, None, "key", f"key:{caller.name}", caller.grants)
-    device = sha256(b"syncd http user\0" + caller.user.encode()).digest()[:16]
+    digest = sha256(b"syncd http user\0" + caller.user.encode()).digest()
+    device = (RESERVED_DEVICE_PREFIX + digest)[:ID_BYTES]
     return Author(device, None, "key", caller.user, caller.grants)
 
 

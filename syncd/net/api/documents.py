@@ -6,7 +6,6 @@ position; pages are separate reads, so a later one may show changes that came af
 
 import base64
 import re
-from collections.abc import Iterator
 from urllib.parse import urlencode
 
 import orjson
@@ -116,21 +115,18 @@ def _page(
     """The JSON of up to `limit` documents after `after`, and the last one's name if more follow."""
     items: list[bytes] = []
     size = 0
-    for found in _found_after(tx, space, collection, after):
-        if len(items) == limit or size >= PAGE_BYTES:
+    while True:
+        asked = min(limit - len(items), CHUNK)
+        listing = reading.documents(tx, space, collection, after, asked)
+        for found in listing.found:
+            if size >= PAGE_BYTES:
+                return items, after
+            items.append(_document_json(found))
+            size += len(items[-1])
+            after = (found.collection, found.id)
+        after = listing.after
+        if after is None or len(items) == limit or len(listing.found) < asked:
             return items, after
-        items.append(_document_json(found))
-        size += len(items[-1])
-        after = (found.collection, found.id)
-    return items, None
-
-
-def _found_after(tx: Reader, space: str, collection: str | None, after: tuple[str, str] | None) -> Iterator[Found]:
-    while chunk := reading.documents(tx, space, collection, after, CHUNK):
-        yield from chunk
-        if len(chunk) < CHUNK:
-            return
-        after = (chunk[-1].collection, chunk[-1].id)
 
 
 def _limit(text: str | None) -> int:

@@ -1,0 +1,373 @@
+"""Plays conversations to a running server and checks its answers against the schema and the specification.
+
+    python -m protocol.conformance.server ws://127.0.0.1:8080/v1/sync TOKEN [--space conformance]
+
+The token's user must be owner of every space below `--space`; each run uses new spaces and new devices. Owns the
+checks, one function each; shares no code with syncd or any client. Needs trio-websocket and msgpack.
+"""
+# A tool of its own, with its own edge:
+# ruff: noqa: TID251
+
+import argparse
+import json
+import os
+import ssl
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgpack
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
+
+from protocol.conformance.cddl import parsed
+
+SCHEMA = parsed((Path(__file__).resolve().parents[1] / "syncd.cddl").read_text())
+LIMITS = (
+    *("frame_bytes_max", "push_changes_max", "change_operations_max", "change_documents_max", "change_bytes_max"),
+    *("value_bytes_max", "document_bytes_max", "delta_bytes_max", "subscriptions_max", "pushes_in_flight_max"),
+    "messages_per_s_max",
+)
+HELLO, SUBSCRIBE, PUSH, ACK, PROBE, PING, PONG = 1, 2, 4, 5, 13, 20, 21
+WELCOME, SUBSCRIBED, DELTA, OUTCOMES, EXPIRED, ERROR = 32, 33, 34, 35, 41, 42
+ANSWER_S = 5.0  # on a loaded machine; a server that needs longer fails here
+
+
+class Failed(Exception):
+    """The server did something that the specification does not allow."""
+
+
+def check(condition: bool, said: str) -> None:
+    if not condition:
+        raise Failed(said)
+
+
+@asynccontextmanager
+async def opened(url: str, subprotocol: str) -> AsyncIterator[WebSocketConnection]:
+    """A WebSocket over a stream that is ours: the library leaves it open when the server closes first."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None, "a URL names a host"
+    is_secure = parts.scheme == "wss"
+    port = parts.port or (443 if is_secure else 80)
+    socket_stream = await trio.open_tcp_stream(parts.hostname, port)
+    stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = socket_stream
+    if is_secure:
+        stream = trio.SSLStream(socket_stream, ssl.create_default_context(), server_hostname=parts.hostname)
+    async with stream, trio.open_nursery() as nursery:
+        socket = await wrap_client_stream(nursery, stream, parts.netloc, parts.path, subprotocols=[subprotocol])
+        check(socket.subprotocol == subprotocol, f"the subprotocol {subprotocol} was not taken")
+        yield socket
+        with trio.move_on_after(ANSWER_S):
+            await socket.aclose()
+        nursery.cancel_scope.cancel()
+
+
+@dataclass
+class Peer:
+    """One connection of one device. `replica`: documents by (collection, id), built from deltas by the rules of
+    section 6."""
+
+    socket: WebSocketConnection
+    device: bytes
+    pending: list[list[Any]] = field(default_factory=list)
+    replica: dict[tuple[str, str], tuple[int, dict[str, Any]]] = field(default_factory=dict)
+    complete: int = 0
+    resume: int = 0
+
+    async def say(self, code: int, **body: Any) -> None:
+        await self.socket.send_message(msgpack.packb([code, body], use_bin_type=True))
+
+    async def next(self) -> list[Any]:
+        """The next message, which must match the schema and keep the order rules. Raises `ConnectionClosed`."""
+        while not self.pending:
+            with trio.fail_after(ANSWER_S):
+                frame = await self.socket.get_message()
+            check(isinstance(frame, bytes), "a text frame in the binary binding")
+            unpacker = msgpack.Unpacker(None, raw=False)
+            unpacker.feed(frame)
+            self.pending.extend(unpacker)
+        message = self.pending.pop(0)
+        check(SCHEMA.matches("server-message", message) or message[0] >= 128, f"not in the schema: {message!r}")
+        self.judge(message)
+        return message
+
+    def judge(self, message: list[Any]) -> None:
+        code, body = message
+        if code == OUTCOMES:
+            for entry in body["outcomes"]:
+                check(entry[3] is None or entry[3] > self.complete, "an outcome after the delta that holds its effect")
+        if code == DELTA and body["to"] > self.complete:
+            check(body["from"] <= self.complete, f"a gap: delta from {body['from']}, complete at {self.complete}")
+            check(body["after"] <= self.resume, "a gap between pages")
+            for collection, document, rev, state, fields in body["docs"]:
+                check(rev <= body["to"], "a rev beyond `to`")
+                _, old = self.replica.pop((collection, document), (0, {}))
+                if state != 2:
+                    merged = {**old, **fields} if state == 0 else fields
+                    shown = {name: item for name, item in merged.items() if item is not None}
+                    self.replica[collection, document] = (rev, shown)
+            self.resume = body["to"]
+            if body.get("complete"):
+                self.complete = body["to"]
+                check(body.get("sum") in (None, self.sum()), "the sum differs")
+
+    def sum(self) -> bytes:
+        def h(item: Any) -> int:
+            return int.from_bytes(sha256(msgpack.packb(item, use_bin_type=True)).digest()[:8])
+
+        total = 0
+        for (collection, document), (rev, fields) in self.replica.items():
+            total += h(["d", collection, document, rev])
+            total += sum(h(["f", collection, document, name, item[1]]) for name, item in fields.items())
+        return (total % 2**64).to_bytes(8)
+
+    async def expect(self, code: int) -> dict[str, Any]:
+        """The next message but pings, which must be of this type."""
+        message = await self.next()
+        while message[0] == PING and code != PING:
+            await self.say(PONG, **message[1])
+            message = await self.next()
+        check(message[0] == code, f"expected type {code}, received {message!r}")
+        body: dict[str, Any] = message[1]
+        return body
+
+    async def subscribe(self, space: str, **where: Any) -> dict[str, Any]:
+        """Subscribe and read until the subscription is live. Returns `subscribed`."""
+        body = {"epoch": None, "complete": self.complete, "resume": self.resume, "settled": 0, **where}
+        await self.say(SUBSCRIBE, space=space, **body)
+        message = await self.next()
+        if message[0] == OUTCOMES:
+            message = await self.next()
+        check(message[0] == SUBSCRIBED, f"expected subscribed, received {message!r}")
+        while self.complete < message[1]["head"]:
+            await self.expect(DELTA)
+        result: dict[str, Any] = message[1]
+        return result
+
+    async def push(self, space: str, epoch: bytes, *changes: list[Any]) -> dict[str, Any]:
+        await self.say(PUSH, space=space, epoch=epoch, changes=list(changes))
+        return await self.expect(OUTCOMES)
+
+    async def closed(self, error: str, code: int) -> None:
+        """The server must say this error and close with this code."""
+        told = await self.expect(ERROR)
+        check(told["name"] == error, f"expected the error {error}, received {told!r}")
+        try:
+            while True:
+                await self.next()
+        except ConnectionClosed as end:
+            check(end.reason is not None and end.reason.code == code, f"expected close {code}, was {end.reason}")
+
+
+@dataclass
+class Server:
+    """The server under test."""
+
+    url: str
+    token: str
+    space: str
+    count: int = 0
+
+    def new_space(self) -> str:
+        self.count += 1
+        return f"{self.space}/{os.urandom(4).hex()}-{self.count}"
+
+    @asynccontextmanager
+    async def peer(self, device: bytes | None = None, *, hello: bool = True) -> AsyncIterator[Peer]:
+        async with opened(self.url, "syncd.v1.msgpack") as socket:
+            peer = Peer(socket, device or os.urandom(16))
+            if hello:
+                await self.hello(peer)
+            yield peer
+
+    async def hello(self, peer: Peer) -> dict[str, Any]:
+        now_ms = int(time.time() * 1000)
+        await peer.say(HELLO, device=peer.device, installation=peer.device, token=self.token, time=now_ms)
+        welcome = await peer.expect(WELCOME)
+        check(set(LIMITS) <= set(welcome["limits"]), "a limit is not announced")
+        return welcome
+
+
+def change(n: int, base: int, *operations: list[Any], nonce: bytes | None = None) -> list[Any]:
+    return [n, nonce or os.urandom(8), base, int(time.time() * 1000), list(operations)]
+
+
+def noted(document: str, value: Any) -> list[list[Any]]:
+    return [["create", "notes", document], ["reg.set", "notes", document, "title", value]]
+
+
+# -- the checks -------------------------------------------------------------------------------------------------------
+
+
+async def a_change_reaches_its_author_after_its_outcome_and_every_subscriber(server: Server) -> None:
+    space = server.new_space()
+    async with server.peer() as a, server.peer() as b:
+        epoch = (await a.subscribe(space))["epoch"]
+        await b.subscribe(space)
+        told = await a.push(space, epoch, change(1, 0, *noted("n1", "x")), change(2, 0, *noted("n2", 1.5)))
+        check([entry[2] for entry in told["outcomes"]] == ["applied", "applied"], f"outcomes: {told}")
+        head = told["outcomes"][-1][3]
+        for peer in (a, b):
+            while peer.complete < head:
+                await peer.expect(DELTA)
+        check(a.replica == b.replica, "two subscribers differ")
+        check(a.replica["notes", "n2"][1] == {"title": ["reg", 1.5]}, f"the replica holds {a.replica}")
+
+
+async def the_same_change_again_gets_its_outcome_again(server: Server) -> None:
+    space = server.new_space()
+    async with server.peer() as peer:
+        epoch = (await peer.subscribe(space))["epoch"]
+        first = change(1, 0, *noted("n1", "x"))
+        once = await peer.push(space, epoch, first)
+        await peer.expect(DELTA)
+        await peer.say(PUSH, space=space, epoch=epoch, changes=[first])
+        peer.complete = 0  # the same outcome may come again, below complete
+        again = await peer.expect(OUTCOMES)
+        check(once["outcomes"] == again["outcomes"], "another outcome the second time")
+
+
+async def a_gap_is_told_and_a_fork_is_told(server: Server) -> None:
+    space = server.new_space()
+    async with server.peer() as peer:
+        epoch = (await peer.subscribe(space))["epoch"]
+        check((await peer.push(space, epoch, change(3, 0, *noted("n1", 1)))).get("gap") == 1, "no gap was told")
+        await peer.push(space, epoch, ["void", 1, 2, os.urandom(8), "lost"])
+        told = await peer.push(space, epoch, change(3, 0, ["fly", "notes", "n1"]), change(4, 0, *noted("n1", 1)))
+        check([entry[2] for entry in told["outcomes"]] == ["invalid", "applied"], f"outcomes: {told}")
+        await peer.expect(DELTA)
+        check((await peer.push(space, epoch, change(2, 0, *noted("n2", 1)))).get("forked") == 2, "no fork was told")
+
+
+async def a_device_resumes_with_what_it_missed(server: Server) -> None:
+    space, device = server.new_space(), os.urandom(16)
+    async with server.peer(device) as peer:
+        epoch = (await peer.subscribe(space))["epoch"]
+        await peer.push(space, epoch, change(1, 0, *noted("n1", "x")))
+        chain = (await peer.expect(DELTA))["chain"]
+        replica, complete = peer.replica, peer.complete
+        await peer.say(ACK, space=space, epoch=epoch, applied=complete, oldest_base=complete, settled=1)
+    async with server.peer() as other:
+        await other.subscribe(space)
+        await other.push(space, epoch, change(1, complete, ["delete", "notes", "n1"], *noted("n2", None)))
+    async with server.peer(device) as peer:
+        peer.replica, peer.complete, peer.resume = replica, complete, complete
+        await peer.subscribe(space, epoch=epoch, settled=1, chain=chain)
+        check(set(peer.replica) == {("notes", "n2")}, f"after resuming: {peer.replica}")
+
+
+async def another_epoch_is_expired(server: Server) -> None:
+    space = server.new_space()
+    async with server.peer() as peer:
+        epoch = (await peer.subscribe(space))["epoch"]
+        body = {"space": space, "epoch": os.urandom(16), "complete": 0, "resume": 0, "settled": 0}
+        await peer.say(SUBSCRIBE, **body)
+        check((await peer.expect(EXPIRED))["epoch"] == epoch, "expired names another epoch")
+
+
+async def probes_and_pings_are_answered(server: Server) -> None:
+    async with server.peer() as peer:
+        for code in (PROBE, PING):
+            await peer.say(code, id=7)
+            check((await peer.expect(PONG)).get("id") == 7, "the pong has another id")
+
+
+async def what_may_be_ignored_is_ignored(server: Server) -> None:
+    async with server.peer() as peer:
+        await peer.say(200, anything=1)
+        await peer.say(PROBE, id=1, later={"x": [1]})
+        check((await peer.expect(PONG)).get("id") == 1, "an unknown key or type was not ignored")
+
+
+async def a_bad_space_is_an_error_that_closes_nothing(server: Server) -> None:
+    async with server.peer() as peer:
+        await peer.say(SUBSCRIBE, space="a//b", epoch=None, complete=0, resume=0, settled=0)
+        check((await peer.expect(ERROR))["name"] == "bad_space", "another error")
+        await peer.say(PROBE, id=1)
+        await peer.expect(PONG)
+
+
+async def malformed_input_is_told_and_closes(server: Server) -> None:
+    async with server.peer() as peer:
+        await peer.socket.send_message(b"\xc1")
+        await peer.closed("malformed", 4900)
+    async with server.peer() as peer:
+        await peer.say(6)
+        await peer.closed("unknown_message", 4900)
+    async with server.peer() as peer:
+        await peer.say(HELLO, device=peer.device, installation=peer.device, time=0)
+        await peer.closed("unexpected_message", 4900)
+    async with server.peer(hello=False) as peer:
+        await peer.say(PROBE)
+        await peer.closed("unexpected_message", 4900)
+    async with server.peer(hello=False) as peer:
+        await peer.say(HELLO, device=peer.device, installation=peer.device, time=0, token="not a token")
+        await peer.closed("unauthenticated", 4200)
+
+
+async def a_second_connection_of_a_device_closes_the_first(server: Server) -> None:
+    async with server.peer() as first, server.peer(first.device):
+        await first.closed("superseded", 4901)
+
+
+async def json_says_the_same(server: Server) -> None:
+    async with opened(server.url, "syncd.v1.json") as socket:
+        device = os.urandom(16).hex()
+        hello = [HELLO, {"device": device, "installation": device, "token": server.token, "time": 0}]
+        await socket.send_message(json.dumps([hello]))
+        with trio.fail_after(ANSWER_S):
+            ((code, body),) = json.loads(await socket.get_message())
+        check(code == WELCOME, f"expected welcome, received {code}")
+        check(
+            len(body["session"]) == 32 and body["session"] == body["session"].lower(), "the session id is hexadecimal"
+        )
+
+
+CHECKS: tuple[Callable[[Server], Awaitable[None]], ...] = (
+    a_change_reaches_its_author_after_its_outcome_and_every_subscriber,
+    the_same_change_again_gets_its_outcome_again,
+    a_gap_is_told_and_a_fork_is_told,
+    a_device_resumes_with_what_it_missed,
+    another_epoch_is_expired,
+    probes_and_pings_are_answered,
+    what_may_be_ignored_is_ignored,
+    a_bad_space_is_an_error_that_closes_nothing,
+    malformed_input_is_told_and_closes,
+    a_second_connection_of_a_device_closes_the_first,
+    json_says_the_same,
+)
+
+
+async def run(server: Server) -> int:
+    """All checks, one after the other; prints a line for each. Returns the number of failures."""
+    failures = 0
+    for one in CHECKS:
+        try:
+            await one(server)
+            said = "ok"
+        except Exception as error:  # whatever goes wrong is the finding
+            failures += 1
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
+            said = f"FAILED: {type(error).__name__}: {error}"
+        print(f"{one.__name__.replace('_', ' ')}: {said}")
+    return failures
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("url")
+    arguments.add_argument("token")
+    arguments.add_argument("--space", default="conformance")
+    given = arguments.parse_args()
+    sys.exit(min(1, trio.run(run, Server(given.url, given.token, given.space))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""The HTTP shell: requests, limits, keep-alive, and who may open a WebSocket."""
+
+import json
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from syncd.env.memory import MemoryTransport
+from syncd.net.exchange import BODY_BYTES_MAX
+from syncd.net.limits import NetLimits
+from tests.net.harness import Client, World, send_all, upgrade_request, world
+
+
+async def everything(transport: MemoryTransport) -> bytes:
+    """All that the server says until it ends the stream."""
+    data = b""
+    while piece := await transport.receive(65536):
+        data += piece
+    return data
+
+
+async def said(w: World, request: bytes) -> bytes:
+    transport = w.connect()
+    await send_all(transport, request)
+    transport.shutdown()
+    answer = await everything(transport)
+    transport.abort()
+    return answer
+
+
+def problem_of(answer: bytes) -> tuple[int, str]:
+    """(status, name) of an answer that is a problem."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"application/problem+json" in head, answer
+    return int(head.split()[1]), json.loads(body)["type"].removeprefix("/problems/")
+
+
+async def test_requests_share_a_connection_and_are_answered_in_order(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        one = b"POST /a?q=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
+        two = b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n"
+        answer = await said(w, one + two)
+        assert answer.count(b"HTTP/1.1 200") == 2
+        assert answer.index(b"POST /a q=1 3") < answer.index(b"GET /b  0")
+
+
+async def test_head_has_the_length_and_no_body(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        answer = await said(w, b"HEAD /a HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"Content-Length: 10" in answer and answer.endswith(b"\r\n\r\n")
+
+
+async def test_a_client_that_asks_first_is_told_to_go_on(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        transport = w.connect()
+        await send_all(transport, b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        assert (await transport.receive(100)).startswith(b"HTTP/1.1 100 ")
+        await send_all(transport, b"abc")
+        assert b"POST /a  3" in await transport.receive(1000)
+        transport.abort()
+
+
+async def test_a_body_that_is_too_long_is_refused_unread(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        transport = w.connect()
+        length = str(BODY_BYTES_MAX + 1).encode()
+        request = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: " + length + b"\r\n\r\n"
+        await send_all(transport, request)
+        answer = await everything(transport)
+        assert problem_of(answer) == (413, "too-large") and b"Connection: close" in answer
+        transport.abort()
+
+
+async def test_a_chunked_body_that_is_too_long_is_refused_on_the_way(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        transport = w.connect()
+        await send_all(transport, b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        chunk = b"10000\r\n" + bytes(65536) + b"\r\n"
+        answers: list[bytes] = []
+        async with trio.open_nursery() as nursery:
+
+            async def read() -> None:
+                answers.append(await everything(transport))
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(read)
+            for _ in range(BODY_BYTES_MAX // 65536 + 2):
+                await send_all(transport, chunk)
+            await trio.sleep(20)
+        assert problem_of(answers[0]) == (413, "too-large")
+        transport.abort()
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "expected"),
+    [
+        (b"GARBAGE\r\n\r\n", (400, "malformed-request")),
+        (b"GET / HTTP/1.1\r\n\r\n", (400, "malformed-request")),
+        (b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n", (400, "malformed-request")),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 20000 + b"\r\n\r\n", (431, "headers-too-large")),
+        (b"GET /fault HTTP/1.1\r\nHost: x\r\n\r\n", (500, "internal")),
+    ],
+)
+async def test_what_cannot_be_served_is_answered_by_a_problem(
+    request_bytes: bytes, expected: tuple[int, str], autojump_clock: MockClock
+) -> None:
+    async with world() as w:
+        assert problem_of(await said(w, request_bytes)) == expected
+
+
+async def test_a_handler_that_takes_too_long_is_not_waited_for(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        transport = w.connect()
+        await send_all(transport, b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert problem_of(await everything(transport)) == (503, "overloaded")
+        assert trio.current_time() == pytest.approx(NetLimits().handle_s, abs=6)
+        transport.abort()
+
+
+async def test_headers_that_trickle_in_are_given_up(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        transport = w.connect()
+        answers: list[bytes] = []
+        async with trio.open_nursery() as nursery:
+
+            async def read() -> None:
+                answers.append(await everything(transport))
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(read)
+            for byte in b"GET / HTTP/1.1\r\nHost: a-name-of-some-length":
+                await send_all(transport, bytes((byte,)))
+                await trio.sleep(1)
+        assert problem_of(answers[0]) == (408, "request-timeout")
+        assert trio.current_time() == pytest.approx(NetLimits().header_s, abs=2)
+        transport.abort()
+
+
+async def test_a_connection_that_says_nothing_ends_in_silence(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        transport = w.connect()
+        assert await everything(transport) == b""
+        assert trio.current_time() == pytest.approx(NetLimits().header_s, abs=1)
+
+
+async def test_idle_connections_end_when_the_server_drains(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        transport = w.connect()
+        await send_all(transport, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200" in await transport.receive(1000)
+        await wait_all_tasks_blocked()
+        await w.server.drain(60)
+        assert await transport.receive(1) == b""
+        assert trio.current_time() < 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"Upgrade": ""}, (426, "upgrade-required")),
+        ({"Connection": "close"}, (400, "malformed-request")),
+        ({"Sec_WebSocket_Version": "8"}, (426, "upgrade-required")),
+        ({"Sec_WebSocket_Key": "short"}, (400, "malformed-request")),
+        ({"Sec_WebSocket_Protocol": "chat, other"}, (400, "malformed-request")),
+        ({"Sec_WebSocket_Protocol": ""}, (400, "malformed-request")),
+        ({"Origin": "https://evil.example"}, (403, "forbidden")),
+    ],
+)
+async def test_an_upgrade_that_is_not_one_is_told_what_is_missing(
+    headers: dict[str, str], expected: tuple[int, str], autojump_clock: MockClock
+) -> None:
+    async with world(origins=frozenset({"https://app.example"})) as w:
+        assert problem_of(await said(w, upgrade_request(**headers))) == expected
+
+
+async def test_the_client_prefers_among_subprotocols(autojump_clock: MockClock) -> None:
+    async with world(origins=frozenset({"https://app.example"})) as w:
+        client = Client(w.connect())
+        request = upgrade_request("other, syncd.v1.json, syncd.v1.msgpack", Origin="https://app.example")
+        head = await client.upgrade(request)
+        assert b"Sec-WebSocket-Protocol: syncd.v1.json" in head
+        assert b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head  # RFC 6455, 1.3
+
+
+async def test_beyond_the_limit_of_connections_comes_503(autojump_clock: MockClock) -> None:
+    async with world(NetLimits(connections_max=2, refusals_max=1)) as w:
+        await w.client(1)
+        await w.client(2)
+        client = Client(w.connect())
+        await send_all(client.transport, upgrade_request())
+        refused = w.connect()
+        answer = await everything(client.transport)
+        assert problem_of(answer) == (503, "overloaded") and b"Retry-After: 16" in answer
+        assert await everything(refused) == b"", "beyond that, nothing"
+
+
+async def test_upgrades_beyond_the_rate_come_again_later(autojump_clock: MockClock) -> None:
+    async with world(NetLimits(upgrades_per_s_max=0.5, upgrades_burst_max=2)) as w:
+        await w.client(1)
+        await w.client(2)
+        assert problem_of(await said(w, upgrade_request())) == (503, "overloaded")
+        await trio.sleep(2)
+        await w.client(3)
+
+
+async def test_connections_of_an_address_are_bounded(autojump_clock: MockClock) -> None:
+    async with world(NetLimits(connections_per_address_max=1)) as w:
+        await w.client(1)
+        assert problem_of(await said(w, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")) == (503, "overloaded")
+        other = w.connect("10.0.0.2:7")
+        await send_all(other, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert b"200" in await everything(other)
+        other.abort()

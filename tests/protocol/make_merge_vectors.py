@@ -1,0 +1,353 @@
+"""Histories of changes with what must come of them (`python -m tests.protocol.make_merge_vectors` writes the files).
+
+Every expectation is written by hand from SPEC sections 2, 3, 4 and 7; no engine computes any of it. The format is
+described in protocol/vectors/README.md.
+"""
+
+from typing import Any
+
+from tests.protocol.make_vectors import MAX, VECTORS, text_of
+
+ACCEPTED = ("applied", "merged", "noop")
+Json = dict[str, Any]
+
+
+def c(device: str, base: int, outcome: str, *operations: list[Any], stamp: int = 0, now: int = 0, **told: Any) -> Json:
+    """One change and its outcome. Without a stamp it is made at the moment when the server receives it."""
+    return {"device": device, "base": base, "stamp_ms": stamp, "now_ms": now, "operations": list(operations),
+            "outcome": outcome, **told}  # fmt: skip
+
+
+def on(verb: str, *items: Any) -> list[Any]:
+    """An operation on the document that nearly all histories are about."""
+    return [verb, "notes", "n1", *items]
+
+
+def reg(value: Any) -> list[Any]:
+    return on("reg.set", "f", value)
+
+
+def doc(rev: int, **fields: Any) -> Json:
+    return {"notes/n1": {"rev": rev, "fields": fields}}
+
+
+def delta(from_: int, to: int, *docs: list[Any]) -> Json:
+    return {"from": from_, "to": to, "docs": list(docs)}
+
+
+def patch(rev: int, **fields: Any) -> list[Any]:
+    return ["notes", "n1", rev, 0, fields]
+
+
+def reset(rev: int, **fields: Any) -> list[Any]:
+    return ["notes", "n1", rev, 1, fields]
+
+
+def deleted(rev: int) -> list[Any]:
+    return ["notes", "n1", rev, 2, {}]
+
+
+CREATE, DELETE = on("create"), on("delete")
+MADE = c("A", 0, "applied", CREATE, reg("a"))
+R: Any = "reg"
+
+# name -> (why, changes, state at the end, deltas)
+HISTORIES: dict[str, tuple[str, list[Json], Json, list[Json]]] = {
+    "reg-in-sequence": (
+        "A value that has seen the stored one replaces it.",
+        [MADE, c("B", 1, "applied", reg("b"))],
+        doc(2, f=[R, "b"]),
+        [delta(0, 2, reset(2, f=[R, "b"])), delta(1, 2, patch(2, f=[R, "b"])), delta(2, 2)],
+    ),
+    "reg-concurrent-later-wins": (
+        "Of two that have not seen each other, the greater (eff, seq) stays.",
+        [MADE, c("B", 1, "applied", reg("b"), stamp=2000, now=3000),
+         c("C", 1, "merged", reg("c"), stamp=2500, now=3100, met=[[0, "won", 2]])],
+        doc(3, f=[R, "c"]), [delta(2, 3, patch(3, f=[R, "c"]))],
+    ),
+    "reg-concurrent-earlier-loses": (
+        "The lesser one is accepted, alters nothing visible and moves no rev.",
+        [MADE, c("B", 1, "applied", reg("b"), stamp=2000, now=3000),
+         c("C", 1, "merged", reg("c"), stamp=1500, now=3100, met=[[0, "lost", 2]])],
+        doc(2, f=[R, "b"]), [delta(2, 3), delta(1, 3, patch(2, f=[R, "b"]))],
+    ),
+    "reg-equal-time": (
+        "At equal eff the greater seq stays.",
+        [MADE, c("B", 1, "applied", reg("b"), stamp=2000, now=3000),
+         c("C", 1, "merged", reg("c"), stamp=2000, now=3100, met=[[0, "won", 2]])],
+        doc(3, f=[R, "c"]), [],
+    ),
+    "reg-fast-clock": (
+        "A stamp in the future counts as the time of receipt: it cannot beat what is received later.",
+        [MADE, c("B", 1, "applied", reg("b"), stamp=10**12, now=3000),
+         c("C", 1, "merged", reg("c"), stamp=3500, now=4000, met=[[0, "won", 2]])],
+        doc(3, f=[R, "c"]), [],
+    ),
+    "reg-slow-clock": (
+        "A slow clock cannot lose to what its change had seen, and what it writes keeps the eff of what it replaced.",
+        [MADE, c("B", 1, "applied", reg("b"), stamp=3000, now=3000),
+         c("A", 2, "applied", reg("a2"), stamp=100, now=4000),
+         c("C", 1, "merged", reg("c"), stamp=2900, now=5000, met=[[0, "lost", 3]])],
+        doc(3, f=[R, "a2"]), [],
+    ),
+    "reg-time-never-falls": (
+        "T(seq) never falls: when the server's clock is set back, a stamp is cut at the T of the change before.",
+        [MADE, c("B", 1, "applied", reg("b"), stamp=5000, now=5000),
+         c("C", 1, "merged", reg("c"), stamp=6000, now=2000, met=[[0, "won", 2]])],
+        doc(3, f=[R, "c"]), [],
+    ),
+    "reg-own-changes-are-seen": (
+        "A device's own earlier changes are seen whatever the base; another's are not.",
+        [MADE, c("A", 0, "applied", reg("a2"), stamp=500, now=1500),
+         c("B", 2, "applied", reg("b"), stamp=3000, now=3000),
+         c("A", 0, "merged", reg("a3"), stamp=2000, now=4000, met=[[0, "lost", 3]])],
+        doc(3, f=[R, "b"]), [],
+    ),
+    "reg-unset": (
+        "Unset is a value like any other: it makes the field invisible, and beats what it has seen or what is older.",
+        [MADE, c("B", 1, "applied", on("reg.unset", "f"), stamp=3000, now=3000),
+         c("C", 1, "merged", reg("c"), stamp=2000, now=4000, met=[[0, "lost", 2]])],
+        doc(2), [delta(1, 2, patch(2, f=None)), delta(0, 3, reset(2))],
+    ),
+    "reg-unset-of-nothing": (
+        "Unset of a field that never was fixes its type and alters nothing visible.",
+        [MADE, c("B", 1, "noop", on("reg.unset", "g")),
+         c("C", 2, "type_mismatch", on("counter.inc", "g", 1), op=0)],
+        doc(1, f=[R, "a"]), [delta(1, 2)],
+    ),
+    "reg-same-value": (
+        "The value that stands already: accepted, with a seq, and no rev moves.",
+        [MADE, c("B", 1, "noop", reg("a"))],
+        doc(1, f=[R, "a"]), [delta(1, 2)],
+    ),
+    "mv-stands-beside": (
+        "mv replaces what it has seen and stands beside the rest; values are listed by falling (eff, seq).",
+        [c("A", 0, "applied", CREATE, on("mv.set", "v", 1)),
+         c("B", 1, "applied", on("mv.set", "v", 2), stamp=2000, now=2000),
+         c("C", 1, "merged", on("mv.set", "v", 3), stamp=3000, now=3000, met=[[0, "beside", 2]]),
+         c("D", 1, "merged", on("mv.set", "v", 4), stamp=1500, now=3500, met=[[0, "beside", 3], [0, "beside", 2]])],
+        doc(4, v=["mv", [3, 2, 4]]), [delta(3, 4, patch(4, v=["mv", [3, 2, 4]]))],
+    ),
+    "mv-replaces-all-seen": (
+        "One that has seen all values leaves only its own.",
+        [c("A", 0, "applied", CREATE, on("mv.set", "v", 1)),
+         c("B", 1, "applied", on("mv.set", "v", 2)),
+         c("C", 1, "merged", on("mv.set", "v", 3), met=[[0, "beside", 2]]),
+         c("A", 3, "applied", on("mv.set", "v", 9))],
+        doc(4, v=["mv", [9]]), [],
+    ),
+    "mv-eight-stand": (
+        "At most eight stand: the one with the lowest (eff, seq) gives way.",
+        [c("A", 0, "applied", CREATE), c("B", 1, "applied", on("mv.set", "v", "B")),
+         *(c(name, 1, "merged", on("mv.set", "v", name)) for name in "CDEFGHIJ")],
+        doc(10, v=["mv", ["J", "I", "H", "G", "F", "E", "D", "C"]]), [],
+    ),
+    "counter": (
+        "Increments of all are summed; they commute, so they meet nothing.",
+        [c("A", 0, "applied", CREATE, on("counter.inc", "n", 5)),
+         c("B", 1, "applied", on("counter.inc", "n", -2)), c("C", 1, "applied", on("counter.inc", "n", 10))],
+        doc(3, n=["counter", 13]), [delta(1, 3, patch(3, n=["counter", 13]))],
+    ),
+    "counter-overflow": (
+        "A sum outside +-(2^53 - 1) makes the change invalid; nothing of it takes effect.",
+        [c("A", 0, "applied", CREATE, on("counter.inc", "n", MAX)),
+         c("B", 1, "invalid", reg("b"), on("counter.inc", "n", 1), op=1)],
+        doc(1, n=["counter", MAX]), [delta(1, 1)],
+    ),
+    "max-min": (
+        "max and min keep the greatest and the least number put, integers and doubles alike.",
+        [c("A", 0, "applied", CREATE, on("max.put", "hi", 5), on("min.put", "lo", 5)),
+         c("B", 1, "applied", on("max.put", "hi", 3), on("min.put", "lo", 2.5)),
+         c("C", 1, "noop", on("max.put", "hi", 4), on("min.put", "lo", 4)),
+         c("C", 1, "applied", on("max.put", "hi", 5.5))],
+        doc(4, hi=["max", 5.5], lo=["min", 2.5]), [delta(1, 2, patch(2, lo=["min", 2.5])), delta(2, 3)],
+    ),
+    "set-add-after-unseen-remove": (
+        "An add that had not seen a remove brings the element back.",
+        [c("A", 0, "applied", CREATE, on("set.add", "s", "x")),
+         c("B", 1, "applied", on("set.remove", "s", "x")),
+         c("C", 1, "applied", on("set.add", "s", "x"))],
+        doc(3, s=["set", ["x"]]), [delta(1, 2, patch(2, s=["set", []]))],
+    ),
+    "set-remove-meets-unseen-add": (
+        "Add wins: a remove ends only the adds that it has seen.",
+        [c("A", 0, "applied", CREATE, on("set.add", "s", "x")),
+         c("B", 1, "noop", on("set.add", "s", "x")),
+         c("C", 1, "merged", on("set.remove", "s", "x"), met=[[0, "lost", 2]])],
+        doc(1, s=["set", ["x"]]), [delta(1, 3)],
+    ),
+    "set-add-replaces-what-it-has-seen": (
+        "An add replaces the adds it has seen: a remove that has seen only the new one ends the element.",
+        [c("A", 0, "applied", CREATE, on("set.add", "s", "x")),
+         c("B", 1, "noop", on("set.add", "s", "x")),
+         c("C", 2, "applied", on("set.remove", "s", "x"))],
+        doc(3, s=["set", []]), [],
+    ),
+    "set-order": (
+        "Elements are listed by their canonical encoding, each once; 2 and 2.0 are one element.",
+        [c("A", 0, "applied", CREATE, *(on("set.add", "s", item) for item in
+                                      ("x", 5, None, True, "a", [1], {"$b": ""}, 2, 2.0, {"b": 1, "a": 1}, -1)))],
+        doc(1, s=["set", [2, 5, {"a": 1, "b": 1}, [1], "a", "x", None, True, {"$b": ""}, -1]]), [],
+    ),
+    "flag-enable-wins": (
+        "A disable ends the enables it has seen; one it had not seen stays.",
+        [c("A", 0, "applied", CREATE, on("flag.enable", "d")),
+         c("B", 1, "noop", on("flag.enable", "d")),
+         c("C", 1, "merged", on("flag.disable", "d"), met=[[0, "lost", 2]]),
+         c("C", 3, "applied", on("flag.disable", "d"))],
+        doc(4, d=["flag", False]), [delta(3, 4, patch(4, d=["flag", False]))],
+    ),
+    "map-is-reg-per-key": (
+        "Keys are decided one by one; a delta brings the field whole.",
+        [c("A", 0, "applied", CREATE, on("map.put", "m", "k1", 1), on("map.put", "m", "k2", 2)),
+         c("B", 1, "applied", on("map.put", "m", "k1", 10), stamp=3000, now=3000),
+         c("C", 1, "merged", on("map.drop", "m", "k1"), stamp=2000, now=4000, met=[[0, "lost", 2]]),
+         c("D", 1, "applied", on("map.drop", "m", "k2"))],
+        doc(4, m=["map", {"k1": 10}]), [delta(2, 4, patch(4, m=["map", {"k1": 10}]))],
+    ),
+    "type-is-fixed": (
+        "The first operation fixes the type; one of another type refuses its whole change.",
+        [MADE, c("B", 1, "type_mismatch", on("reg.set", "g", 1), on("counter.inc", "f", 1), op=1),
+         c("B", 1, "applied", on("counter.inc", "g", 1))],
+        doc(2, f=[R, "a"], g=["counter", 1]), [],
+    ),
+    "update-never-resurrects": (
+        "An update of a document that was deleted is gone, also if it had seen the document.",
+        [MADE, c("B", 1, "applied", DELETE), c("C", 1, "gone", reg("c"), op=0)],
+        {}, [delta(1, 2, deleted(2)), delta(0, 2)],
+    ),
+    "update-of-an-unknown-document": (
+        "An update by one who has not seen a maker is gone, whether the document exists or not.",
+        [c("B", 0, "gone", reg("b"), op=0), MADE, c("B", 0, "gone", reg("b"), op=0), c("B", 1, "applied", reg("b"))],
+        doc(2, f=[R, "b"]), [],
+    ),
+    "create-beside-create": (
+        "Two creates that had not seen each other make one document: fields merge, and both are makers.",
+        [c("A", 0, "applied", CREATE, reg("a"), on("counter.inc", "n", 1), stamp=1000, now=1000),
+         c("B", 0, "merged", CREATE, reg("b"), on("counter.inc", "n", 1), stamp=2000, now=2000,
+           met=[[0, "maker", 1], [1, "won", 1]]),
+         c("B", 0, "applied", reg("b2"), stamp=2000, now=2500)],
+        doc(3, f=[R, "b2"], n=["counter", 2]), [delta(1, 3, patch(3, f=[R, "b2"], n=["counter", 2]))],
+    ),
+    "create-of-a-known-document": (
+        "It alters nothing.",
+        [MADE, c("B", 1, "noop", CREATE), c("A", 0, "noop", CREATE)],
+        doc(1, f=[R, "a"]), [],
+    ),
+    "delete-needs-every-maker": (
+        "A delete that has not seen one of the makers alters nothing; one that has seen all ends the document.",
+        [MADE, c("B", 0, "merged", CREATE, on("reg.set", "g", 1), met=[[0, "maker", 1]]),
+         c("C", 1, "noop", DELETE), c("C", 3, "applied", DELETE)],
+        {}, [delta(3, 4, deleted(4))],
+    ),
+    "delete-meets-an-unseen-update": (
+        "The delete takes effect and says what it ended.",
+        [MADE, c("B", 1, "applied", reg("b")), c("C", 1, "merged", DELETE, met=[[0, "ended", 2]])],
+        {}, [delta(2, 3, deleted(3))],
+    ),
+    "delete-by-one-with-own-unseen-updates": (
+        "A device's own last update does not hide that it had not seen another's before it.",
+        [MADE, c("B", 1, "applied", reg("b"), stamp=2000, now=2000),
+         c("C", 1, "merged", reg("c"), stamp=3000, now=3000, met=[[0, "won", 2]]),
+         c("C", 1, "merged", DELETE, met=[[0, "ended", 2]])],
+        {}, [],
+    ),
+    "delete-of-nothing-and-twice": (
+        "A delete of a document that never was, or is deleted already, alters nothing.",
+        [c("B", 0, "noop", DELETE), MADE, c("B", 2, "applied", DELETE), c("C", 2, "noop", DELETE)],
+        {}, [delta(2, 4, deleted(3))],
+    ),
+    "create-after-a-seen-delete": (
+        "A new incarnation: those who knew the old one get it as a reset.",
+        [MADE, c("A", 1, "applied", DELETE), c("B", 2, "applied", CREATE, on("reg.set", "g", 1))],
+        doc(3, g=[R, 1]), [delta(1, 3, reset(3, g=[R, 1])), delta(2, 3, reset(3, g=[R, 1]))],
+    ),
+    "create-after-an-unseen-delete": (
+        "It had seen the document but not its deletion: an update in disguise, so it is gone.",
+        [MADE, c("B", 1, "applied", DELETE), c("C", 1, "gone", CREATE, reg("c"), op=0)],
+        {}, [],
+    ),
+    "create-after-an-unseen-life": (
+        "It had seen neither the document nor its deletion: a new incarnation.",
+        [MADE, c("B", 1, "applied", DELETE), c("C", 0, "applied", CREATE, reg("c"))],
+        doc(3, f=[R, "c"]), [delta(1, 3, reset(3, f=[R, "c"]))],
+    ),
+    "second-delete-is-remembered": (
+        "A tombstone keeps every delete that knew all makers: having seen the one that came second is enough.",
+        [MADE, c("B", 1, "applied", DELETE), c("C", 1, "noop", DELETE), c("C", 1, "applied", CREATE, reg("c"))],
+        doc(4, f=[R, "c"]), [],
+    ),
+    "update-of-an-old-incarnation": (
+        "An update knows only the incarnation of which it has seen a maker.",
+        [MADE, c("A", 1, "applied", DELETE), c("B", 2, "applied", CREATE), c("C", 1, "gone", reg("c"), op=0),
+         c("C", 1, "noop", DELETE)],
+        doc(3), [],
+    ),
+    "type-is-free-in-a-new-incarnation": (
+        "Types are fixed for one incarnation.",
+        [MADE, c("A", 1, "applied", DELETE), c("A", 2, "applied", CREATE, on("counter.inc", "f", 1))],
+        doc(3, f=["counter", 1]), [],
+    ),
+    "expect": (
+        "expect passes if the field's last writer, if any, was seen; its own earlier operations are.",
+        [MADE, c("B", 1, "applied", reg("b")),
+         c("C", 1, "precondition", on("expect", "f"), reg("c"), op=0),
+         c("C", 2, "applied", on("expect", "f"), reg("c"), on("expect", "f"), on("expect", "absent"))],
+        doc(3, f=[R, "c"]), [],
+    ),
+    "seen": (
+        "An operation's own seen raises the base for that operation alone.",
+        [MADE, c("B", 1, "applied", reg("b")), c("C", 0, "gone", reg("c"), op=0),
+         c("C", 0, "applied", [*reg("c"), {"seen": 2}]),
+         c("D", 0, "gone", [*reg("d"), {"seen": 2}], on("reg.set", "g", 1), op=1)],
+        doc(3, f=[R, "c"]), [],
+    ),
+    "all-or-nothing": (
+        "Operations are judged on the state before plus the earlier ones; one refused refuses all, and n is used.",
+        [c("A", 0, "gone", CREATE, reg("a"), DELETE, reg("b"), op=3),
+         c("A", 0, "applied", CREATE, reg("a"), reg("b"), on("create"))],
+        doc(1, f=[R, "b"]), [delta(0, 1, reset(1, f=[R, "b"]))],
+    ),
+    "reserved-collections": (
+        "_inbox, _preferences and _profile may be written; another collection that begins with _ may not.",
+        [c("A", 0, "applied", ["create", "_inbox", "i1"]),
+         c("A", 0, "forbidden", CREATE, ["create", "_members", "ann"], op=1)],
+        {"_inbox/i1": {"rev": 1, "fields": {}}}, [],
+    ),
+    "later-changes-stand-alone": (
+        "A refused change uses its n; the changes after it are judged on their own.",
+        [c("A", 0, "invalid", ["fly", "notes", "n1"], op=0), c("A", 0, "applied", CREATE),
+         c("A", 0, "gone", ["reg.set", "notes", "n2", "f", 1], op=0), c("A", 0, "applied", reg("a"))],
+        doc(2, f=[R, "a"]), [],
+    ),
+    "delta-holds-what-changed": (
+        "A delta lists each changed document once, with the fields whose rev lies above from.",
+        [MADE, c("A", 0, "applied", ["create", "notes", "n2"]), c("A", 0, "applied", on("reg.set", "g", 1)),
+         c("A", 0, "applied", ["reg.set", "notes", "n2", "f", 2])],
+        {**doc(3, f=[R, "a"], g=[R, 1]), "notes/n2": {"rev": 4, "fields": {"f": [R, 2]}}},
+        [delta(1, 4, patch(3, g=[R, 1]), ["notes", "n2", 4, 1, {"f": [R, 2]}]),
+         delta(2, 4, patch(3, g=[R, 1]), ["notes", "n2", 4, 0, {"f": [R, 2]}])],
+    ),
+}  # fmt: skip
+
+
+def history(name: str) -> Json:
+    why, changes, state, deltas = HISTORIES[name]
+    counts: dict[str, int] = {}
+    seq, now, written = 0, 0, []
+    for change in changes:
+        counts[change["device"]] = counts.get(change["device"], 0) + 1
+        now = change["now_ms"] or now + 100
+        entry = {**change, "n": counts[change["device"]], "now_ms": now, "stamp_ms": change["stamp_ms"] or now}
+        seq += change["outcome"] in ACCEPTED
+        written.append({**entry, "seq": seq if change["outcome"] in ACCEPTED else None})
+    return {"name": name, "why": why, "changes": written, "state": state, "deltas": deltas}
+
+
+def files() -> dict[str, Json]:
+    return {name: history(name) for name in HISTORIES}
+
+
+if __name__ == "__main__":
+    for name, content in files().items():
+        (VECTORS / "merge" / f"{name}.json").write_text(text_of(content))
