@@ -18,6 +18,7 @@ OPERATIONS_MAX = 1000  # Firestore takes 500 writes in a batch; an editor's past
 DOCUMENTS_MAX = 128  # with DOCUMENT_BYTES_MAX and DELTA_BYTES_MAX: what one seq alters fits one delta
 CHANGE_BYTES_MAX = 262144
 REASON_BYTES_MAX = 500
+_TOLD_DEPTH_MAX = 64  # of a refused change: a well-formed one nests 2 + 16 deep
 VOID_COUNT_MAX = 1000  # each number given up is a row in the device log; a longer range comes as several voids
 
 
@@ -234,10 +235,31 @@ def _parsed_operations(items: object) -> tuple[Operation, ...]:
 
 
 def _kept(items: object) -> bytes:
-    """What a dead letter keeps of operations outside the model: as they came, if they can be written at all."""
+    """What a dead letter keeps of operations outside the model: as they came if operators can be shown them (JSON has
+    neither bytes as keys nor endless nesting), else their beginning as one byte string."""
     try:
         payload = encoded(items)
     except (ValueError, TypeError, OverflowError):
-        return encoded(repr(items)[:1000].encode("utf-8", "replace"))
-    # What is cut off must still decode: its beginning is kept as one byte string, whose header takes five bytes.
-    return payload if len(payload) <= CHANGE_BYTES_MAX else encoded(payload[: CHANGE_BYTES_MAX - 5])
+        payload = None
+    if payload is None:
+        return encoded(_sketched(items))
+    # What is cut off must still decode; the header of a byte string takes five bytes.
+    is_whole = len(payload) <= CHANGE_BYTES_MAX and _is_tellable(items, 0)
+    return payload if is_whole else encoded(payload[: CHANGE_BYTES_MAX - 5])
+
+
+def _sketched(items: object) -> bytes:
+    try:
+        return repr(items)[:1000].encode("utf-8", "replace")
+    except RecursionError:
+        return b"nested too deep"
+
+
+def _is_tellable(item: object, depth: int) -> bool:
+    if type(item) is dict:
+        return depth < _TOLD_DEPTH_MAX and all(
+            type(key) is str and _is_tellable(value, depth + 1) for key, value in item.items()
+        )
+    if type(item) is list or type(item) is tuple:
+        return depth < _TOLD_DEPTH_MAX and all(_is_tellable(value, depth + 1) for value in item)
+    return True

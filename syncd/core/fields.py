@@ -150,7 +150,7 @@ def _map(state: tuple[dict[str, Register], int] | None, action: str, args: tuple
     if step.state is old:
         return Step(state, False, step.met)
     keys = {**keys, args[0]: step.state}
-    if is_put and len(keys) > ITEMS_MAX + MAP_DROPPED_MAX:
+    if is_put and len(keys) > ITEMS_MAX and sum(register[0] for register in keys.values()) > ITEMS_MAX:
         raise Refused("too_large", f"a map has at most {ITEMS_MAX} keys")
     if not is_put:
         dropped = [key for key, register in keys.items() if not register[0]]

@@ -79,6 +79,7 @@ class SpaceWork:
         "document_count",
         "documents",
         "head",
+        "loaded_bytes",
         "name",
         "now_ms",
         "number_next",
@@ -100,6 +101,7 @@ class SpaceWork:
         self.documents: dict[DocumentName, Document | None] = {}
         self._stored: dict[DocumentName, Document | None] = {}
         self._bytes: dict[DocumentName, int] = {}
+        self.loaded_bytes = 0  # of all documents read so far, as stored
         self._buckets: dict[int, int] = {}
         self.replicas: dict[bytes, ReplicaRow] = {}
         self._dirty_replicas: dict[bytes, None] = {}
@@ -114,6 +116,7 @@ class SpaceWork:
             found = None if record is None else DOCUMENTS.row(key, record)
             self.documents[name] = self._stored[name] = found
             self._bytes[name] = UNSTORED_BYTES if record is None else len(record)
+            self.loaded_bytes += 0 if record is None else len(record)
         return self.documents[name]
 
     def bytes_bound(self, name: DocumentName) -> int:
@@ -266,6 +269,11 @@ class Batch:
     @property
     def tx(self) -> Writer:
         return self._tx
+
+    @property
+    def loaded_bytes(self) -> int:
+        """Of all documents read so far, as stored."""
+        return sum(work.loaded_bytes for work in self.spaces.values())
 
     def space(self, name: str) -> SpaceWork | None:
         """The space, if it exists."""

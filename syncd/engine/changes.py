@@ -12,7 +12,7 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-from syncd.core.changes import Change, RefusedChange, Void
+from syncd.core.changes import VOID_COUNT_MAX, Change, RefusedChange, Void
 from syncd.core.documents import DOCUMENT_BYTES_MAX, Document, applied
 from syncd.core.fields import Observer, Refused
 from syncd.core.ids import WRITABLE_RESERVED
@@ -30,6 +30,7 @@ DELTA_BYTES_MAX = 2097152
 ALTERED_BYTES_MAX = (
     DELTA_BYTES_MAX - 131072
 )  # the documents that one seq alters; the rest of a delta is names and frame
+LOADED_BYTES_MAX = 16 * 1024 * 1024  # stored documents that a batch reads, some ten times as much once decoded
 GROWTH_BYTES_MAX = (
     96  # by which an operation can lengthen a document beyond its own encoding: marks, revs, a field's frame
 )
@@ -78,6 +79,9 @@ def _take_in_order(
     for change in changes:
         last = change.last if isinstance(change, Void) else change.n
         n = change.n
+        if taken.outcomes and _is_enough(batch, change, len(taken.outcomes) + last - n + 1):
+            taken.gap = n
+            return
         while n <= last:
             if n <= taken.highest:
                 entry = ENTRIES.get(batch.tx, keys.device_log(work.row.id, slot, n))
@@ -95,6 +99,13 @@ def _take_in_order(
                 taken.highest = n
             taken.outcomes.append(outcome_entry(n, entry, role))
             n += 1
+
+
+def _is_enough(batch: Batch, change: Change | Void | RefusedChange, count: int) -> bool:
+    """Whether the rest of a push is left to be sent again, because a few bytes of it ask for too much at once: a void
+    writes a row for each number that it gives up, a change reads and delivers whole fields. Progress is at least one
+    item for each push."""
+    return (isinstance(change, Void) and count > VOID_COUNT_MAX) or batch.loaded_bytes > LOADED_BYTES_MAX
 
 
 def outcome_entry(n: int, entry: EntryRow, role: Role) -> OutcomeEntry:

@@ -96,16 +96,15 @@ def _push(batch: Batch, command: Push, alarms: list[str]) -> Result:
     if role < Role.WRITER and (work is None or work.replica(author.device) is None):
         # One who never had a place here cannot make the server keep anything; one who had is owed an outcome.
         return Refused("forbidden", f"writing to {command.space} needs the role writer")
-    if work is None:
-        if command.epoch is not None:
-            return Expired(command.space, bytes(16), 0, 0)
-        work = batch.space_made(command.space)
-    if command.epoch is not None and command.epoch != work.row.epoch:
-        return _expired(work, author, command.epoch)
     if command.epoch is None and any(_names_position(change) for change in command.changes):
         return Refused(
             "bad_position", "a push without an epoch names no position: base is 0, and no operation has 'seen'"
         )
+    if work is None:
+        # Made also for one who names an epoch of a store that is no more: it is told which epoch to go on with.
+        work = batch.space_made(command.space)
+    if command.epoch is not None and command.epoch != work.row.epoch:
+        return _expired(work, author, command.epoch)
     if any(not isinstance(change, Void) and change.base > work.row.head for change in command.changes):
         return Refused("bad_position", f"a base lies beyond the head {work.row.head} of the space")
     taken = take(batch, work, author, role, reading.is_other(batch.tx, author), command.changes, alarms)
@@ -134,7 +133,7 @@ def _attach(batch: Batch, command: Attach) -> Result:
     if isinstance(binding, Refused):
         return binding
     role = role_on(author.grants, command.space)
-    if batch.space(command.space) is None and role >= Role.WRITER and command.epoch is None:
+    if batch.space(command.space) is None and role >= Role.WRITER:
         batch.space_made(command.space)
     work = batch.space(command.space)
     refusal = reading.refused_attach(batch.tx, command, None if work is None else work.row, role)

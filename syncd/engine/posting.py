@@ -8,7 +8,7 @@ the server in the recipient's own space, and so travels like every other change.
 from typing import Any
 
 from syncd.core.changes import Void, parsed_change
-from syncd.core.ids import INBOX, NONCE_BYTES, BadName, Position, user_space
+from syncd.core.ids import INBOX, NONCE_BYTES, BadName, Position, check_name, user_space
 from syncd.core.values import ValueRefused, normalized
 from syncd.engine.batch import SERVER_DEVICE, Batch, SpaceWork
 from syncd.engine.changes import take
@@ -18,17 +18,18 @@ from syncd.store import keys
 from syncd.store.tables import EXPIRIES, IDEMPOTENCY, IdempotencyRow
 from syncd.wire.messages import OutcomeEntry
 
-TRIMMED_AT_ONCE = 64  # expired idempotency rows dropped per batch: more than a batch of single posts adds
+TRIMMED_PER_ADDED = 2  # expired idempotency rows dropped for each that is added: so they cannot pile up
+TRIMMED_PER_BATCH = 64  # and by each batch whatever is in it, so that they go, too, when none are added
 SERVER = Author(SERVER_DEVICE, None, "server", "", ())
 TITLE_BYTES_MAX, BODY_BYTES_MAX, CATEGORY_BYTES_MAX = 200, 4000, 64  # what a push gateway passes on: APNs takes 4 KiB
 
 
-def trim_idempotency(batch: Batch) -> None:
+def trim_idempotency(batch: Batch, count_max: int = TRIMMED_PER_BATCH) -> None:
     """Drop what expired, a bounded number at a time."""
     expired = []
     for key, _ in batch.tx.scan(*keys.expiry_range(batch.now_ms)):
         expired.append(key)
-        if len(expired) == TRIMMED_AT_ONCE:
+        if len(expired) == count_max:
             break
     for key in expired:
         batch.tx.delete(keys.idempotency(keys.parse_expiry(key)))
@@ -36,6 +37,7 @@ def trim_idempotency(batch: Batch) -> None:
 
 
 def _remember(batch: Batch, key: bytes, request: bytes, lifetime_ms: int, answer: Any) -> None:
+    trim_idempotency(batch, TRIMMED_PER_ADDED)
     expires_ms = batch.now_ms + lifetime_ms
     old = IDEMPOTENCY.get(batch.tx, keys.idempotency(key))
     if old is not None:
@@ -93,7 +95,11 @@ def _refused_position(batch: Batch, command: Post, work: SpaceWork | None) -> Re
     if command.if_match is not None:
         assert work is not None, "checked above"
         collection, document_id, position = command.if_match
-        document = work.document((collection, document_id))
+        try:
+            name = (check_name(collection, "a collection"), check_name(document_id, "a document id"))
+        except BadName as error:
+            return Refused("if_match", str(error))
+        document = work.document(name)
         if document is None or not document.is_live or document.rev != position.seq:
             return Refused("if_match", "the document has moved")
     return None

@@ -86,7 +86,7 @@ def attached(tx: Reader, command: Attach) -> Attached | Expired | Refused | None
     author = command.author
     row = space_row(tx, command.space)
     granted = role_on(author.grants, command.space)
-    if row is None and granted >= Role.WRITER and command.epoch is None:
+    if row is None and granted >= Role.WRITER:
         return None
     refusal = refused_attach(tx, command, row, granted)
     if refusal is not None:
@@ -103,8 +103,7 @@ def refused_attach(tx: Reader, command: Attach, row: SpaceRow | None, granted: R
     if granted < Role.READER:
         return Refused("forbidden", f"reading {command.space} needs the role reader")
     if row is None:
-        if command.epoch is not None:
-            return Expired(command.space, bytes(16), 0, 0)
+        # Also to one who names an epoch of it, from a store that is no more: there is no other epoch to go to yet.
         return Refused(
             "unknown_space", f"the space {command.space} does not exist yet, and making it needs the role writer"
         )
@@ -121,8 +120,10 @@ def refused_attach(tx: Reader, command: Attach, row: SpaceRow | None, granted: R
     if (complete == 0 < resume) != (command.start is not None):
         return Refused("bad_position", "'start' is given exactly in the middle of a first download")
     if max(resume, command.start or 0) > row.head or not _is_chained(tx, row, complete, command.chain):
-        # Not this epoch's history: what the client holds came from a server state that no longer exists.
-        return Expired(command.space, row.epoch, (replica.low if replica is not None else None) or 0, highest)
+        # Not this epoch's history: what the client holds came from a server state that no longer exists. The low-water
+        # was acknowledged to this state, but where it reaches `complete`, it cannot be what both share.
+        low = 0 if replica is None or replica.low is None else replica.low
+        return Expired(command.space, row.epoch, low if low < complete else 0, highest)
     assert complete >= row.floor or not complete, "nothing raises the floor while clients may stand below it"
     return None
 

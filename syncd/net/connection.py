@@ -71,7 +71,8 @@ SESSION_BYTES: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What all connections of a server share. `server`: the name in `welcome`; `log` takes one text."""
+    """What all connections of a server share. `server`, `told_limits` and `told_reconnect` go into each `welcome` as
+    they are; `log` takes one text."""
 
     store: Store
     committer: Committer[Command, Result, Decision]
@@ -84,6 +85,8 @@ class Services:
     limits: NetLimits
     wire_limits: Limits
     server: str
+    told_limits: dict[str, int]
+    told_reconnect: dict[str, int]
     log: Callable[[str], None]
 
 
@@ -92,7 +95,7 @@ class Connection:
 
     __slots__ = (
         *("_acks", "_acks_due_s", "_author", "_authorization", "_closing_due_s", "_expires_ms", "_forgetting"),
-        *("_in_flight", "_inbound", "_room", "_services", "_session", "_session_id", "delivery", "due"),
+        *("_in_flight", "_inbound", "_room", "_services", "_session", "_session_id", "_unread", "delivery", "due"),
     )
 
     def __init__(self, transport: Transport, upgrade: Upgrade, services: Services) -> None:
@@ -105,6 +108,7 @@ class Connection:
             is_text=codec.is_text, payload_bytes_max=codec.frame_bytes_max(limits)
         )
         self._authorization = upgrade.authorization
+        self._unread = upgrade.trailing
         self._author: Author | None = None  # from `welcome` on
         self._session_id = b""
         self._expires_ms: int | None = None
@@ -117,16 +121,20 @@ class Connection:
 
     # -- the reader ----------------------------------------------------------------------------------------------
 
-    async def run(self, trailing: bytes) -> None:
+    async def run(self) -> None:
         """Serve until the byte stream ends."""
-        transport = self.delivery.transport
+        receive = self.delivery.transport.receive
         self._watch()
         try:
-            data = trailing or await transport.receive(RECEIVE_BYTES)
-            while data:
-                self._session.heard(_now_ms())
-                await self._take(data)
-                data = await transport.receive(RECEIVE_BYTES)
+            data, self._unread = self._unread, b""
+            while True:
+                if data:
+                    self._session.heard(_now_ms())
+                    await self._take(data)
+                del data  # an idle connection must not hold on to what it received last
+                data = await receive(RECEIVE_BYTES)
+                if not data:
+                    break
         except TransportClosed:
             pass
         finally:
@@ -229,22 +237,16 @@ class Connection:
         self._session_id = hello.session if is_resumed and hello.session else services.entropy.token(SESSION_BYTES)
         services.hub.remember(self._session_id, author.device)
         services.hub.join(self)
-        reconnect = {
-            "first_jitter_ms": limits.first_jitter_ms,
-            "backoff_ms": limits.backoff_ms,
-            "backoff_max_ms": limits.backoff_ms_max,
-            "stable_ms": limits.stable_ms,
-        }
         self._send(
             m.Welcome(
                 self._session_id,
                 services.clock.now_ms(),
                 author.user,
                 is_resumed,
-                services.wire_limits.welcome(),
+                services.told_limits,
                 self._session.ping_ms,
                 limits.ack_ms,
-                reconnect,
+                services.told_reconnect,
                 services.server,
                 expires=principal.expires_ms,
             )

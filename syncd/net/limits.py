@@ -48,3 +48,12 @@ class NetLimits:
 
     # -- sessions
     sessions_max: int = 100_000  # remembered for `resumed`: 200 bytes each; the oldest are forgotten
+
+    def reconnect(self) -> dict[str, int]:
+        """The map of that name in `welcome`."""
+        return {
+            "first_jitter_ms": self.first_jitter_ms,
+            "backoff_ms": self.backoff_ms,
+            "backoff_max_ms": self.backoff_ms_max,
+            "stable_ms": self.stable_ms,
+        }

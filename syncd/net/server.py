@@ -84,7 +84,8 @@ class Server:
                 wiring = Wiring(self._store, self._hub, nursery, self._limits.control_bytes_max)
                 services = Services(
                     self._store, self._committer, self._authenticator, self._hub, wheel, wiring, self._env.clock,
-                    self._env.entropy, self._limits, self._wire_limits, self._name, self._log,
+                    self._env.entropy, self._limits, self._wire_limits, self._name,
+                    self._wire_limits.welcome(), self._limits.reconnect(), self._log,
                 )  # fmt: skip
                 await nursery.start(wheel.run)
                 for listener in listeners:
@@ -128,9 +129,9 @@ class Server:
             if is_one_too_many:
                 await self._http.refuse(transport, self._retry_s())
             elif (upgrade := await self._http.converse(transport)) is not None:
-                trailing, connection = upgrade.trailing, Connection(transport, upgrade, services)
+                connection = Connection(transport, upgrade, services)
                 del upgrade  # this frame lives as long as the connection
-                await connection.run(trailing)
+                await connection.run()
         except TransportClosed:
             pass
         except Exception:

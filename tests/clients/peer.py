@@ -13,6 +13,7 @@ from typing import Any
 
 import msgpack
 import trio
+
 from syncd_client import Ports, TransportClosed, Unreachable
 
 HELLO, SUBSCRIBE, UNSUBSCRIBE, PUSH, ACK, REFRESH, PROBE, BYE, PONG = 1, 2, 3, 4, 5, 10, 13, 14, 21

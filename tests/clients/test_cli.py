@@ -16,6 +16,7 @@ import msgpack
 import trio
 import trio_websocket
 from click.testing import CliRunner
+
 from syncd_client import open_device
 from syncd_client.cli import cli
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import trio
-from syncd_client import Device, InvalidInput, State, open_device, operation
 from trio.testing import MockClock
+
+from syncd_client import Device, InvalidInput, State, open_device, operation
 
 from . import peer as p
 from .peer import SPACE, Peer, Wire

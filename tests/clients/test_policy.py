@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from syncd_client.messages import Reconnect
 from syncd_client.policy import TRANSITIONS, Disposition, Event, KeepAlive, Retry, State, disposition, next_state
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from syncd_client import SpaceRow, StoreError, operation, replica
 from syncd_client import messages as m
 from syncd_client.replay import replayed

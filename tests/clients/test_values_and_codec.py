@@ -11,6 +11,7 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from syncd_client import InvalidInput, PeerError, operation
 from syncd_client import messages as m
 from syncd_client.codec import BINDINGS, CODES, JSON, MSGPACK, decoded, encoded, json_value, value_from_json

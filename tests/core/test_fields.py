@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from syncd.core.fields import MAP_DROPPED_MAX, MV_VALUES_MAX, TYPES, Field, Observer, Refused, stepped
-from syncd.core.values import INTEGER_MAX, decoded, encoded, is_same, normalized
+from syncd.core.values import INTEGER_MAX, ITEMS_MAX, decoded, encoded, is_same, normalized
 from tests.oracle.histories import KEYS, NUMBERS, VALUES
 
 TIME = 1_000
@@ -164,6 +164,26 @@ def test_the_oldest_markers_of_dropped_keys_are_forgotten_and_counted() -> None:
     markers, forgotten = run("map", steps).state
     assert forgotten == 10 and len(markers) == MAP_DROPPED_MAX + 1
     assert "kept" in markers and "k9" not in markers and "k10" in markers
+
+
+def test_a_set_and_a_map_hold_no_more_than_an_array_may() -> None:
+    """What is read whole is written down whole: a delta shows them as one array and one map."""
+    elements = {encoded(i): ((1, 1),) for i in range(ITEMS_MAX)}
+    full = Field("set", 1, 1, 1, elements)
+    assert len(stepped(full, "set", "add", (0,), by(2))[0].value) == ITEMS_MAX
+    with pytest.raises(Refused) as refused:
+        stepped(full, "set", "add", (ITEMS_MAX,), by(2))
+    assert refused.value.outcome == "too_large"
+    full, _ = stepped(full, "set", "remove", (0,), by(2, base=1))
+    assert len(stepped(full, "set", "add", (ITEMS_MAX,), by(3))[0].value) == ITEMS_MAX
+
+    keys = {f"k{i}": (True, i, 0, 1, 1) for i in range(ITEMS_MAX)}
+    keys |= {f"dropped{i}": (False, None, 0, 1, 1) for i in range(MAP_DROPPED_MAX)}
+    map_field = Field("map", 1, 1, 1, (keys, 0))
+    with pytest.raises(Refused) as refused:
+        stepped(map_field, "map", "put", ("new", 1), by(2))
+    assert refused.value.outcome == "too_large"
+    stepped(map_field, "map", "put", ("k0", 1), by(2))
 
 
 def test_a_clock_in_the_far_future_cannot_beat_what_arrives_later() -> None:

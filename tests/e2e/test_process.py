@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, TextMessage
+from wsproto.events import Request as WebSocketRequest
 
 from syncd.app.systemd import LISTEN_FDS_START
 from tests.e2e.process import COMMAND, STOP_S, Daemon, StartFailed, environment, run, running
@@ -58,6 +61,35 @@ def test_a_signal_stops_it_in_order(tmp_path: Path, number: signal.Signals) -> N
     assert not (tmp_path / "admin.sock").exists()
 
 
+def greeted(daemon: Daemon) -> socket.socket:
+    """A device that said hello and was welcomed, and does nothing any more."""
+    host, _, port = daemon.http.rpartition(":")
+    sock = socket.create_connection((host, int(port)), STOP_S)
+    websocket = WSConnection(ConnectionType.CLIENT)
+    sock.sendall(websocket.send(WebSocketRequest(daemon.http, "/v1/sync", subprotocols=["syncd.v1.json"])))
+    hello = {"device": "01" * 16, "installation": "02" * 16, "token": daemon.token("42"), "time": 0}
+    is_sent = False
+    while True:
+        websocket.receive_data(sock.recv(65536))
+        for event in websocket.events():
+            if isinstance(event, AcceptConnection) and not is_sent:
+                sock.sendall(websocket.send(TextMessage(json.dumps([[1, hello]]))))
+                is_sent = True
+            if isinstance(event, TextMessage):
+                assert json.loads(event.data)[0][0] == 32, "welcome"
+                return sock
+
+
+def test_a_second_signal_stops_it_at_once(tmp_path: Path) -> None:
+    with running(tmp_path, {"SYNCD_DRAIN__DEADLINE_MS": "600000"}) as daemon, greeted(daemon) as device:
+        daemon.signal(signal.SIGTERM)
+        assert b"[43,{" in device.recv(65536)  # goaway: the drain has begun
+        assert json.loads(daemon.run("status", "--json"))["reasons"] == ["the daemon is stopping"]
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 1
+    assert "stopped at once by a second signal, SIGTERM" in daemon.log.read_text()
+
+
 def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
     with running(tmp_path) as daemon:
         position = created(daemon, "1")["position"]
@@ -102,13 +134,16 @@ def test_a_damaged_store_ends_it_with_4_and_advice(tmp_path: Path) -> None:
         created(daemon, "1")
         daemon.stop()
     data = tmp_path / "store" / "data.mdb"
-    content = bytearray(data.read_bytes())
-    at = content.rfind(b"buy milk")
-    content[at] ^= 0xFF
-    data.write_bytes(content)
-    done = run(tmp_path, "fsck")
-    assert done.returncode == 4
-    assert "wrong checksum" in done.stdout
+    data.write_bytes(data.read_bytes().replace(b"buy milk", b"buy silk"))
+    found = run(tmp_path, "fsck")
+    assert found.returncode == 4
+    assert "wrong checksum" in found.stdout
+    with running(tmp_path) as daemon:
+        with pytest.raises(OSError):  # the process is gone before it could answer wrongly
+            created(daemon, "1")
+        assert daemon.wait() == 4
+    assert "error: the store is damaged: the record under key " in daemon.log.read_text()
+    assert "run `syncd fsck`" in daemon.log.read_text()
 
 
 def test_it_does_not_start_without_assertions(tmp_path: Path) -> None:

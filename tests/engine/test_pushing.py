@@ -244,6 +244,14 @@ def test_a_push_without_epoch_reads_nothing() -> None:
     assert one(daemon.ask(Push(ANN, SPACE, None, (late,))), Refused).reason == "bad_position"
 
 
+def test_without_an_epoch_no_operation_names_a_position() -> None:
+    daemon = Daemon()
+    daemon.push(BOB, raw(1, CREATE))
+    change = parsed_change(raw(1, [*put(1), {"seen": 1}]))
+    assert one(daemon.ask(Push(ANN, SPACE, None, (change,))), Refused).reason == "bad_position"
+    assert daemon.outcome(ANN, raw(1, [*put(1), {"seen": 1}])) == "applied", "with the epoch it does"
+
+
 def test_nobody_reads_beyond_the_head() -> None:
     daemon = Daemon()
     daemon.push(ANN, raw(1, CREATE))

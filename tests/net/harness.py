@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgpack
 import trio
@@ -62,11 +62,12 @@ class Entropy:
         return (low + high) / 2
 
 
-class Message(NamedTuple):
+@dataclass
+class Message:
     name: str
     body: dict[str, Any]
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: str) -> Any:
         return self.body[key]
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgpack
 import pytest
+
+from protocol.conformance.cddl import parsed
 from syncd_client import codec, replica
 from syncd_client import messages as cm
 from syncd_client.errors import InvalidInput, PeerError
@@ -19,8 +21,6 @@ from syncd_client.session import Notice, Session
 from syncd_client.store import Store
 from syncd_client.sums import document_sum, hashed, sum_bytes
 from syncd_client.values import checked, checked_name, checked_space, encoded
-
-from protocol.conformance.cddl import parsed
 from tests.protocol.make_sessions import files as session_files
 from tests.protocol.make_vectors import VECTORS, text_of
 

@@ -1,11 +1,15 @@
-"""The conformance runner finds nothing wrong with the daemon, in a process of its own."""
+"""The conformance runners find nothing wrong with the daemon and the reference client, in processes of their own."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from protocol.conformance import server
+from protocol.conformance import client, server
 from tests.e2e.process import running
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 async def test_the_daemon_conforms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -14,3 +18,16 @@ async def test_the_daemon_conforms(tmp_path: Path, capsys: pytest.CaptureFixture
         failures = await server.run(server.Server(daemon.sync_url, token, "conformance"))
         assert failures == 0, capsys.readouterr().out
         assert daemon.stop() == 0
+
+
+async def test_the_reference_client_conforms(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over real sockets, in a process of its own: the three sessions with the most steps at the edge of the core.
+
+    All of them run without sockets in test_client_vectors; `python -m protocol.conformance.client` plays all of them.
+    """
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(ROOT / "clients/python"))))
+    for name in ("resume-in-the-middle", "goaway", "void-after-gap"):
+        failures = await client.run([sys.executable, "-m", "tests.protocol.adapter"], name)
+        assert failures == 0, capsys.readouterr().out

@@ -11,7 +11,6 @@ import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from syncd_client import codec as client
 
 from protocol.conformance.cddl import parsed
 from syncd.core.changes import Change, RefusedChange, Void
@@ -20,6 +19,7 @@ from syncd.wire import messages as m
 from syncd.wire.codec import CLIENT, CODECS, JSON, MSGPACK, SERVER, from_json_value, json_value
 from syncd.wire.errors import ProtocolError
 from syncd.wire.limits import DEFAULT, MESSAGES_BURST_MAX
+from syncd_client import codec as client
 from tests.core.strategies import values
 from tests.wire.strategies import CLIENT_CODES, json_message, raw_client_messages, server_messages
 

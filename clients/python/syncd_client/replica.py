@@ -350,8 +350,10 @@ def _put_voids(tx: Tables, space: str, first_n: int, end_n: int, new_nonce: Call
 def take_expired(tx: Tables, message: Expired, new_nonce: Callable[[], bytes]) -> tuple[bool, tuple[Key, ...]]:
     """Move to another epoch (section 10). Returns whether another replica showed itself, and what the view lost."""
     row = space_row(tx, message.space)
-    if row.epoch == message.epoch:
-        return False, ()  # the answer to something sent before the first `expired` arrived
+    if row.epoch == message.epoch and row.complete <= message.fork and row.resume == row.complete:
+        # The answer to something sent before the first `expired` arrived. In the same epoch it can be a first one, too:
+        # of a server whose disk was set back, which never gave the positions that are held here.
+        return False, ()
     touched: tuple[Key, ...] = ()
     if row.complete > message.fork:
         touched = drop_synced(tx, row.name)

@@ -1,0 +1,146 @@
+"""`python -m bench [NAME ...]`: run benchmarks, print the table, write the figures as JSON.
+
+Owns which benchmarks there are, their order, what is shown meanwhile, and the exit code: 0 all targets met or only
+reported, 1 a benchmark failed or the machine was too noisy to judge a target, 2 wrong usage. A target that is missed is
+reported and is no failure: the figures depend on the machine, and a reader must see them.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from bench import durable, engine, fanout, memory
+from bench.measure import SPREAD_MAX, Figure, environment
+from bench.native import Failed, NoCompiler
+
+RESULTS = Path(__file__).resolve().parent / "results"
+BUSY_MAX = 0.25  # of both cores before the first run: a test run in the next window, say
+STYLES = {"met": "green", "missed": "yellow", "noisy": "red", "": ""}
+
+Say = Callable[[str], None]
+
+
+def _benchmarks(subscribers: tuple[int, ...], quick: bool) -> dict[str, Callable[[Path, Say], list[Figure]]]:
+    def fan_out(directory: Path, say: Say) -> list[Figure]:
+        return [
+            figure
+            for number in subscribers
+            for figure in fanout.run(directory, quick=quick, subscribers=number, say=say)
+        ]
+
+    def plain(module_run: Callable[..., list[Figure]], directory: Path, say: Say) -> list[Figure]:
+        return module_run(directory, quick=quick, say=say)
+
+    return {
+        "fanout": fan_out,
+        "durable": partial(plain, durable.run),
+        "memory": partial(plain, memory.run),
+        "engine": partial(plain, engine.run),
+    }
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--quick", is_flag=True, help="Shorter runs, fewer connections: about a minute and a half.")
+@click.option("--subscribers", type=int, multiple=True, help="Of the fan-out; may be repeated. Default: 1000 and 5000.")
+@click.option("--json", "file", type=click.Path(path_type=Path), default=RESULTS / "latest.json", show_default=False)
+def main(names: tuple[str, ...], quick: bool, subscribers: tuple[int, ...], file: Path) -> None:
+    """Measure the daemon. NAMES: fanout, durable, memory, engine; all if none is given."""
+    benchmarks = _benchmarks(subscribers or ((1000,) if quick else (1000, 5000)), quick)
+    unknown = set(names) - set(benchmarks)
+    if unknown:
+        raise click.UsageError(f"unknown benchmark {min(unknown)!r}; there are {', '.join(benchmarks)}")
+    notes = Console(stderr=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    # Not in /tmp, which may be memory: a sync would cost nothing there.
+    directory = Path(tempfile.mkdtemp(prefix="run-", dir=RESULTS))
+    try:
+        machine = environment(directory)
+        if machine["busy_share_before"] > BUSY_MAX:
+            notes.print(
+                f"[yellow]other programs use {machine['busy_share_before']:.0%} of the two cores: the figures will be"
+                " too low and far apart"
+            )
+        figures, failures = _run(benchmarks, names or tuple(benchmarks), directory, notes)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    machine["failures"] = failures
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"machine": machine, "figures": [figure.as_json() for figure in figures]}, indent=2) + "\n")
+    _print(figures, machine)
+    noisy = [figure for figure in figures if figure.verdict == "noisy"]
+    for figure in noisy:
+        notes.print(
+            f"[red]{figure.benchmark}, {figure.name}: the runs lie {figure.spread:.0%} apart (at most {SPREAD_MAX:.0%}):"
+            " too noisy to judge; run again on a quiet machine"
+        )
+    for failure in failures:
+        notes.print(f"[red]{failure}")
+    notes.print(f"written to {os.path.relpath(file)}")
+    sys.exit(1 if noisy or failures else 0)
+
+
+def _run(
+    benchmarks: dict[str, Callable[[Path, Say], list[Figure]]], names: tuple[str, ...], directory: Path, notes: Console
+) -> tuple[list[Figure], list[str]]:
+    figures: list[Figure] = []
+    failures: list[str] = []
+    for name in names:
+        began = time.monotonic()
+        work = directory / name
+        work.mkdir()
+        with notes.status(name) as status:
+
+            def say(text: str) -> None:
+                status.update(text)  # noqa: B023 - called only inside this round
+                if not notes.is_terminal:
+                    notes.print(text)
+
+            try:
+                figures += benchmarks[name](work, say)
+            except NoCompiler as missing:
+                failures.append(f"{name}: SKIPPED: {missing}; its load generator is written in C")
+            except (Failed, OSError) as error:
+                failures.append(f"{name}: {error}")
+        shutil.rmtree(work, ignore_errors=True)
+        notes.print(f"{name}: {time.monotonic() - began:.0f} s")
+    return figures, failures
+
+
+def _print(figures: list[Figure], machine: dict[str, object]) -> None:
+    table = Table(title=f"{machine['cpu']}, Linux {machine['kernel']}, {machine['python']}, sync {machine['sync_ms']:.2f} ms")
+    for header, justify in (
+        ("benchmark", "left"), ("figure", "left"), ("median", "right"), ("unit", "left"), ("spread", "right"),
+        ("target", "right"), ("", "left"), ("detail", "left"),
+    ):  # fmt: skip
+        table.add_column(header, justify=justify)  # type: ignore[arg-type]
+    before = ""
+    for figure in figures:
+        name = "" if figure.benchmark == before else figure.benchmark
+        if name and before:
+            table.add_section()
+        before = figure.benchmark
+        style = STYLES[figure.verdict]
+        table.add_row(
+            name, figure.name, _number(figure.median), figure.unit, f"{figure.spread:.0%}" if len(figure.values) > 1 else "",
+            str(figure.target or ""), f"[{style}]{figure.verdict}[/]" if style else "", figure.detail,
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    main()

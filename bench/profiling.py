@@ -1,0 +1,90 @@
+"""Where the daemon's time goes: samples of its stacks, summed by layer and by function.
+
+Owns the run of py-spy beside the load and the grouping of what it found. A sample counts for the innermost frame that is
+ours, so that what a library does for a layer is part of that layer; the time inside LMDB, msgpack and the kernel shows
+in the function that called them.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+LAYERS = (
+    ("parse", ("syncd/wire/", "syncd/core/changes.py", "syncd/core/ids.py", "wsproto/", "syncd/net/websocket.py")),
+    ("merge", ("syncd/core/fields.py", "syncd/core/documents.py")),
+    ("sums", ("syncd/core/sums.py",)),
+    ("engine", ("syncd/engine/",)),
+    ("encode rows", ("syncd/core/values.py", "syncd/store/tables.py", "syncd/store/keys.py")),
+    ("LMDB", ("syncd/store/lmdb.py",)),
+    ("committer", ("syncd/store/committer.py",)),
+    ("sockets and threads", ("syncd/env/",)),
+    ("connections and hub", ("syncd/net/",)),
+    ("event loop", ("trio/", "outcome/")),
+)
+SAMPLES_PER_S = 500
+TOP = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Shares of all samples with a busy thread: by layer, and by function (its own time)."""
+
+    layers: tuple[tuple[str, float], ...]
+    functions: tuple[tuple[str, float], ...]
+
+
+class Sampler:
+    """py-spy beside a running process. `profile` is None where py-spy is missing or may not look."""
+
+    def __init__(self, pid: int, directory: Path) -> None:
+        self._output = directory / "stacks"
+        found = Path(sys.executable).parent / "py-spy"
+        program = str(found) if found.exists() else shutil.which("py-spy")
+        self._process: subprocess.Popen[bytes] | None = None
+        if program is not None:
+            command = [program, "record", "--pid", str(pid), "--format", "raw", "--output", str(self._output)]
+            command += ["--rate", str(SAMPLES_PER_S), "--duration", "600", "--nonblocking", "--gil"]
+            self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def profile(self) -> Profile | None:
+        """End sampling; what was found."""
+        if self._process is None:
+            return None
+        self._process.send_signal(2)  # SIGINT: it writes what it has
+        self._process.wait(20)
+        return grouped(self._output.read_text().splitlines()) if self._output.exists() else None
+
+
+def grouped(stacks: Iterable[str]) -> Profile:
+    """Sum collapsed stacks: `frame (file:line);frame (file:line) COUNT`, outermost first."""
+    layers: Counter[str] = Counter()
+    functions: Counter[str] = Counter()
+    for line in stacks:
+        text, _, count = line.rpartition(" ")
+        frames = text.split(";")
+        layers[_layer(frames)] += int(count)
+        functions[_function(frames[-1])] += int(count)
+    total = max(1, layers.total())
+    return Profile(
+        tuple((name, count / total) for name, count in layers.most_common()),
+        tuple((name, count / total) for name, count in functions.most_common(TOP)),
+    )
+
+
+def _layer(frames: list[str]) -> str:
+    for frame in reversed(frames):
+        for name, places in LAYERS:
+            if any(place in frame for place in places):
+                return name
+    return "other"
+
+
+def _function(frame: str) -> str:
+    """`decide (syncd/engine/engine.py:60)` -> `decide (engine/engine.py)`"""
+    name, _, place = frame.partition(" (")
+    path = place.rstrip(")").rpartition(":")[0]
+    return f"{name} ({'/'.join(path.split('/')[-2:])})"
