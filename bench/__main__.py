@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -30,7 +31,9 @@ STYLES = {"met": "green", "missed": "yellow", "noisy": "red", "": ""}
 Say = Callable[[str], None]
 
 
-def _benchmarks(subscribers: tuple[int, ...], quick: bool) -> dict[str, Callable[[Path, Say], list[Figure]]]:
+def _benchmarks(
+    subscribers: tuple[int, ...], quick: bool, profile: bool
+) -> dict[str, Callable[[Path, Say], list[Figure]]]:
     def fan_out(directory: Path, say: Say) -> list[Figure]:
         return [
             figure
@@ -43,7 +46,7 @@ def _benchmarks(subscribers: tuple[int, ...], quick: bool) -> dict[str, Callable
 
     return {
         "fanout": fan_out,
-        "durable": partial(plain, durable.run),
+        "durable": partial(plain, partial(durable.run, profile=profile)),
         "memory": partial(plain, memory.run),
         "engine": partial(plain, engine.run),
     }
@@ -53,10 +56,11 @@ def _benchmarks(subscribers: tuple[int, ...], quick: bool) -> dict[str, Callable
 @click.argument("names", nargs=-1)
 @click.option("--quick", is_flag=True, help="Shorter runs, fewer connections: about a minute and a half.")
 @click.option("--subscribers", type=int, multiple=True, help="Of the fan-out; may be repeated. Default: 1000 and 5000.")
+@click.option("--profile", is_flag=True, help="Sample the daemon in one more run of `durable` (needs py-spy).")
 @click.option("--json", "file", type=click.Path(path_type=Path), default=RESULTS / "latest.json", show_default=False)
-def main(names: tuple[str, ...], quick: bool, subscribers: tuple[int, ...], file: Path) -> None:
+def main(names: tuple[str, ...], quick: bool, subscribers: tuple[int, ...], profile: bool, file: Path) -> None:
     """Measure the daemon. NAMES: fanout, durable, memory, engine; all if none is given."""
-    benchmarks = _benchmarks(subscribers or ((1000,) if quick else (1000, 5000)), quick)
+    benchmarks = _benchmarks(subscribers or ((1000,) if quick else (1000, 5000)), quick, profile)
     unknown = set(names) - set(benchmarks)
     if unknown:
         raise click.UsageError(f"unknown benchmark {min(unknown)!r}; there are {', '.join(benchmarks)}")
@@ -76,7 +80,9 @@ def main(names: tuple[str, ...], quick: bool, subscribers: tuple[int, ...], file
         shutil.rmtree(directory, ignore_errors=True)
     machine["failures"] = failures
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"machine": machine, "figures": [figure.as_json() for figure in figures]}, indent=2) + "\n")
+    file.write_text(
+        json.dumps({"machine": machine, "figures": [figure.as_json() for figure in figures]}, indent=2) + "\n"
+    )
     _print(figures, machine)
     noisy = [figure for figure in figures if figure.verdict == "noisy"]
     for figure in noisy:
@@ -102,7 +108,7 @@ def _run(
         with notes.status(name) as status:
 
             def say(text: str) -> None:
-                status.update(text)  # noqa: B023 - called only inside this round
+                status.update(text)
                 if not notes.is_terminal:
                     notes.print(text)
 
@@ -117,8 +123,10 @@ def _run(
     return figures, failures
 
 
-def _print(figures: list[Figure], machine: dict[str, object]) -> None:
-    table = Table(title=f"{machine['cpu']}, Linux {machine['kernel']}, {machine['python']}, sync {machine['sync_ms']:.2f} ms")
+def _print(figures: list[Figure], machine: dict[str, Any]) -> None:
+    table = Table(
+        title=f"{machine['cpu']}, Linux {machine['kernel']}, {machine['python']}, sync {machine['sync_ms']:.2f} ms"
+    )
     for header, justify in (
         ("benchmark", "left"), ("figure", "left"), ("median", "right"), ("unit", "left"), ("spread", "right"),
         ("target", "right"), ("", "left"), ("detail", "left"),

@@ -88,7 +88,9 @@ class Daemon:
 _SYNCD = (sys.executable, "-m", "syncd.app.cli")
 
 
-def device(port: int, name: str, token: str, *, space: str | None, pushes: list[tuple[int, bytes]] | None = None) -> Plan:
+def device(
+    port: int, name: str, token: str, *, space: str | None, pushes: list[tuple[int, bytes]] | None = None
+) -> Plan:
     """One connection; with `space` it subscribes to it."""
     device_id = workload.sized_id(name)
     return Plan(

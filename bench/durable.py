@@ -19,6 +19,7 @@ from bench import workload
 from bench.daemon import Daemon, device
 from bench.measure import Figure, Target, cores, cpu_s, pin, ratios
 from bench.native import Devices, Failed, Plan, compiled
+from bench.profiling import Sampler
 from syncd.core.changes import parsed_change
 from syncd.engine.commands import Author, Push
 from syncd.engine.engine import Engine
@@ -110,13 +111,13 @@ def replayed_s(batches: list[list[Row]], first: int, directory: Path) -> float:
     return took
 
 
-def run(directory: Path, *, quick: bool, say: Callable[[str], None]) -> list[Figure]:
-    """Raises `NoCompiler`, `Failed`."""
+def run(directory: Path, *, quick: bool, say: Callable[[str], None], profile: bool = False) -> list[Figure]:
+    """`profile`: one more run under py-spy, and its shares as figures. Raises `NoCompiler`, `Failed`."""
     server_core, load_core = cores()
     program = compiled("devices", directory)
     runs = 3 if quick else 5
     warm, each = DOCUMENTS // CHANGES, 6 if quick else 12
-    pushes = warm + runs * each
+    pushes = warm + (runs + profile) * each
     rates, acks, cpus, batch_sizes = [], [], [], []
     with Daemon(directory / "durable", server_core) as daemon:
         token = daemon.token("bench")
@@ -136,6 +137,7 @@ def run(directory: Path, *, quick: bool, say: Callable[[str], None]) -> list[Fig
                 rates.append(counted["outcomes"] / counted["seconds"])
                 acks.append(counted["ack_p50_ms"])
                 batch_sizes.append((after["commands"] - before["commands"]) / (after["batches"] - before["batches"]))
+            profiled = _profiled(devices, each, daemon.pid, directory, say) if profile else []
         daemon.check()
     per_batch = max(1, round(sum(batch_sizes) / len(batch_sizes)))
     say("durable push: the same rows into LMDB")
@@ -147,7 +149,17 @@ def run(directory: Path, *, quick: bool, say: Callable[[str], None]) -> list[Fig
         Figure("durable", "push to outcome", "ms", tuple(acks), detail=f"median, {WINDOW} in flight on each device"),
         Figure("durable", "raw LMDB, same rows and batches", "changes/s", tuple(raws), detail=detail),
         Figure("durable", "end to end / raw LMDB", "ratio", ratios(rates, raws), RATIO_TARGET),
+        *profiled,
     ]
+
+
+def _profiled(devices: Devices, each: int, pid: int, directory: Path, say: Callable[[str], None]) -> list[Figure]:
+    say("durable push: one more run, sampled by py-spy")
+    with Sampler(pid, directory) as sampler:
+        devices.go(WINDOW, each)
+    found = sampler.profile()
+    layers = [Figure("time by layer", name, "%", (100 * share,)) for name, share in found.layers]
+    return layers + [Figure("time by function", name, "%", (100 * share,)) for name, share in found.functions]
 
 
 def _raw_rates(warm: int, each: int, per_batch: int, runs: int, directory: Path, core: int) -> list[float]:

@@ -96,13 +96,17 @@ def _page(store: Store) -> Delta:
 def _paged(store: Store, runs: int) -> Figure:
     documents = len(_page(store).docs)
     times = tuple(_timed(lambda: [_page(store) for _ in range(20)]) / 20 / documents * 1e6 for _ in range(runs))
-    return Figure("engine", "page of a first download", "us/document", times, detail=f"{documents} documents of 3 fields")
+    return Figure(
+        "engine", "page of a first download", "us/document", times, detail=f"{documents} documents of 3 fields"
+    )
 
 
 def _coded(store: Store, runs: int) -> list[Figure]:
     full = _page(store)
     first = full.docs[0]
-    one = Delta(full.space, full.epoch, full.from_, full.after, full.to, full.t, full.chain, (first,), True, None, full.sum)
+    one = Delta(
+        full.space, full.epoch, full.from_, full.after, full.to, full.t, full.chain, (first,), True, None, full.sum
+    )
     changes = [workload.three_field_change(n, durable.DOCUMENTS) for n in range(1000, 1000 + durable.CHANGES)]
     push = workload.push_message(PAGE_SPACE, changes)
     raw = msgpack.unpackb(msgpack.packb(changes))

@@ -14,6 +14,7 @@ from bench.measure import Figure, Target, cores, rss_bytes
 from bench.native import OPENINGS_PER_S, Devices, Failed, Plan, compiled
 
 FIRST = 200
+USERS = 10  # a user may have 10,000 connections at most
 SPACES = 100  # connections share spaces, as the devices of a group do
 CONNECTIONS, CONNECTIONS_QUICK = 10_000, 2_000
 DESCRIPTORS_RESERVED = 500
@@ -37,11 +38,11 @@ def run(directory: Path, *, quick: bool, say: Callable[[str], None]) -> list[Fig
     program = compiled("devices", directory)
     count = _connections(CONNECTIONS_QUICK if quick else CONNECTIONS)
     with Daemon(directory / "memory", server_core) as daemon:
-        token = daemon.token("bench")
+        tokens = [daemon.token(f"bench-{user}") for user in range(USERS)]
 
         def plans(name: str, number: int) -> list[Plan]:
             return [
-                device(daemon.port, f"{name} {i}", token, space=f"bench/idle/{i % SPACES}") for i in range(number)
+                device(daemon.port, f"{name} {i}", tokens[i % USERS], space=f"bench/idle/{i % SPACES}") for i in range(number)
             ]  # fmt: skip
 
         say(f"memory: opening {count} connections, {OPENINGS_PER_S} a second")

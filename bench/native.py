@@ -92,7 +92,9 @@ class Devices:
         """Send the next `count` pushes of each publisher, `window` unanswered at most; returns what was counted."""
         counted = self._answer(f"go {window} {count}")
         if counted["applied"] != counted["outcomes"]:
-            raise Failed(f"{counted['outcomes'] - counted['applied']} changes were not applied: the figure means nothing")
+            raise Failed(
+                f"{counted['outcomes'] - counted['applied']} changes were not applied: the figure means nothing"
+            )
         return counted
 
     def _answer(self, command: str) -> dict[str, Any]:

@@ -6,12 +6,16 @@ in the function that called them.
 """
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+
+from bench.native import Failed
 
 LAYERS = (
     ("parse", ("syncd/wire/", "syncd/core/changes.py", "syncd/core/ids.py", "wsproto/", "syncd/net/websocket.py")),
@@ -27,6 +31,7 @@ LAYERS = (
 )
 SAMPLES_PER_S = 500
 TOP = 15
+WRITE_S = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +43,32 @@ class Profile:
 
 
 class Sampler:
-    """py-spy beside a running process. `profile` is None where py-spy is missing or may not look."""
+    """py-spy beside a running process, as a context manager. Raises `Failed` where it is missing or may not look."""
 
     def __init__(self, pid: int, directory: Path) -> None:
+        beside = Path(sys.executable).parent / "py-spy"
+        program = str(beside) if beside.exists() else shutil.which("py-spy")
+        if program is None:
+            raise Failed("no py-spy is installed (pip install py-spy)")
         self._output = directory / "stacks"
-        found = Path(sys.executable).parent / "py-spy"
-        program = str(found) if found.exists() else shutil.which("py-spy")
-        self._process: subprocess.Popen[bytes] | None = None
-        if program is not None:
-            command = [program, "record", "--pid", str(pid), "--format", "raw", "--output", str(self._output)]
-            command += ["--rate", str(SAMPLES_PER_S), "--duration", "600", "--nonblocking", "--gil"]
-            self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [program, "record", "--pid", str(pid), "--format", "raw", "--output", str(self._output)]
+        command += ["--rate", str(SAMPLES_PER_S), "--duration", "600", "--nonblocking", "--gil"]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
-    def profile(self) -> Profile | None:
-        """End sampling; what was found."""
-        if self._process is None:
-            return None
-        self._process.send_signal(2)  # SIGINT: it writes what it has
-        self._process.wait(20)
-        return grouped(self._output.read_text().splitlines()) if self._output.exists() else None
+    def __enter__(self) -> "Sampler":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.send_signal(signal.SIGINT)  # it writes what it has
+        _, self._said = self._process.communicate(timeout=WRITE_S)
+
+    def profile(self) -> Profile:
+        """What was found, after the end."""
+        if not self._output.exists():
+            raise Failed(f"py-spy found nothing: {self._said[-500:]}")
+        return grouped(self._output.read_text().splitlines())
 
 
 def grouped(stacks: Iterable[str]) -> Profile:

@@ -296,7 +296,7 @@ async def a_bad_space_is_an_error_that_closes_nothing(server: Server) -> None:
 async def malformed_input_is_told_and_closes(server: Server) -> None:
     async with server.peer() as peer:
         await peer.socket.send_message(b"\xc1")
-        await peer.closed("malformed", 4900)
+        await peer.closed("malformed", 1007)
     async with server.peer() as peer:
         await peer.say(6)
         await peer.closed("unknown_message", 4900)

@@ -19,7 +19,7 @@ import orjson
 
 from syncd.core.changes import Change, ChangeMalformed, RefusedChange, Void, parsed_change
 from syncd.core.ids import ID_BYTES, NONCE_BYTES, SEQ_MAX
-from syncd.core.values import DEPTH_MAX, Value, ValueRefused
+from syncd.core.values import DEPTH_MAX, Value, ValueRefused, encoded
 from syncd.wire import messages as m
 from syncd.wire.errors import MALFORMED, RATE_LIMITED, TOO_MANY_CHANGES, UNKNOWN_MESSAGE, ProtocolError
 from syncd.wire.limits import ARRAY_ITEMS_MAX, DEFAULT, JSON_FACTOR, MAP_ITEMS_MAX, MESSAGES_BURST_MAX, Limits
@@ -473,7 +473,7 @@ class Codec:
         parts = []
         for message in messages:
             schema, body = _message(message)
-            parts.append(msgpack.packb((schema.code, body), use_bin_type=True))
+            parts.append(encoded((schema.code, body)))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

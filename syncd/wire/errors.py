@@ -39,7 +39,7 @@ MALFORMED: Final = Kind(
     1,
     "malformed",
     "never",
-    4900,
+    1007,  # not 4900: one change that cannot be read must not stop a device for ever; the client bisects to it
     "Bytes, a type or a value break the protocol; `detail` says where and what was expected.",
 )
 UNKNOWN_MESSAGE: Final = Kind(
@@ -164,7 +164,7 @@ CLOSES: Final[tuple[Close, ...]] = (
     Close(1002, "websocket_error", "bisect", _ALL, "The peer broke RFC 6455."),
     Close(1003, "wrong_frame_type", "bisect", _ALL, "A text frame in the binary binding, or the reverse."),
     Close(1006, "lost", "backoff", _ALL, "The connection ended without a close frame (never on the wire)."),
-    Close(1007, "not_utf8", "bisect", _ALL, "A text frame is not UTF-8."),
+    Close(1007, "malformed", "bisect", _ALL, "A text frame is not UTF-8, or a frame's content breaks the protocol."),
     Close(1009, "frame_too_long", "bisect", _ALL, "A frame is longer than `frame_bytes_max`."),
     Close(1011, "internal", "backoff", _ALL, "The server failed; it has logged why."),
     Close(1012, "service_restart", "backoff", _ALL, "The server restarts."),

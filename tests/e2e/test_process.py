@@ -70,7 +70,9 @@ def greeted(daemon: Daemon) -> socket.socket:
     hello = {"device": "01" * 16, "installation": "02" * 16, "token": daemon.token("42"), "time": 0}
     is_sent = False
     while True:
-        websocket.receive_data(sock.recv(65536))
+        data = sock.recv(65536)
+        assert data, "the daemon closed the connection"
+        websocket.receive_data(data)
         for event in websocket.events():
             if isinstance(event, AcceptConnection) and not is_sent:
                 sock.sendall(websocket.send(TextMessage(json.dumps([[1, hello]]))))
@@ -224,7 +226,11 @@ def test_a_development_daemon_prints_what_works_and_leaves_nothing(tmp_path: Pat
     options = ("run", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--user", "a/b")
     with subprocess.Popen([*COMMAND, *options], env=environ, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        shown = list(iter(lambda: process.stdout.readline().strip(), "(Ctrl-C stops it)"))
+        shown = []
+        while not shown or shown[-1] != "(Ctrl-C stops it)":
+            line = process.stdout.readline()
+            assert line, "it ended before it was ready"
+            shown.append(line.strip())
         (url,) = [line.split()[-1] for line in shown if line.startswith("curl")]
         (token_file,) = [Path(line.split()[1]) for line in shown if line.startswith("token")]
         status, _ = asked(url, token_file.read_text().strip())

@@ -122,5 +122,5 @@ async def test_nothing_of_a_malformed_frame_is_applied(autojump_clock: MockClock
         await client.send_event(BytesMessage(data=good + b"\x92\x04"))
         error = await client.expect("error")
         assert error["name"] == "malformed" and "byte" in error["detail"]
-        assert (await client.closing()).code == 4900
+        assert (await client.closing()).code == 1007
         assert not any(isinstance(command, Push) for command in w.commands)

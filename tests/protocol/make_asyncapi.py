@@ -1,4 +1,4 @@
-"""Writes protocol/asyncapi.yaml (`python -m tests.protocol.make_asyncapi`): the JSON binding for tools that read AsyncAPI.
+"""Writes protocol/asyncapi.yaml (`python -m tests.protocol.make_asyncapi`): the JSON binding, for AsyncAPI tools.
 
 Message types and keys come from the codec's table; what a key holds is told here as JSON Schema. The CDDL schema is the
 precise one; this file describes the shape for generators of documentation.
@@ -6,7 +6,7 @@ precise one; this file describes the shape for generators of documentation.
 
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from syncd.wire import codec
 from syncd.wire.codec import Schema, Type
@@ -60,8 +60,8 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "syncd",
             "version": "1.0.0",
-            "description": "Offline-first sync over one WebSocket. SPEC.md is normative, syncd.cddl the precise schema; "
-            "a frame of the JSON binding is an array of the messages below.",
+            "description": "Offline-first sync over one WebSocket. SPEC.md is normative, syncd.cddl the precise schema."
+            " A frame of the JSON binding is an array of the messages below.",
         },
         "defaultContentType": "application/json",
         "servers": {
@@ -95,7 +95,7 @@ def document() -> dict[str, Any]:
 
 
 def text() -> str:
-    class Plain(yaml.SafeDumper):
+    class Plain(yaml.SafeDumper):  # type: ignore[misc]
         """Without anchors: a reader should not have to look elsewhere."""
 
         def ignore_aliases(self, data: Any) -> bool:

@@ -1,13 +1,13 @@
-"""The documents of protocol/: the AsyncAPI file fits the vectors and the table, the schema is CDDL, links lead somewhere."""
+"""The documents of protocol/: AsyncAPI fits the vectors, the schema tells right from wrong, links lead to files."""
 
 import json
 import re
 from typing import Any
 
-import jsonschema
-import pycddl
+import jsonschema  # type: ignore[import-untyped]
+import pycddl  # type: ignore[import-untyped]
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from protocol.conformance.cddl import SchemaError, parsed
 from syncd.wire.codec import CLIENT, SERVER

@@ -121,7 +121,7 @@ def test_types_from_128_on_are_ignored_and_lesser_unknown_ones_are_not() -> None
 def test_an_error_names_the_message_the_key_and_what_was_expected(body: Any, said: str) -> None:
     error = refused(packed([12, {}], [1, body]))
     assert error.kind.name == "malformed"
-    assert error.close_code == 4900
+    assert error.close_code == 1007
     assert error.detail.startswith("message 1 at byte 3 (hello): ")
     assert said in error.detail
 

@@ -151,7 +151,7 @@ def _texts_into(raw: Any, binding: Binding, where: str) -> tuple[str, ...]:
 def _value_in(raw: Any, binding: Binding, where: str) -> Value:
     try:
         return canonical(value_from_json(raw) if binding.is_json else raw)
-    except (InvalidInput, UnicodeEncodeError, TypeError, AttributeError) as error:
+    except (InvalidInput, UnicodeEncodeError, TypeError, AttributeError, RecursionError) as error:
         raise PeerError(f"{where}: {error}") from None
 
 
@@ -230,6 +230,19 @@ def _docs_into(raw: Any, binding: Binding, where: str) -> tuple[m.DocumentEntry,
     return tuple(_doc(item, binding, f"{where}[{i}]") for i, item in enumerate(_array(raw, 0, where, "an array")))
 
 
+# What a delta shows of each type of section 3. A type that is not known here is shown as it comes.
+_ANY_SHAPE = (type(None), bool, int, float, str, bytes, list, dict)
+_SHAPES: dict[str, tuple[type, ...]] = {
+    "mv": (list,),
+    "counter": (int,),
+    "max": (int, float),
+    "min": (int, float),
+    "set": (list,),
+    "flag": (bool,),
+    "map": (dict,),
+}
+
+
 def _doc(raw: Any, binding: Binding, where: str) -> m.DocumentEntry:
     items = _array(raw, 5, where, "a document entry of five items")
     collection, id = TEXT.into(items[0], binding, where), TEXT.into(items[1], binding, where)
@@ -238,12 +251,15 @@ def _doc(raw: Any, binding: Binding, where: str) -> m.DocumentEntry:
         raise PeerError(f"{where}: expected a state from 0 to 2 and a map of fields")
     fields: dict[str, m.FieldValue | None] = {}
     for name, field in items[4].items():
+        TEXT.into(name, binding, where)
         if field is None:
             fields[name] = None
             continue
         pair = _array(field, 2, f"{where}.{name}", "a type and a value")
         type_ = TEXT.into(pair[0], binding, f"{where}.{name}")
         fields[name] = (type_, _value_in(pair[1], binding, f"{where}.{name}"))
+        if type(fields[name][1]) not in _SHAPES.get(type_, _ANY_SHAPE):  # a view that replays onto it would fail
+            raise _wrong(f"{where}.{name}", f"a value of the type {type_}", pair[1])
     return m.DocumentEntry(collection, id, rev, items[3], fields)
 
 
@@ -405,12 +421,16 @@ def _msgpack_items(frame: bytes | str) -> list[Any]:
         raise PeerError("frame: expected a binary frame")
     unpacker = msgpack.Unpacker(None, raw=False, strict_map_key=True, max_buffer_size=FRAME_BYTES_MAX)
     unpacker.feed(frame)
+    raws = []
+    end = 0  # of the last whole message: at a message that is cut off, `tell` already counts its beginning
     try:
-        raws = list(unpacker)
+        while end < len(frame):
+            raws.append(unpacker.unpack())
+            end = unpacker.tell()
+    except msgpack.OutOfData:
+        raise PeerError(f"frame: offset {end}: a message is cut off") from None
     except (msgpack.UnpackException, ValueError, RecursionError) as error:
         raise PeerError(f"frame: offset {unpacker.tell()}: {error}") from None
-    if unpacker.tell() != len(frame):
-        raise PeerError(f"frame: offset {unpacker.tell()}: a message is cut off")
     return raws
 
 

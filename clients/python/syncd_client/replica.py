@@ -37,6 +37,7 @@ from .operations import Operation
 from .replay import State, replayed
 from .sums import MODULUS, document_sum, hashed, sum_bytes
 from .tables import DocumentRow, Entry, Key, OutcomeRow, RefusedRow, SpaceRow, Tables
+from .values import INTEGER_MAX
 
 # As many changes as a push may hold: a void makes the server record each n that it gives up.
 VOID_CHANGES_MAX = 1_000
@@ -88,6 +89,8 @@ def commit(
     row = space_row(tx, space)
     base = row.complete if read_at is None else min(_base(row, read_at), row.complete)
     stamp_ms = max(now_ms + (tx.setting("offset_ms") or 0), row.t_ms, tx.setting("stamp_ms") or 0)
+    # One wrong time of a server or clock would stay for ever, and what no server can read would end all pushing.
+    stamp_ms = min(stamp_ms, INTEGER_MAX)
     entry = Entry(row.next_n, row.next_n, nonce, base, stamp_ms, tuple(operations))
     _check_limits(entry, limits)
     tx.put_entry(space, entry)
@@ -250,7 +253,8 @@ def take_outcomes(tx: Tables, message: Outcomes) -> Answered:
         touched.update(dict.fromkeys(operation.key for operation in entry.operations))
     if forked is not None:
         tx.put_setting("forked", {"space": row.name, "n": forked})
-    tx.put_space(_with_settled(tx, row))
+    if settled:  # else a message about a space that is not known here would leave a row
+        tx.put_space(_with_settled(tx, row))
     return Answered(tuple(settled), tuple(touched), forked)
 
 

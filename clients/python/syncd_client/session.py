@@ -100,6 +100,11 @@ class Link:
         self.flights.clear()
 
 
+def _pause_s(link: Link) -> float:
+    # Beyond 2^6 the pause is cut off in any case; after a day of refusals the power itself would overflow.
+    return 2.0 ** min(link.failures, 6)
+
+
 def _from_map(type_: Any, numbers: Any) -> Any:
     """Limits or parameters from a welcome: unknown names are ignored, missing ones keep their default."""
     return type_(**{item.name: max(1, numbers[item.name]) for item in fields_of(type_) if item.name in numbers})
@@ -190,7 +195,7 @@ class Session:
             self._retry(delta.space, link, now_s, 0.0)
         if result.what == "drift":
             # The first download again is at once; one that still differs must not become a loop at network speed.
-            self._retry(delta.space, link, now_s, 0.0 if link.failures == 0 else 2.0**link.failures)
+            self._retry(delta.space, link, now_s, 0.0 if link.failures == 0 else _pause_s(link))
             return [Touched(delta.space, None), Notice("drift", delta.space, f"checksum differs at {delta.to}")]
         if result.what == "applied":
             link.failures = 0 if delta.sum is not None else link.failures
@@ -273,9 +278,9 @@ class Session:
                 link.retry_s = float("inf")
         elif message.retry == "resync":
             effects.append(Touched(message.space, replica.drop_synced(tx, message.space)))
-            self._retry(message.space, link, now_s, 2.0**link.failures)
+            self._retry(message.space, link, now_s, _pause_s(link))
         else:
-            pause_s = 0.001 * message.after_ms if message.after_ms else 2.0**link.failures
+            pause_s = 0.001 * message.after_ms if message.after_ms else _pause_s(link)
             link.rewind(replica.space_row(tx, message.space).settled + 1)
             if link.phase == "asked":
                 self._retry(message.space, link, now_s, pause_s)

@@ -19,7 +19,7 @@ import trio_websocket
 
 from . import messages as m
 from .codec import FRAME_BYTES_MAX, Binding, decoded, encoded
-from .errors import PeerError, TransportClosed, Unreachable
+from .errors import PeerError, StoreError, TransportClosed, Unreachable
 from .policy import KeepAlive, State
 from .session import Effect, Session
 from .store import Store
@@ -185,6 +185,9 @@ class Connection:
             self._keepalive = self._keepalive.received(trio.current_time())
             try:
                 effects = self._take(frame)
+            except StoreError as error:
+                # Nothing of the frame was stored, so it will be sent again: perhaps the disk has room by then.
+                return self._end(TransportClosed(1006, str(error)))
             except PeerError as error:
                 with trio.move_on_after(CLOSE_S):
                     await self._transport.close(1002, "protocol error")
@@ -226,6 +229,8 @@ class Connection:
                 self._wake = trio.Event()
         except TransportClosed as closed:
             self._end(closed)
+        except StoreError as error:
+            self._end(TransportClosed(1006, str(error)))
 
     async def _pace(self, count: int) -> None:
         """Stay below `messages_per_s_max`: what is committed during the pause goes out in fewer, longer pushes."""

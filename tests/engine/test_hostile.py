@@ -1,0 +1,121 @@
+"""What one who means harm, or is lost, can ask of the engine: bounded work, an answer that leads on, no trap left."""
+
+import json
+
+from syncd.core.changes import VOID_COUNT_MAX, RefusedChange, parsed_change
+from syncd.core.ids import Position
+from syncd.engine import changes
+from syncd.engine.commands import Attach, Attached, Event, Expired, Post, PostEvents, Push, Refused
+from syncd.engine.explaining import explained
+from syncd.engine.grants import Role
+from syncd.engine.posting import TRIMMED_PER_BATCH
+from syncd.store import keys
+from syncd.wire.codec import json_value
+from tests.engine.kit import SPACE, Daemon, api_key, device, nonce, one, raw
+
+ANN = device(1)
+STALE = b"e" * 16
+
+
+def attach(daemon: Daemon, role: Role = Role.OWNER, **positions: object) -> object:
+    where = {"epoch": None, "complete": 0, "resume": 0, "start": None, "settled": 0, "chain": None} | positions
+    return daemon.ask(Attach(device(1, role=role), SPACE, **where))  # type: ignore[arg-type]
+
+
+def test_an_epoch_of_a_lost_store_leads_a_writer_to_the_new_one() -> None:
+    daemon = Daemon()
+    expired = one(attach(daemon, epoch=STALE, complete=7, resume=7), Expired)
+    assert expired.epoch == daemon.epoch() and (expired.fork, expired.highest) == (0, 0)
+    one(attach(daemon, epoch=expired.epoch), Attached)
+
+    daemon = Daemon()
+    expired = one(daemon.ask(Push(ANN, SPACE, STALE, (parsed_change(raw(8, ["create", "c", "i"], base=7)),))), Expired)
+    assert expired.epoch == daemon.epoch()
+    assert daemon.push(ANN, raw(8, ["create", "c", "i"])).gap == 1
+
+
+def test_an_epoch_of_a_lost_store_makes_nothing_for_a_reader() -> None:
+    daemon = Daemon()
+    assert isinstance(attach(daemon, Role.READER, epoch=STALE, complete=7, resume=7), Refused)
+    assert daemon.epoch() is None
+
+
+def test_what_is_expired_in_its_own_epoch_is_never_told_to_keep_what_it_has() -> None:
+    daemon = Daemon()
+    daemon.attach(ANN)
+    for n in range(1, 6):
+        daemon.push(ANN, raw(n, ["create", "c", str(n)]))
+    daemon.ack(ANN, 5, 5)
+    epoch = daemon.epoch()
+    assert one(attach(daemon, epoch=epoch, complete=9, resume=9), Expired).fork == 5
+    assert one(attach(daemon, epoch=epoch, complete=5, resume=5, chain=bytes(8)), Expired).fork == 0
+    assert one(attach(daemon, epoch=epoch, complete=3, resume=3, chain=bytes(8)), Expired).fork == 0
+
+
+def test_a_push_of_voids_writes_no_more_rows_than_one_void_may() -> None:
+    daemon = Daemon()
+    voids = [["void", first, first + 999, nonce(first), ""] for first in range(1, 5_000, 1_000)]
+    result = daemon.push(ANN, *voids)
+    assert (len(result.outcomes), result.gap) == (VOID_COUNT_MAX, 1_001)
+    again = daemon.push(ANN, *voids)
+    assert (len(again.outcomes), again.gap) == (VOID_COUNT_MAX, 1_001), "also when it is recorded already"
+    assert len(daemon.push(ANN, *voids[1:]).outcomes) == VOID_COUNT_MAX
+
+
+def test_a_push_reads_a_bounded_number_of_bytes_and_asks_for_the_rest_again() -> None:
+    daemon = Daemon()
+    count, text = 80, "x" * 60_000
+    for i in range(count):
+        fields = [["reg.set", "c", str(i), f"f{j}", text] for j in range(4)]
+        daemon.push(ANN, raw(i + 1, ["create", "c", str(i)], *fields))
+    small = [raw(count + 1 + i, ["reg.set", "c", str(i), "g", 1]) for i in range(count)]
+    result = daemon.push(ANN, *small)
+    assert result.gap is not None and 0 < len(result.outcomes) * 240_000 <= changes.LOADED_BYTES_MAX + 240_000
+    rest = daemon.push(ANN, *small[len(result.outcomes) :])
+    assert [entry.outcome for entry in rest.outcomes] == ["applied"] * len(rest.outcomes)
+    assert result.gap == rest.outcomes[0].n
+
+
+def test_no_refused_change_spoils_an_explanation() -> None:
+    deep: object = 1
+    for _ in range(500):
+        deep = [deep]
+    for bad in ({b"key": 1}, deep, [{1.5: 2}], float("nan")):
+        daemon = Daemon()
+        daemon.push(ANN, raw(1, ["create", "c", "i"], ["reg.set", "c", "i", "f", 1]))
+        change = parsed_change(raw(2, ["reg.set", "c", "i", "f", bad]))
+        assert isinstance(change, RefusedChange)
+        assert daemon.push(ANN, change).outcomes[0].outcome == "invalid"
+        with daemon.store.read() as tx:
+            json.dumps(json_value(explained(tx, SPACE, "c", "i", None)))
+
+
+def test_a_change_that_python_cannot_print_is_refused_like_others() -> None:
+    deep: object = 1
+    for _ in range(5_000):
+        deep = [deep]
+    assert isinstance(parsed_change(raw(1, ["reg.set", "c", "i", "f", deep])), RefusedChange)
+
+
+def test_if_match_takes_any_names() -> None:
+    daemon = Daemon()
+    daemon.push(ANN, raw(1, ["create", "c", "i"]))
+    epoch = daemon.epoch()
+    assert epoch is not None
+    for name in ("x" * 1_000, "a\0b", ""):
+        match = ("c", name, Position(epoch, 1))
+        result = daemon.ask(Post(api_key(), SPACE, [["create", "c", "i"]], None, match, None))
+        assert isinstance(result, Refused) and result.reason == "if_match"
+
+
+def test_expired_keys_do_not_pile_up_under_batches_of_events() -> None:
+    daemon = Daemon()
+    count = 4 * TRIMMED_PER_BATCH
+    for batch in range(6):
+        daemon.now_ms += 10_000
+        keys_of_batch = [bytes([batch]) + i.to_bytes(15) for i in range(count)]
+        events = tuple(Event(key, "source", key.hex(), "type", None, None, None) for key in keys_of_batch)
+        daemon.ask(PostEvents(api_key(), events, 1_000))
+    with daemon.store.read() as tx:
+        rows = sum(1 for _ in tx.scan(*keys.table_range(keys.IDEMPOTENCY)))
+    assert rows <= 2 * count
