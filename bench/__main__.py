@@ -87,8 +87,8 @@ def main(names: tuple[str, ...], quick: bool, subscribers: tuple[int, ...], prof
     noisy = [figure for figure in figures if figure.verdict == "noisy"]
     for figure in noisy:
         notes.print(
-            f"[red]{figure.benchmark}, {figure.name}: the runs lie {figure.spread:.0%} apart (at most {SPREAD_MAX:.0%}):"
-            " too noisy to judge; run again on a quiet machine"
+            f"[red]{figure.benchmark}, {figure.name}: the runs lie {figure.spread:.0%} apart; {SPREAD_MAX:.0%} can"
+            " be judged: run again on a quiet machine"
         )
     for failure in failures:
         notes.print(f"[red]{failure}")
@@ -139,8 +139,9 @@ def _print(figures: list[Figure], machine: dict[str, Any]) -> None:
             table.add_section()
         before = figure.benchmark
         style = STYLES[figure.verdict]
+        spread = f"{figure.spread:.0%}" if len(figure.values) > 1 else ""
         table.add_row(
-            name, figure.name, _number(figure.median), figure.unit, f"{figure.spread:.0%}" if len(figure.values) > 1 else "",
+            name, figure.name, _number(figure.median), figure.unit, spread,
             str(figure.target or ""), f"[{style}]{figure.verdict}[/]" if style else "", figure.detail,
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 160).print(table)

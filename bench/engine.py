@@ -1,4 +1,4 @@
-"""The engine without a network: what deciding a change costs, on the store in memory and on LMDB, and what the codec does.
+"""The engine without a network: what deciding a change costs, in memory and on LMDB, and what the codec does.
 
 Owns loops around functions of syncd, in this process, on one core. Figures are processor time, so they say what each
 step costs, not how fast a disk is. The changes are those of the durable benchmark.
@@ -27,11 +27,15 @@ PUSHES_PER_BATCH = 32
 PAGE_SPACE = durable.space(0)
 
 
-def _timed(function: Callable[[], object]) -> float:
-    """Processor seconds of one call."""
-    began = time.thread_time()
-    function()
-    return time.thread_time() - began
+def _repeated(function: Callable[[], object], calls: int, parts: int, runs: int) -> tuple[float, ...]:
+    """Processor microseconds of one part of one call, per run; each run is `calls` calls."""
+    times = []
+    for _ in range(runs):
+        began = time.thread_time()
+        for _ in range(calls):
+            function()
+        times.append((time.thread_time() - began) / calls / parts * 1e6)
+    return tuple(times)
 
 
 def run(directory: Path, *, quick: bool, say: Callable[[str], None]) -> list[Figure]:
@@ -95,7 +99,7 @@ def _page(store: Store) -> Delta:
 
 def _paged(store: Store, runs: int) -> Figure:
     documents = len(_page(store).docs)
-    times = tuple(_timed(lambda: [_page(store) for _ in range(20)]) / 20 / documents * 1e6 for _ in range(runs))
+    times = _repeated(lambda: _page(store), 20, documents, runs)
     return Figure(
         "engine", "page of a first download", "us/document", times, detail=f"{documents} documents of 3 fields"
     )
@@ -118,7 +122,6 @@ def _coded(store: Store, runs: int) -> list[Figure]:
     ]
     figures = []
     for name, unit, parts, function in cases:
-        calls = max(20, 4000 // parts)
-        times = tuple(_timed(lambda: [function() for _ in range(calls)]) / calls / parts * 1e6 for _ in range(runs))
+        times = _repeated(function, max(20, 4000 // parts), parts, runs)
         figures.append(Figure("engine", name, unit, times))
     return figures

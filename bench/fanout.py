@@ -168,7 +168,12 @@ def _figures(subscribers: int, limits: list[Run], singles: list[Run], sixteens: 
         Figure(name, "one in flight, CPU", "us/delivery", column(singles, "us")),
         Figure(name, "one in flight, acknowledged", "ms", column(singles, "ack_p50_ms"), detail="median of a run"),
         Figure(
-            name, "one in flight / limit", "ratio", ratios(column(singles, "per_s"), limit_per_s), UNBATCHED_TARGET
+            name, "one in flight / limit", "ratio", ratios(column(singles, "per_s"), limit_per_s), UNBATCHED_TARGET,
+            "of deliveries per second",
+        ),
+        Figure(
+            name, "limit / one in flight, CPU", "ratio", ratios(column(limits, "us"), column(singles, "us")),
+            UNBATCHED_TARGET, "of processor time: other programs disturb it less",
         ),
         Figure(name, f"{WINDOW} in flight", "deliveries/s", column(sixteens, "per_s")),
         Figure(name, f"{WINDOW} in flight, CPU", "us/delivery", column(sixteens, "us")),

@@ -100,7 +100,7 @@ def pin(core: int) -> None:
 
 
 def cpu_s(pid: int) -> float:
-    """Processor time of a process and its threads, in seconds, to the nanosecond (`/proc/PID/stat` has ticks of 10 ms)."""
+    """Processor time of a process and its threads (`/proc/PID/stat` would give ticks of 10 ms)."""
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         total += int((task / "schedstat").read_text().split()[0])
@@ -115,8 +115,8 @@ def rss_bytes(pid: int) -> int:
     raise OSError(f"no VmRSS of process {pid}")
 
 
-def steal_share(seconds: float = 0.3) -> float:
-    """The share of time that the hypervisor gave to others, and that other processes here used, on our cores."""
+def busy_share(seconds: float = 0.5) -> float:
+    """The share of our cores' time that other processes, or other machines of this host, use now."""
 
     def reading() -> tuple[int, int]:
         wanted = {f"cpu{core}" for core in cores()}
@@ -164,5 +164,5 @@ def environment(directory: Path) -> dict[str, Any]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "sync_ms": statistics.median(sync_ms(directory)),
-        "busy_share_before": steal_share(),
+        "busy_share_before": busy_share(),
     }

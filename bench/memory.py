@@ -41,9 +41,7 @@ def run(directory: Path, *, quick: bool, say: Callable[[str], None]) -> list[Fig
         tokens = [daemon.token(f"bench-{user}") for user in range(USERS)]
 
         def plans(name: str, number: int) -> list[Plan]:
-            return [
-                device(daemon.port, f"{name} {i}", tokens[i % USERS], space=f"bench/idle/{i % SPACES}") for i in range(number)
-            ]  # fmt: skip
+            return [_idle(daemon.port, f"{name} {i}", tokens[i % USERS], i % SPACES) for i in range(number)]
 
         say(f"memory: opening {count} connections, {OPENINGS_PER_S} a second")
         with Devices(program, daemon.port, plans("first", FIRST), directory, load_core) as first:
@@ -65,3 +63,7 @@ def run(directory: Path, *, quick: bool, say: Callable[[str], None]) -> list[Fig
             detail=f"first contact; the load opens at most {OPENINGS_PER_S} a second",
         ),
     ]  # fmt: skip
+
+
+def _idle(port: int, name: str, token: str, number: int) -> Plan:
+    return device(port, name, token, space=f"bench/idle/{number}")

@@ -1,8 +1,8 @@
 """Where the daemon's time goes: samples of its stacks, summed by layer and by function.
 
-Owns the run of py-spy beside the load and the grouping of what it found. A sample counts for the innermost frame that is
-ours, so that what a library does for a layer is part of that layer; the time inside LMDB, msgpack and the kernel shows
-in the function that called them.
+Owns the run of py-spy beside the load and the grouping of what it found. A sample counts for its innermost frame that
+lies in a known place, so that what a library does for a layer is part of that layer; the time inside LMDB, msgpack and
+the kernel shows in the function that called them.
 """
 
 import shutil

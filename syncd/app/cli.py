@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -131,7 +132,7 @@ def serve(file: Path | None, state_dir: Path | None) -> None:
     _serve(_loaded(file, state_dir), show.ready_line)
 
 
-@cli.command()
+@cli.command(short_help="Run a daemon for development.")
 @click.option("--state-dir", type=click.Path(path_type=Path), help="Keep the data here; else it goes with the process.")
 @click.option("--listen", default="127.0.0.1:8740", show_default=True, help="For clients and backends.")
 @click.option("--admin-listen", default="127.0.0.1:8741", show_default=True, help="For health and status.")
@@ -170,16 +171,23 @@ def _serve(settings: Settings, announce: Callable[[Mapping[str, Any]], None]) ->
     daemon.main(settings, os.environ, announce)
 
 
-@cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@cli.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []}, short_help="Watch it at work, in a minute."
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def demo(arguments: tuple[str, ...]) -> None:
     """Six devices, an unreliable network, a crash: what was acknowledged is there."""
-    from syncd.app.demo import main  # the demo needs the reference client, which is an extra
+    from syncd.app.demo import main  # only here: no other command needs what the demo imports
 
+    if find_spec("syncd_client") is None:
+        raise Failure(
+            "the demo's devices are reference clients, and none is installed for this Python;"
+            f" install it from the source tree: {sys.executable} -m pip install ./clients/python"
+        )
     raise click.exceptions.Exit(main(list(arguments)))
 
 
-@cli.command()
+@cli.command(short_help="Check the configuration.")
 @_settings_options
 @_json_option
 @click.option("--example", "is_example", is_flag=True, help="Print a file with every key, its default and its reason.")
@@ -203,7 +211,7 @@ def version(as_json: bool) -> None:
 # -- tokens and API keys ----------------------------------------------------------------------------------------------
 
 
-@cli.group(invoke_without_command=True)
+@cli.group(invoke_without_command=True, short_help="Issue a token for a user.")
 @click.option("--user", help="Whom the token is for.")
 @click.option("--grant", "grants", multiple=True, type=_GrantType(), help="PATTERN:ROLE; none: owner of user/USER.")
 @click.option("--ttl", "ttl_ms", default="1h", show_default=True, type=_Duration(), help="How long it is valid.")
@@ -236,7 +244,7 @@ def token(
 
 
 @token.command("inspect")
-@click.argument("text", metavar="TOKEN", default="-")
+@click.argument("text", metavar="[TOKEN]", default="-")
 @_settings_options
 @_json_option
 def inspect_token(text: str, file: Path | None, state_dir: Path | None, as_json: bool) -> None:
@@ -301,7 +309,7 @@ def status(file: Path | None, state_dir: Path | None, as_json: bool) -> None:
     show.status(found, as_json)
 
 
-@cli.command()
+@cli.command(short_help="Tell why a document is as it is.")
 @click.argument("space")
 @click.argument("document", metavar="COLLECTION/ID")
 @click.argument("field", required=False)
@@ -342,10 +350,10 @@ def list_letters(space: str, first: int, limit: int, file: Path | None, state_di
         _loaded(file, state_dir), ("admin", "deadletters"), query,
         lambda tx: {"letters": admin.dead_letters(tx, space, first, limit)},
     )  # fmt: skip
-    show.letters(found["letters"], as_json)
+    show.letters(space, found["letters"], as_json)
 
 
-@cli.command()
+@cli.command(short_help="Check every record of the store.")
 @_settings_options
 @_json_option
 def fsck(file: Path | None, state_dir: Path | None, as_json: bool) -> None:

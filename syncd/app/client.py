@@ -51,6 +51,9 @@ def request(
         connection.request(method, target, data, {"Content-Type": "application/json"} if data else {})
         response = connection.getresponse()
         content = response.read()
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        advice = "start one with `syncd serve`, or name the state directory of one that runs (--state-dir)"
+        raise Unreachable(f"no daemon answers on {path_of_socket}: {error.strerror}; {advice}") from None
     except (OSError, http.client.HTTPException) as error:
         raise Unreachable(f"no daemon answers on {path_of_socket}: {error}") from None
     finally:

@@ -54,6 +54,7 @@ DESCRIPTORS_RESERVED = 128  # for the store, logs, listeners, the admin's connec
 COMMIT_HANGS_MS = 10_000  # a commit takes milliseconds, on a sick disk a second; beyond this probes should know
 ADMIN_CONNECTIONS_MAX = 64  # operators and probes; more of them are a mistake or an attack
 COMMAND_BYTES = 500  # of a command's own objects, beside what it carries
+WEIGHED_DEPTH_MAX = 32  # of what is posted: operations nest 2 + 16 deep
 OPERATION_BYTES = 300  # of an operation's objects, beside its encoding
 
 # Containers made since the last look for garbage, before the youngest are looked at. Nearly everything that a change
@@ -395,14 +396,15 @@ def size_bytes(command: Command) -> int:
             return COMMAND_BYTES
 
 
-def _weight(value: object) -> int:
-    """About how many bytes a decoded value takes. Its depth and size were limited when it was decoded."""
+def _weight(value: object, depth: int = 0) -> int:
+    """About how many bytes a decoded value takes. What lies deeper than any value may is not looked at: it will be
+    refused, and there can be little of it for what is above."""
     match value:
         case str() | bytes():
             return 50 + len(value)
-        case dict():
-            return 100 + sum(_weight(key) + _weight(item) for key, item in value.items())
-        case list() | tuple():
-            return 60 + sum(8 + _weight(item) for item in value)
+        case dict() if depth < WEIGHED_DEPTH_MAX:
+            return 100 + sum(_weight(key) + _weight(item, depth + 1) for key, item in value.items())
+        case list() | tuple() if depth < WEIGHED_DEPTH_MAX:
+            return 60 + sum(8 + _weight(item, depth + 1) for item in value)
         case _:
             return 30

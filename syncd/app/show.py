@@ -106,9 +106,9 @@ def status(found: Mapping[str, Any], as_json: bool) -> None:
     for name, value in found.items():
         if isinstance(value, Mapping):
             for inner, item in value.items():
-                table.add_row(f"{name} {inner.replace('_', ' ')}", _shown(inner, item))
+                table.add_row(f"{name} {_label(inner)}", _shown(inner, item))
         else:
-            table.add_row(name.replace("_", " "), _shown(name, value))
+            table.add_row(_label(name), _shown(name, value))
     Console(highlight=False).print(table)
 
 
@@ -118,7 +118,7 @@ def explanation(found: Mapping[str, Any], as_json: bool) -> None:
         return
     name = f"{found['collection']}/{found['id']} in {found['space']}"
     if found["state"] == "absent":
-        click.echo(f"{name} does not exist, or its deletion is already known to all devices.")
+        click.echo(f"There is no {name}: nobody made it, or all devices know of its deletion already.")
         return
     click.echo(f"{name} is {found['state']} (rev {found['rev']}, born at {found['born']}).")
     for field, facts in found["fields"].items():
@@ -142,7 +142,7 @@ def explanation(found: Mapping[str, Any], as_json: bool) -> None:
         )
 
 
-def letters(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+def letters(space: str, found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     if as_json:
         click.echo(json_text(found))
         return
@@ -155,7 +155,7 @@ def letters(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
             str(letter["letter"]), _time(letter["at_ms"]), letter["kind"], letter["device"][:8], str(letter["n"]),
             letter["reason"], what,
         )  # fmt: skip
-    _print(table, "there are no dead letters", bool(found))
+    _print(table, f"there are no dead letters in {space}", bool(found))
 
 
 class _Counting:
@@ -220,6 +220,11 @@ def _time(at_ms: int | None) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(sep=" ", timespec="seconds").replace("+00:00", "Z")
 
 
+def _label(name: str) -> str:
+    """The name of a value without its unit, which stands at the value."""
+    return name.removesuffix("_at_ms").removesuffix("_ms").removesuffix("_bytes").replace("_", " ")
+
+
 def _shown(name: str, value: object) -> str:
     """A value of the status, in a unit for people."""
     if isinstance(value, list):
@@ -234,4 +239,6 @@ def _shown(name: str, value: object) -> str:
         return f"{hours}h {minutes:02}m {seconds:02}s"
     if isinstance(value, int) and name.endswith("_at_ms"):
         return _time(value)
+    if isinstance(value, int) and name.endswith("_ms"):
+        return f"{value:,} ms"
     return f"{value:,}" if isinstance(value, int) and name != "pid" else str(value)

@@ -9,6 +9,7 @@ for ever: so `parsed_change` returns a `RefusedChange` for it. Only a change who
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import call
 from typing import Any, NamedTuple
 
 from syncd.core.ids import NONCE_BYTES, SEQ_MAX, BadName, check_name
@@ -147,7 +148,7 @@ def parsed_operation(raw: object) -> Operation:
     end = first + len(checks)
     if len(raw) < end or len(raw) > end + 1:
         raise ValueRefused(f"{verb} has {end} items, not {len(raw)}")
-    args = tuple([check(item) for check, item in zip(checks, raw[first:end], strict=True)])
+    args = tuple(map(call, checks, raw[first:end]))
     return Operation(verb, collection, document, field, args, _seen(raw[end]) if len(raw) > end else 0)
 
 

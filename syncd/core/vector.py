@@ -1,7 +1,7 @@
 """Full version vectors: the definition that the two-integer form is measured against.
 
 `(base, n)` is what a change carries and what every rule uses; a `VersionVector` is what it *means*: the highest n per
-device that the change had seen. The tests' oracle, `explain` and the audit export print vectors; no decision needs one.
+device that the change had seen. No decision needs one: the tests' oracle computes with them, to prove the short form.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -76,10 +76,12 @@ def _take_in_order(
     taken: Taken,
     alarms: list[str],
 ) -> None:
+    elsewhere_bytes = batch.loaded_bytes - work.loaded_bytes  # summed up once: a batch may touch many spaces
     for change in changes:
         last = change.last if isinstance(change, Void) else change.n
         n = change.n
-        if taken.outcomes and _is_enough(batch, change, len(taken.outcomes) + last - n + 1):
+        loaded_bytes = elsewhere_bytes + work.loaded_bytes
+        if taken.outcomes and _is_enough(loaded_bytes, change, len(taken.outcomes) + last - n + 1):
             taken.gap = n
             return
         while n <= last:
@@ -101,11 +103,11 @@ def _take_in_order(
             n += 1
 
 
-def _is_enough(batch: Batch, change: Change | Void | RefusedChange, count: int) -> bool:
+def _is_enough(loaded_bytes: int, change: Change | Void | RefusedChange, count: int) -> bool:
     """Whether the rest of a push is left to be sent again, because a few bytes of it ask for too much at once: a void
     writes a row for each number that it gives up, a change reads and delivers whole fields. Progress is at least one
     item for each push."""
-    return (isinstance(change, Void) and count > VOID_COUNT_MAX) or batch.loaded_bytes > LOADED_BYTES_MAX
+    return (isinstance(change, Void) and count > VOID_COUNT_MAX) or loaded_bytes > LOADED_BYTES_MAX
 
 
 def outcome_entry(n: int, entry: EntryRow, role: Role) -> OutcomeEntry:

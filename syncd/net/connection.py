@@ -38,6 +38,7 @@ from syncd.net.websocket import (
     FrameRefused,
     Inbound,
     Pinged,
+    Scrap,
     close_frame,
     frame,
 )
@@ -53,6 +54,7 @@ from syncd.wire.errors import (
     KIND_BY_NAME,
     NOT_SUBSCRIBED,
     OVERLOADED,
+    RATE_LIMITED,
     SUPERSEDED,
     TOKEN_EXPIRED,
     TOKEN_USER,
@@ -62,7 +64,7 @@ from syncd.wire.errors import (
     ProtocolError,
     error,
 )
-from syncd.wire.limits import Limits
+from syncd.wire.limits import HELLO_BYTES_MAX, Limits
 from syncd.wire.session import Due, ServerSession, State, Step, Subscription
 
 IDLE, NO_PROGRESS, BUSY = 4001, 4002, 4101  # close codes for which the registry has no error
@@ -104,9 +106,9 @@ class Connection:
         self.delivery = Delivery(transport, codec, services.wiring, self)
         self._services = services
         self._session = ServerSession(codec, _now_ms(), limits, services.limits.ping_ms)
-        self._inbound: Inbound | None = Inbound(  # None: what comes is thrown away
-            is_text=codec.is_text, payload_bytes_max=codec.frame_bytes_max(limits)
-        )
+        # Not more than a hello needs, until it is known who sends. None: what comes is thrown away.
+        hello_bytes_max = min(HELLO_BYTES_MAX, codec.frame_bytes_max(limits))
+        self._inbound: Inbound | None = Inbound(is_text=codec.is_text, payload_bytes_max=hello_bytes_max)
         self._authorization = upgrade.authorization
         self._unread = upgrade.trailing
         self._author: Author | None = None  # from `welcome` on
@@ -141,7 +143,9 @@ class Connection:
             self._submit_acks()
             self._session.close()
             self.delivery.abort()
-            self._services.hub.part(self)
+            self._inbound = None  # the wheel holds this object until its last deadline: not half a message with it
+            if self._author is not None:
+                self._services.hub.part(self)
 
     async def _take(self, data: bytes) -> None:
         """All that a piece of input completes, in order. A frame that is refused has no effect."""
@@ -154,7 +158,10 @@ class Connection:
                 elif self._session.is_closed:
                     continue
                 elif isinstance(item, Pinged):
+                    self._session.charge(1, _now_ms())
                     self.delivery.send_frame(frame(PONG, item.payload))
+                elif isinstance(item, Scrap):
+                    self._session.charge(1, _now_ms())
                 else:
                     for message in self._session.receive(item, _now_ms()):
                         await self._handle(message)
@@ -162,14 +169,19 @@ class Connection:
                             break
         except ProtocolError as refused:
             self._refuse(refused)
+            if refused.kind is RATE_LIMITED:
+                self._stop_looking()  # or a flood would cost as much as before until the peer closes
         except FrameRefused as refused:
-            # Where the next frame begins is unknown, so its close frame cannot be waited for. To cut it off at once
-            # would make the kernel throw away ours, because there is input that nobody has read.
             self.close(refused.code, refused.reason)
-            self.delivery.end()
-            self._inbound = None
+            self._stop_looking()  # where the next frame begins is unknown, so its close frame cannot be waited for
         except Exception:
             self.failed()
+
+    def _stop_looking(self) -> None:
+        """Throw away what else comes. To cut the peer off at once would make the kernel throw away our close frame,
+        because there is input that nobody has read."""
+        self.delivery.end()
+        self._inbound = None
 
     async def _handle(self, message: m.ClientMessage | m.Error) -> None:
         match message:
@@ -237,6 +249,8 @@ class Connection:
         self._session_id = hello.session if is_resumed and hello.session else services.entropy.token(SESSION_BYTES)
         services.hub.remember(self._session_id, author.device)
         services.hub.join(self)
+        if self._inbound is not None:
+            self._inbound.payload_bytes_max = self._session.codec.frame_bytes_max(services.wire_limits)
         self._send(
             m.Welcome(
                 self._session_id,
@@ -314,7 +328,7 @@ class Connection:
 
     def _attached(self, channel: Channel, message: m.Subscribe, result: Result) -> None:
         delivery = self.delivery
-        if delivery.channels.get(channel.space) is not channel:
+        if delivery.channels.get(channel.space) is not channel or channel.state is not Subscription.ATTACHING:
             return  # taken back, or asked anew, while this was on its way
         match result:
             case Attached(_, space_id):

@@ -59,12 +59,14 @@ class Rooms(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """What all deliveries of a server share. Pumps run in `nursery`."""
+    """What all deliveries of a server share. Pumps run in `nursery`. `channels_max`: of one connection, subscriptions
+    and the outcomes that are owed for other spaces together."""
 
     store: Store
     rooms: Rooms
     nursery: trio.Nursery
     control_bytes_max: int
+    channels_max: int
 
 
 class Owner(Protocol):
@@ -347,6 +349,9 @@ class Delivery:
         if channel is None:
             if self._rest is None:
                 return False
+            if len(self.channels) >= self._wiring.channels_max:
+                self.abort()  # it pushes to ever new spaces and does not read: what it is owed is durable
+                return True
             channel = self.channels[result.space] = Channel(self, result.space, first - 1)
             channel.role = role
         elif channel.state is Subscription.LIVE:

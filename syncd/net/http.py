@@ -11,7 +11,8 @@ H4 what cannot be parsed is answered by a problem (RFC 9457) and the end of the 
 import base64
 import hashlib
 import traceback
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
@@ -83,6 +84,25 @@ class HttpShell:
             handle, door, clock, limits, log, origins,
         )  # fmt: skip
         self.idle: set[trio.CancelScope] = set()  # connections between two requests; cancelled when we drain
+        self._busy_count = 0  # requests taken whole and not answered yet
+        self._answered = trio.Event()  # replaced by `wait_answered`, which alone waits for it
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Around what becomes of a request that was taken."""
+        self._busy_count += 1
+        try:
+            yield
+        finally:
+            self._busy_count -= 1
+            if not self._busy_count:
+                self._answered.set()
+
+    async def wait_answered(self) -> None:
+        """Until every request that was taken has its answer."""
+        while self._busy_count:
+            self._answered = trio.Event()
+            await self._answered.wait()
 
     async def converse(self, transport: Transport) -> Upgrade | None:
         """Serve requests; returns what to go on with if one of them upgraded. Raises `TransportClosed`."""
@@ -131,8 +151,9 @@ class _Conversation:
             except h11.RemoteProtocolError as error:
                 await self._answer(head, self._response(head, _unparsable(error)), is_last=True)
                 break
-            response = await self._handled(request)
-            await self._answer(head, response, is_last=self._shell.door.is_draining)
+            with self._shell.busy():
+                response = await self._handled(request)
+                await self._answer(head, response, is_last=self._shell.door.is_draining)
             if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
                 break
             self._h11.start_next_cycle()
@@ -187,6 +208,9 @@ class _Conversation:
         length = headers.get("content-length")
         if length is not None and int(length) > BODY_BYTES_MAX:
             raise _too_large()
+        if length is not None and "transfer-encoding" in headers:
+            # RFC 9112, 6.3: whoever stands before us may have taken the other one for the end of the body.
+            raise _Problem("malformed-request", "a request has Content-Length or Transfer-Encoding, not both")
         received_ms = self._shell.clock.now_ms()
         body = bytearray()
         with trio.move_on_after(limits.body_s) as reading:
@@ -296,6 +320,8 @@ class _Conversation:
         origin = headers.get("origin")
         if origin is not None and self._shell.origins is not None and origin not in self._shell.origins:
             raise _Problem("forbidden", "this origin may not open a WebSocket here")
+        if headers.get("content-length", "0").strip("0") or "transfer-encoding" in headers:
+            raise _Problem("malformed-request", "a request that upgrades has no body")
         offered = _tokens(headers.get("sec-websocket-protocol", ""))
         name = next((name for name in offered if name in CODECS), None)
         if name is None:

@@ -81,7 +81,8 @@ class Server:
         wheel = Wheel()
         with self._scope:
             async with trio.open_nursery() as nursery:
-                wiring = Wiring(self._store, self._hub, nursery, self._limits.control_bytes_max)
+                channels_max = self._wire_limits.subscriptions_max + self._wire_limits.pushes_in_flight_max
+                wiring = Wiring(self._store, self._hub, nursery, self._limits.control_bytes_max, channels_max)
                 services = Services(
                     self._store, self._committer, self._authenticator, self._hub, wheel, wiring, self._env.clock,
                     self._env.entropy, self._limits, self._wire_limits, self._name,
@@ -93,13 +94,17 @@ class Server:
                 task_status.started()
 
     async def drain(self, deadline_s: float) -> None:
-        """Accept nothing more, send every device away in its own time, close what is left, and end `serve`."""
+        """Accept nothing more, send every device away in its own time, close what is left, answer the requests that
+        were taken, and end `serve`."""
+        due_s = trio.current_time() + deadline_s
         self.is_draining = True
         for listener in self._listeners:
             listener.close()
         for idle in list(self._http.idle):
             idle.cancel()
         await self._hub.drain(deadline_s, self._env.entropy.uniform)
+        with trio.move_on_at(due_s):
+            await self._http.wait_answered()
         self._scope.cancel()
 
     # -- admission -----------------------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ class StoreFull(StoreError):
 
 
 class StoreDamaged(StoreError):
-    """What is on disk is not what was written, or a sync failed: the process must end, never retry."""
+    """What is on disk is not what was written, or a sync failed. A writer that meets it ends the process and never
+    retries: nobody knows what is durable. A read that meets a damaged record fails alone, and others go on."""
 
 
 class StoreRefused(StoreError):

@@ -253,12 +253,15 @@ def _locked(path: Path) -> int:
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     except BlockingIOError:
         pid = os.read(lock, 20).decode("ascii", "replace").strip() or "not known yet"
         os.close(lock)
         raise StoreRefused(f"another daemon (process {pid}) has the store in {path.parent}") from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    except BaseException:  # a disk without room for the number, a file system without locks
+        os.close(lock)
+        raise
     return lock
 
 

@@ -23,6 +23,9 @@ MAP_ITEMS_MAX: Final = ITEMS_MAX
 # Text that a body is made of is escaped at worst as \u00XX in JSON: six bytes for one.
 JSON_FACTOR: Final = 6
 
+# The first frame. A token has 16 KiB at most; 20,000 strangers who send and never finish cost 1.3 GB, not 20.
+HELLO_BYTES_MAX: Final = 65_536
+
 # -- time -------------------------------------------------------------------------------------------------------------
 
 HELLO_MS_MAX: Final = 10_000  # a slow phone needs three round trips of TCP and TLS; Phoenix gives 10 s to join

@@ -305,7 +305,7 @@ class ServerSession:
         if self.is_closed:
             return []
         messages = self.codec.decode(data, self.limits)
-        self._charge(max(1, len(messages)), now_ms)  # an empty frame is work too
+        self.charge(max(1, len(messages)), now_ms)  # an empty frame is work too
         result: list[m.ClientMessage | m.Error] = []
         for message in messages:
             if self.is_closed:
@@ -388,7 +388,7 @@ class ServerSession:
         elif isinstance(message, m.Bye):
             self._beat(Beat.CLOSED)
 
-    def _charge(self, count: int, now_ms: int) -> None:
+    def charge(self, count: int, now_ms: int) -> None:
         """Take `count` messages out of the bucket, which fills by `messages_per_s_max` up to MESSAGES_BURST_MAX."""
         rate = self.limits.messages_per_s_max
         elapsed_ms = max(0, now_ms - self._tokens_ms)  # a wall clock that is set back gives nothing and takes nothing

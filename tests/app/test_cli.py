@@ -136,7 +136,7 @@ def test_what_needs_a_daemon_exits_with_5_if_there_is_none(directory: Path, argu
 def test_a_store_without_a_daemon_is_read_directly(directory: Path) -> None:
     open_store(directory / "store", map_bytes=16 * MIB, map_bytes_max=16 * MIB).close()
     assert run(directory, "apikey", "list").stdout == "there are no API keys\n"
-    assert run(directory, "deadletters", "list", "user/42").stdout == "there are no dead letters\n"
+    assert run(directory, "deadletters", "list", "user/42").stdout == "there are no dead letters in user/42\n"
     assert run(directory, "fsck").stdout == "The store is sound.\n"
     absent = run(directory, "explain", "user/42", "task/1")
     assert (absent.exit_code, absent.stdout.startswith("task/1 in user/42 does not exist")) == (1, True)

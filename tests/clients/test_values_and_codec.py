@@ -142,7 +142,11 @@ def operations(draw: st.DrawFn) -> Any:
 
 
 eight = st.binary(min_size=8, max_size=8)
-field_values = st.none() | st.tuples(st.sampled_from(["reg", "map"]), values.map(checked))
+field_values = (
+    st.none()
+    | st.tuples(st.sampled_from(["reg", "later"]), values.map(checked))
+    | st.tuples(st.just("map"), st.dictionaries(names, st.integers(-9, 9), max_size=3).map(checked))
+)
 entries = st.builds(
     m.DocumentEntry, names, names, counts, st.sampled_from([0, 1, 2]), st.dictionaries(names, field_values, max_size=3)
 )

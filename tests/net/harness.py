@@ -85,6 +85,8 @@ class Echo:
     async def handle(self, request: Request) -> Response:
         if request.path == "/slow":
             await trio.sleep_forever()
+        if request.path == "/soon":
+            await trio.sleep(1)
         if request.path == "/fault":
             raise RuntimeError("a defect")
         text = f"{request.method} {request.path} {request.query} {len(request.body)}".encode()

@@ -8,6 +8,7 @@ from .device import Device, Status, open_device, system_ports
 from .errors import (
     DocumentExists,
     InvalidInput,
+    OutcomeForgotten,
     PeerError,
     StoreError,
     SyncdError,
@@ -32,6 +33,7 @@ __all__ = [
     "InvalidInput",
     "Notice",
     "Operation",
+    "OutcomeForgotten",
     "OutcomeRow",
     "PeerError",
     "Ports",

@@ -257,8 +257,9 @@ def _doc(raw: Any, binding: Binding, where: str) -> m.DocumentEntry:
             continue
         pair = _array(field, 2, f"{where}.{name}", "a type and a value")
         type_ = TEXT.into(pair[0], binding, f"{where}.{name}")
-        fields[name] = (type_, _value_in(pair[1], binding, f"{where}.{name}"))
-        if type(fields[name][1]) not in _SHAPES.get(type_, _ANY_SHAPE):  # a view that replays onto it would fail
+        value = _value_in(pair[1], binding, f"{where}.{name}")
+        fields[name] = (type_, value)
+        if type(value) not in _SHAPES.get(type_, _ANY_SHAPE):  # a view that replays onto it would fail
             raise _wrong(f"{where}.{name}", f"a value of the type {type_}", pair[1])
     return m.DocumentEntry(collection, id, rev, items[3], fields)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,7 @@ import trio
 from . import messages as m
 from . import replica
 from .codec import BINDINGS, FRAME_BYTES_MAX
-from .errors import TransportClosed, Unreachable
+from .errors import OutcomeForgotten, StoreError, TransportClosed, Unreachable
 from .policy import Disposition, Event, Retry, State, disposition, goaway_delay_ms, next_state
 from .session import Effect, Notice, Session, Settled, Suspicion, Touched
 from .shell import Connection, Ports, Token, connect_websocket, token_text
@@ -32,7 +32,7 @@ from .space import Change, Space
 from .store import Store
 from .tables import OutcomeRow, SpaceRow
 from .values import Value, checked_space
-from .watching import Pulse, Watcher, Watchers
+from .watching import Following, Pulse, Watcher, Watchers
 
 POLL_S = 0.2  # how soon a change made by another process on the same store is seen
 LEAVE_S = 2.0  # for the last acks and the closing handshake when the device goes offline
@@ -124,36 +124,40 @@ class Device:
         self._say(m.Foreground())
         self._say(m.Probe())
 
-    async def statuses(self) -> AsyncIterator[Status]:
+    def statuses(self) -> AsyncIterator[Status]:
         """The connection's status now and after each change; a slow reader misses those in between."""
         seen: Status | None = None
-        while True:
-            while self.status == seen:
-                await self.watchers.pulse.wait()
-            seen = self.status
-            yield seen
 
-    async def notices(self) -> AsyncIterator[Notice]:
-        """What the application should hear of: forked, revoked, expired, drift, malformed, errors."""
+        def news() -> tuple[Status, ...]:
+            nonlocal seen
+            before, seen = seen, self.status
+            return () if seen == before else (seen,)
+
+        return Following(self.watchers.pulse, news)
+
+    def notices(self) -> AsyncIterator[Notice]:
+        """What the application should hear of, from now on: forked, revoked, expired, drift, malformed, errors."""
         seen = self.watchers.notice_count
-        while True:
-            while self.watchers.notice_count == seen:
-                await self.watchers.pulse.wait()
+
+        def news() -> list[Notice]:
+            nonlocal seen
             new = min(self.watchers.notice_count - seen, len(self.watchers.notices))
             seen = self.watchers.notice_count
-            for notice in list(self.watchers.notices)[len(self.watchers.notices) - new :]:
-                yield notice
+            return list(self.watchers.notices)[len(self.watchers.notices) - new :]
 
-    async def outcomes(self, after: int | None = None) -> AsyncIterator[OutcomeRow]:
+        return Following(self.watchers.pulse, news)
+
+    def outcomes(self, after: int | None = None) -> AsyncIterator[OutcomeRow]:
         """Each outcome once it is durable in the local store, in order, from the position `after` (default: now)."""
         at = self.store.outcomes_at() if after is None else after
-        while True:
+
+        def news() -> list[OutcomeRow]:
+            nonlocal at
             rows = self.store.outcomes_since(at, 1_000)
-            if not rows:
-                await self.watchers.pulse.wait()
-            for row in rows:
-                at = row.at
-                yield row
+            at = rows[-1].at if rows else at
+            return rows
+
+        return Following(self.watchers.pulse, news)
 
     def changes(self) -> AbstractContextManager[Watcher]:
         """`with device.changes() as changed: async for round in changed: ...`, over all spaces."""
@@ -170,8 +174,11 @@ class Device:
         return self._connection.session if self._connection is not None else None
 
     async def wait_outcome(self, space: str, n: int) -> OutcomeRow:
+        await trio.lowlevel.checkpoint()
         # A pulse for each change: a thousand waiters on the common one would all look at each message.
         while (row := self.store.outcome(space, n)) is None:
+            if n <= replica.space_row(self.store, space).settled:
+                raise OutcomeForgotten(f"{space}: the outcome of n = {n} is no longer kept")
             await self._awaited.setdefault((space, n), Pulse()).wait()
         return row
 
@@ -216,19 +223,26 @@ class Device:
         self.watchers.pulse.beat()
 
     def _move(self, event: Event, reason: str) -> None:
-        self.status = Status(next_state(self.status.state, event), reason)
-        self.watchers.pulse.beat()
+        self._show(Status(next_state(self.status.state, event), reason))
+
+    def _show(self, status: Status) -> None:
+        if status != self.status:
+            self.status = status
+            self.watchers.pulse.beat()
 
     # -- other processes on the same store ---------------------------------------------------------------------------
 
     async def poll(self) -> None:
         """Notice what another process committed to the store."""
-        version = self.store.data_version()
+        seen: int | None = None
         while True:
+            # A store that cannot be read for a moment is looked at again; whoever uses it is told by its own call.
+            with suppress(StoreError):
+                version = self.store.data_version()
+                if seen is not None and seen != version:
+                    self._look_again()
+                seen = version
             await trio.sleep(POLL_S)
-            seen, version = version, self.store.data_version()
-            if seen != version:
-                self._look_again()
 
     def _look_again(self) -> None:
         """Only the process that is connected changes synced state; from another one, only outbox entries come."""
@@ -257,7 +271,7 @@ class Device:
             with trio.CancelScope() as self._attempt:
                 await trio.sleep(wait_s)
                 while not self.store.acquire_sync_lock():
-                    self.status = Status(State.WAITING, "another process is syncing this store")
+                    self._show(Status(State.WAITING, "another process is syncing this store"))
                     await trio.sleep(POLL_S)
                 if not self._is_over:
                     delay_s = await self._attempt_once()
@@ -324,7 +338,10 @@ class Device:
             self.watchers.notify(Notice("stopped", None, reason))
             return 0.0
         if session is not None:
-            self._heal(what, session)
+            try:
+                self._heal(what, session)
+            except StoreError as error:  # nothing was altered, so the server will say the same again
+                self.watchers.notify(Notice("error", None, str(error)))
         self._retry = self._retry.after(what, ready_for_ms, self._reconnect)
         random = self.ports.random()
         goaway = session.goaway if session is not None else None

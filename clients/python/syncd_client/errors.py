@@ -19,6 +19,10 @@ class DocumentExists(SyncdError):
     """`create` of a document that the view already shows."""
 
 
+class OutcomeForgotten(SyncdError):
+    """The outcome of the change was stored here once; only the last 1,000 of each space are kept."""
+
+
 class StoreError(SyncdError):
     """The store cannot be opened or used: made by a newer version, damaged, or not a store."""
 

@@ -322,6 +322,8 @@ class Session:
         result, self._replies = self._replies, []
         for name, link in self.links.items():
             if link.flights and now_s >= link.progress_s + PUSH_ANSWER_S:
+                link.rewind(replica.space_row(tx, name).settled + 1)
+                link.stale_gaps = 0
                 self._dirty[name] = None
         if self.state is State.READY:
             names, self._dirty = list(self._dirty), {}
@@ -374,9 +376,6 @@ class Session:
         return result
 
     def _pushes(self, tx: Tables, row: SpaceRow, link: Link, now_s: float) -> list[m.ClientMessage]:
-        if link.flights and now_s >= link.progress_s + PUSH_ANSWER_S:
-            link.rewind(row.settled + 1)
-            link.stale_gaps = 0
         if not link.flights:
             link.progress_s = now_s
         result: list[m.ClientMessage] = []

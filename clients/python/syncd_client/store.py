@@ -208,11 +208,14 @@ class Store:
     # -- rows --------------------------------------------------------------------------------------------------------
 
     def _one(self, sql: str, *arguments: object) -> Any:
-        row = self._db.execute(sql, arguments).fetchone()
-        return None if row is None else row[0]
+        rows = self._rows(sql, *arguments)
+        return rows[0][0] if rows else None
 
     def _rows(self, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
-        return self._db.execute(sql, arguments).fetchall()
+        try:
+            return self._db.execute(sql, arguments).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.directory}: {error}") from None
 
     def space(self, name: str) -> SpaceRow | None:
         rows = self._rows(f"SELECT {', '.join(_SPACE_COLUMNS)} FROM space WHERE name = ?", name)

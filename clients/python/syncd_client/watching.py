@@ -8,9 +8,10 @@ happened.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import trio
 
@@ -45,8 +46,38 @@ class Pulse:
         await self._event.wait()
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Return in the step in which the condition was seen to hold. Always a checkpoint: whoever changes something
+        each time that something has changed would else keep everyone else, the network too, from running."""
+        await trio.lowlevel.checkpoint()
         while not condition():
             await self.wait()
+
+
+T = TypeVar("T")
+
+
+class Following(Generic[T]):
+    """An async iterator over what `news` gives; waits for the pulse when that is nothing. It can be left at any time:
+    not an async generator, because one that is left unfinished is ended by nobody."""
+
+    def __init__(self, pulse: Pulse, news: Callable[[], Sequence[T]]) -> None:
+        self._pulse = pulse
+        self._news = news
+        self._ready: deque[T] = deque()
+
+    def __aiter__(self) -> Following[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        if not self._ready:
+            await self._pulse.wait_until(self._is_fed)
+        else:
+            await trio.lowlevel.checkpoint()
+        return self._ready.popleft()
+
+    def _is_fed(self) -> bool:
+        self._ready.extend(self._news())
+        return bool(self._ready)
 
 
 class Watcher:

@@ -6,6 +6,7 @@ checksum, the store is sound, and no acknowledged change is missing.
 
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ DEVICES_MIN, DEVICES_MAX = 2, 60  # each is a process of about 45 MB
 MAP_BYTES = 1024**3  # the daemon's default; address space only
 # A daemon that is back after a second should be found again while somebody is watching.
 SETTINGS = "\n[reconnect]\nfirst_jitter_ms = 200\nbackoff_ms = 200\nbackoff_max_ms = 1000\n"
+STOPPED = 130  # the exit code of a program that Ctrl-C ended: 128 + SIGINT
 TOKEN_TTL_S = 24 * 3600.0
 
 
@@ -53,12 +55,12 @@ def run(options: Options) -> int:
         for error in group.exceptions:
             console.print(f"DISAGREED the demo could not go on: {error}", markup=False)
     except* KeyboardInterrupt:
-        console.print("stopped")
-        code = 130
-    if code == 0:
+        console.print("stopped; all processes have ended, and nothing is kept")
+        code = STOPPED
+    if code in (0, STOPPED):
         shutil.rmtree(directory, ignore_errors=True)
-    elif code != 130:
-        console.print(f"stores and logs are kept in {directory}", markup=False)
+    else:
+        console.print(f"stores and logs are kept in {directory}", markup=False, soft_wrap=True)
     return code
 
 
@@ -129,9 +131,11 @@ def _conclude(
     story.scene("8. The verdict")
     names = [space for space in (CART, TRIP, PARTY, "user/ann") if any(space in device.spaces for device in devices)]
     acknowledged = sum(len(device.acknowledged) for device in devices)
+    refused = sum(change.seq is None for device in devices for change in device.acknowledged.values())
     story.tell(f"compared {len(devices)} devices with the store on disk, over {', '.join(names)}")
     story.tell(
-        f"looked up each of the {acknowledged} acknowledged changes in the store, and checked every record (fsck)"
+        f"looked up each of the {acknowledged} acknowledged changes in the store, of which {refused} were refused with a"
+        " reason, and checked every record (fsck)"
     )
     for problem in found.problems[:20]:
         console.print(f"        {problem}", markup=False)
@@ -147,8 +151,8 @@ def _conclude(
     console.print(
         f"{word} devices={len(devices)} changes={found.changes} acknowledged={acknowledged}"
         f" missing={found.missing} restarts={story.restarts} checksum={found.checksum}",
-        markup=False,
-    )
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
     return 1 if found.problems else 0
 
 
@@ -166,7 +170,9 @@ async def _keep(console: Console, daemon: Daemon, devices: Sequence[DeviceProces
         f"  {python}/syncd-device --store {first.store} --url {daemon.url} --token-file {first.token_file} \\\n"
         f"      set {TRIP} plan summer destination '\"Oslo\"'\n"
         f"  {python}/syncd-device --store {first.store} get {TRIP} plan summer\n\n"
-        "Ctrl-C ends it.",
+        "Ctrl-C ends it, and removes what it stored.",
         markup=False, soft_wrap=True,
     )  # fmt: skip
-    await trio.sleep_forever()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:  # an end in order, not an interruption
+        async for _ in signals:
+            return

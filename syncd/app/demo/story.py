@@ -6,6 +6,7 @@ was read from a device or from the daemon in that moment.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from random import Random  # noqa: TID251 - a seeded story, not entropy
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +14,7 @@ from urllib.parse import quote
 import trio
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from syncd.app.demo.stage import ASK_S, Daemon, DeviceProcess
 
@@ -67,7 +69,9 @@ class Story:
         self._began_s = trio.current_time()
 
     def tell(self, text: str) -> None:
-        self.console.print(f"[dim]{trio.current_time() - self._began_s:6.1f}s[/]  {text}", highlight=False)
+        line = Table.grid(padding=(0, 2))  # what does not fit the line goes on below the text, not below the time
+        line.add_row(f"[dim]{trio.current_time() - self._began_s:6.1f}s[/]", text)
+        self.console.print(line, highlight=False)
 
     def scene(self, title: str) -> None:
         self.console.print()
@@ -231,8 +235,8 @@ class Story:
         for change in answer["changes"][:4]:
             value = next((o[4] for o in change["operations"] if o[0] == "reg.set"), "?")
             self.tell(
-                f"  seq {change['seq']}: {change['user']} wrote {value!r}, base {change['base']},"
-                f" effective time {change['eff']}: {change['outcome']}"
+                f"seq {change['seq']}: {change['user']} wrote {value!r} having read up to seq {change['base']},"
+                f" effective time {_clock(change['eff'])}: {change['outcome']}"
             )
         plan = await self.devices["Ben's phone"].document(TRIP, "plan", "summer")
         assert plan is not None, "nobody deletes the plan"
@@ -252,9 +256,8 @@ class Story:
             await trio.sleep(self.random.uniform(0.5, 1.5) * EDIT_INTERVAL_S)
             space = CART if CART in device.spaces else PARTY
             good = self.random.choice(GOODS[1:])
-            operations: list[list[Any]] = []
-            if await device.document(space, "item", good) is None:
-                operations.append(["create", "item", good])
+            is_there = await device.document(space, "item", good) is not None
+            operations: list[list[Any]] = [] if is_there else [["create", "item", good]]
             kind = self.random.randrange(5)
             if kind == 0:
                 operations.append(
@@ -264,11 +267,10 @@ class Story:
                 operations.append(["set.remove", "item", good, "for", self.random.choice(("breakfast", "dinner"))])
             elif kind == 2:
                 operations.append(["map.put", "item", good, "asked", device.user, self.random.randrange(9)])
-            elif kind == 3 and not operations:
+            if kind == 3 and is_there:
                 operations.append(["delete", "item", good])
-            operations.append(["counter.inc", "item", good, "quantity", 1]) if kind != 3 or operations[0][
-                0
-            ] == "create" else None
+            else:
+                operations.append(["counter.inc", "item", good, "quantity", 1])
             with trio.CancelScope(shield=True):  # an answer that is not read would answer the next question
                 await device.commit(space, *operations)
             counts[device.name] += 1
@@ -300,3 +302,8 @@ class Story:
         for device in running:
             for space in device.spaces:
                 await device.ask("wait", space=space, **{"for": {"complete": heads[space]}})
+
+
+def _clock(at_ms: int) -> str:
+    """The time of day of a wall time, for people who compare two of them."""
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%H:%M:%S}.{at_ms % 1000:03}"

@@ -1,0 +1,101 @@
+"""The machine of a device: the real reference client, with a disk, a clock, a token provider and a power switch.
+
+A kill unplugs its links and cancels the client, which says no farewell; its SQLite store keeps what was committed.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import trio
+from syncd_client import Device, open_device
+from syncd_client.errors import Unreachable
+from syncd_client.shell import Ports
+
+from tests.sim.clocks import SimClock
+from tests.sim.network import Network
+from tests.sim.sockets import SimWebSocket, Tap, connect_websocket
+from tests.sim.trace import Trace
+
+
+class SimDevice:
+    """`client` is None while the machine is off."""
+
+    def __init__(
+        self,
+        name: str,
+        user: str,
+        binding: str,
+        directory: Path,
+        random: Random,
+        network: Network,
+        trace: Trace,
+        token: Callable[["SimDevice"], str],
+        tap: Callable[["SimDevice"], Tap],
+    ) -> None:
+        self.name, self.user, self.binding = name, user, binding
+        self.random = random
+        self.clock = SimClock()
+        self.client: Device | None = None
+        self.id = b""
+        self._directory, self._network, self._trace = directory, network, trace
+        self._token, self._tap = token, tap
+        self._entropy = Random(random.random())
+        self._scope = trio.CancelScope()
+        self._leaving = trio.Event()
+        self._is_down = trio.Event()
+        self._is_down.set()
+
+    @property
+    def is_on(self) -> bool:
+        return self.client is not None
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        assert self._is_down.is_set()
+        self._network.reset_unplugged(self.name)
+        self._is_down = trio.Event()
+        self._leaving = trio.Event()
+        await nursery.start(self._live)
+        self._trace.record(self.name, "started")
+
+    async def kill(self) -> None:
+        self._trace.record(self.name, "killed")
+        self._network.unplug(self.name)
+        self.client = None
+        self._scope.cancel()
+        await self._is_down.wait()
+
+    async def stop(self) -> None:
+        self._trace.record(self.name, "closed")
+        self.client = None
+        self._leaving.set()
+        await self._is_down.wait()
+
+    async def _live(self, *, task_status: trio.TaskStatus[None]) -> None:
+        self._scope = trio.CancelScope()
+        ports = Ports(self.clock.now_ms, self._entropy.randbytes, self._connect)
+        binding: Any = self.binding
+        try:
+            with self._scope:
+                async with open_device(
+                    self._directory, url="ws://server.invalid/v1/sync", token=lambda: self._token(self),
+                    binding=binding, ports=ports, durability="off",
+                ) as client:  # fmt: skip
+                    self.client, self.id = client, client.id
+                    task_status.started()
+                    await self._leaving.wait()
+        finally:
+            self.client = None
+            self._is_down.set()
+
+    def _connect(self, url: str, subprotocol: str) -> AbstractAsyncContextManager[SimWebSocket]:
+        return self._connected(url, subprotocol)
+
+    @asynccontextmanager
+    async def _connected(self, url: str, subprotocol: str) -> AsyncIterator[SimWebSocket]:
+        if not url.startswith("ws://server.invalid"):
+            raise Unreachable(url)
+        async with connect_websocket(self._network, self.name, subprotocol, self._tap(self)) as socket:
+            yield socket

@@ -1,0 +1,207 @@
+"""The machine of the server: the real store layout, engine, committer, hub, API and listener, on simulated ports.
+
+Owns its power switch. A kill unplugs its ports before its tasks are cancelled, so that no `finally` of a dead process
+says anything; what it finds when it starts again is the image of its last commit. Every commit is reported at the
+moment at which it is durable, before anyone is told of it.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any
+
+import trio
+
+from syncd.app.daemon import adds_data, size_bytes
+from syncd.engine.commands import Command, Decision, Failed, Result
+from syncd.engine.engine import Engine
+from syncd.env.ports import Environment
+from syncd.net.api import Api
+from syncd.net.auth import Authenticator, token_key
+from syncd.net.exchange import Health
+from syncd.net.hub import Hub
+from syncd.net.limits import NetLimits
+from syncd.net.server import Server
+from syncd.store import fsck
+from syncd.store.committer import Committer
+from syncd.store.memory import MemoryStore
+from syncd.wire.limits import Limits
+from tests.sim.auditor import Violation
+from tests.sim.clocks import SimClock, SimEntropy
+from tests.sim.network import Network, SimListener
+from tests.sim.trace import Trace
+
+KEY = token_key("sim", "HS256", b"a secret of at least thirty-two bytes")
+QUIET = "took nothing for too long"  # the one line of the server's log that is no defect
+
+
+class PowerCut(BaseException):
+    """The machine dies here. No `except Exception` of the program may survive it."""
+
+
+class Disk:
+    """The offload port: runs transactions inline after a latency, and reports what they committed. It does nothing once
+    the machine is dead. `fault`: reached at the named points of the committer."""
+
+    def __init__(self, server: "SimServer", life: int) -> None:
+        self._server, self._life = server, life
+        self._lock = trio.Lock()
+
+    async def run(self, fn: Callable[..., Any], *args: Any) -> Any:
+        server = self._server
+        async with self._lock:
+            await trio.sleep(server.random.random() * server.disk_s)
+            if server.life != self._life:
+                await trio.sleep_forever()
+            result = fn(*args)
+            server.committed(args, result)
+            await trio.sleep(server.random.random() * server.disk_s)  # the sync returns later than it took effect
+            if server.life != self._life:
+                await trio.sleep_forever()
+            return result
+
+    def reach(self, name: str) -> None:
+        server = self._server
+        if server.life == self._life and server.random.random() < server.fault_share:
+            server.trace.record("server", f"power cut at {name}")
+            server.unplug()
+            raise PowerCut(name)
+
+
+class Defects(logging.Handler):
+    """What the program's own log calls an error."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(logging.Formatter().format(record))
+
+
+class SimServer:
+    """`life` is the number of the present life, odd while the machine is up."""
+
+    def __init__(
+        self,
+        random: Random,
+        network: Network,
+        trace: Trace,
+        net_limits: NetLimits,
+        wire_limits: Limits,
+        on_commit: Callable[[int, Sequence[Command], Sequence[Result], Decision], None],
+    ) -> None:
+        self.random, self.trace = random, trace
+        self.clock = SimClock()
+        self.disk_s, self.fault_share = 0.0, 0.0
+        self.life = 0
+        self.defects: list[str] = []
+        self.restarts = 0
+        self.server: Server | None = None
+        self.hub: Hub | None = None
+        self.committer: Committer[Command, Result, Decision] | None = None
+        self._entropy = SimEntropy(Random(random.random()))
+        self._network, self._net_limits, self._wire_limits = network, net_limits, wire_limits
+        self._on_commit = on_commit
+        self.store = MemoryStore()
+        self._scope = trio.CancelScope()
+        self._is_down = trio.Event()
+
+    def committed(self, args: Sequence[Any], result: tuple[Sequence[Result], Decision]) -> None:
+        now_ms, commands = args
+        self.trace.record("server", f"committed {len(commands)} commands")
+        self._on_commit(now_ms, commands, result[0], result[1])
+
+    # -- power ---------------------------------------------------------------------------------------------------
+
+    def unplug(self) -> None:
+        """From here on, nothing that this life does has an effect on anyone."""
+        if self.life % 2:
+            self.life += 1
+            self._network.unplug_server()
+            self._scope.cancel()
+
+    async def kill(self) -> None:
+        self.trace.record("server", "killed")
+        self.unplug()
+        await self._is_down.wait()
+
+    async def stop(self, deadline_s: float) -> None:
+        """Stop as on SIGTERM: drain, commit what was taken, end."""
+        self.trace.record("server", "stopping")
+        assert self.server is not None and self.committer is not None
+        await self.server.drain(deadline_s)
+        self.committer.close()
+        await self._is_down.wait()
+        self.trace.record("server", "stopped")
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        assert self.life % 2 == 0
+        self.store = MemoryStore(image=self.store.image())
+        self.check_store()
+        self.life += 1
+        self.restarts += 1
+        self._is_down = trio.Event()
+        self._network.reset_unplugged(None)
+        self.trace.record("server", f"started, life {self.life}")
+        await nursery.start(self._live)
+
+    def check_store(self) -> None:
+        with self.store.read() as tx:
+            findings = list(fsck.check(tx))
+        if findings:
+            raise Violation("S13", f"fsck: {findings[:3]}")
+
+    async def _live(self, *, task_status: trio.TaskStatus[None]) -> None:
+        self._scope = trio.CancelScope()
+        life = self.life
+        try:
+            with self._scope:
+                await self._run(life, task_status)
+        except* PowerCut:
+            pass
+        finally:
+            if self.life == life:
+                self.life += 1
+                self._network.unplug_server()
+            self._is_down.set()
+
+    async def _run(self, life: int, task_status: trio.TaskStatus[None]) -> None:
+        disk = Disk(self, life)
+        env = Environment(self.clock, self._entropy, disk, disk)
+        self.hub = hub = Hub(self._net_limits, self._wire_limits)
+        engine = Engine(self._entropy.token)
+        self.committer = committer = Committer(
+            self.store, engine.decide, lambda decision: decision.results, hub.publish, Failed, self.clock, disk, disk,
+            adds_data=adds_data, size_bytes=size_bytes,
+        )  # fmt: skip
+        authenticator = Authenticator([KEY])
+        api = Api(store=self.store, committer=committer, authenticator=authenticator, clock=self.clock, health=Health)
+        self.server = server = Server(
+            env, hub, api, authenticator, self.store, committer, self._log,
+            limits=self._net_limits, wire_limits=self._wire_limits,
+        )  # fmt: skip
+        self._network.listener = listener = SimListener()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(committer.run)
+            nursery.start_soon(server.serve, (listener,))
+            task_status.started()
+
+    def _log(self, text: str) -> None:
+        if self.life % 2 and QUIET not in text:
+            self.defects.append(text)
+
+    def check_bounds(self) -> None:
+        """S14, at any moment."""
+        if self.life % 2 == 0 or self.hub is None or self.committer is None:
+            return
+        stats = self.committer.stats()
+        if stats.queue_count > 4096 or stats.queue_bytes > 64 << 20:
+            raise Violation("S14", f"the committer's queue holds {stats.queue_count} commands")
+        for member in self.hub.members:
+            delivery = member.delivery
+            bound = 2 * self._wire_limits.delta_bytes_max + self._net_limits.control_bytes_max
+            if delivery.waiting_bytes > bound:
+                raise Violation("S14", f"{delivery.waiting_bytes} bytes wait for one device, more than {bound}")
+            if len(delivery.channels) > self._wire_limits.subscriptions_max + self._wire_limits.pushes_in_flight_max:
+                raise Violation("S14", f"a connection has {len(delivery.channels)} channels")

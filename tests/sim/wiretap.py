@@ -1,0 +1,197 @@
+"""What a device sends and hears on one connection, read from the bytes, and checked against what it may.
+
+Owns the part of the auditor that sits on the wire. Decodes frames by itself; knows the message codes of the protocol
+and nothing of client or server.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from tests.sim.auditor import READER, Auditor, Recorded, Violation
+from tests.sim.trace import Trace
+
+NAMES = {
+    1: "hello", 2: "subscribe", 3: "unsubscribe", 4: "push", 5: "ack", 10: "refresh", 11: "background",
+    12: "foreground", 13: "probe", 14: "bye", 20: "ping", 21: "pong", 32: "welcome", 33: "subscribed", 34: "delta",
+    35: "outcomes", 36: "revoked", 41: "expired", 42: "error", 43: "goaway",
+}  # fmt: skip
+# Told to a space: none of these is the fault of a well-behaved client.
+HARMLESS_ERRORS = ("overloaded", "store_full", "not_subscribed", "forbidden")
+HARMLESS_CLOSES = ("unauthenticated", "token_expired", "superseded")
+DELETED = 2
+TOKEN_SLACK_MS = 90_000  # by which the server's clock may be set back between a hello and its welcome
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFacts:
+    """What a token says: role by space."""
+
+    roles: Mapping[str, int]
+    expires_ms: int
+
+
+@dataclass(slots=True)
+class Heard:
+    """One space on one connection. `is_strict`: exactly one subscription is in force, so what comes is contiguous."""
+
+    asked: int = 0
+    answered: int = 0
+    is_strict: bool = True
+    complete: int = 0
+    resume: int = 0
+    is_first: bool = False
+    to: int = 0
+    revoked: bool = False
+    outcomes: set[int] = field(default_factory=set)
+
+
+def messages_of(frame: bytes | str) -> list[tuple[str, dict[str, Any]]]:
+    if isinstance(frame, str):
+        items = json.loads(frame)
+    else:
+        unpacker = msgpack.Unpacker(raw=False, strict_map_key=True, max_buffer_size=1 << 26)
+        unpacker.feed(frame)
+        items = list(unpacker)
+    return [(NAMES[code], body) for code, body in items]
+
+
+def raw(value: Any) -> bytes:
+    return bytes.fromhex(value) if isinstance(value, str) else bytes(value)
+
+
+class Wiretap:
+    """A `sockets.Tap`. `settled`: the outcomes that this device heard ever, by space: kept over its connections."""
+
+    def __init__(
+        self,
+        auditor: Auditor,
+        trace: Trace,
+        node: str,
+        device: bytes,
+        tokens: Mapping[str, TokenFacts],
+        server_ms: int,
+        settled: dict[str, dict[int, Recorded]],
+    ) -> None:
+        self._auditor, self._trace, self._node, self._device = auditor, trace, node, device
+        self._tokens, self._server_ms, self._settled = tokens, server_ms, settled
+        self._held: list[TokenFacts] = []
+        self._spaces: dict[str, Heard] = {}
+        self._is_stale = False
+
+    def _fail(self, invariant: str, detail: str) -> None:
+        raise Violation(invariant, f"{self._node}: {detail}", self._node, "server")
+
+    # -- from the device -----------------------------------------------------------------------------------------
+
+    def sent(self, frame: bytes | str) -> None:
+        for name, body in messages_of(frame):
+            self._trace.record(self._node, f"> {name} {_told(body)}")
+            if name in ("hello", "refresh"):
+                facts = self._tokens[body["token"]]
+                self._held.append(facts)
+                self._is_stale = name == "hello" and facts.expires_ms + TOKEN_SLACK_MS < self._server_ms
+            elif name == "subscribe":
+                self._subscribe(body)
+            elif name == "ack":
+                heard = self._spaces[body["space"]]
+                if heard.is_strict and heard.answered and body["applied"] != heard.complete:
+                    self._fail("S4", f"acknowledges {body['applied']} of {body['space']}, having {heard.complete}")
+
+    def _subscribe(self, body: dict[str, Any]) -> None:
+        heard = self._spaces.setdefault(body["space"], Heard())
+        heard.is_strict = heard.is_strict and heard.asked == heard.answered
+        heard.asked += 1
+        heard.complete, heard.resume = body["complete"], body["resume"]
+        heard.is_first = not heard.complete
+        heard.revoked, heard.to = False, 0
+        head = self._auditor.space(body["space"]).oracle.head
+        if max(heard.complete, heard.resume) > head:
+            self._fail("S4", f"asks for {body['space']} after {heard.resume}, beyond the head {head}")
+
+    # -- from the server -----------------------------------------------------------------------------------------
+
+    def received(self, frame: bytes | str) -> None:
+        for name, body in messages_of(frame):
+            self._trace.record(self._node, f"< {name} {_told(body)}")
+            space = body.get("space")
+            if name == "welcome" and self._is_stale:
+                self._fail("S11", "is welcomed with a token that expired long ago")
+            elif name == "subscribed":
+                self._spaces[body["space"]].answered += 1
+            elif name == "delta":
+                self._delta(body)
+            elif name == "outcomes":
+                self._outcomes(body)
+            elif name == "revoked":
+                heard = self._spaces[body["space"]]
+                heard.answered, heard.revoked = heard.asked, True
+            elif name == "expired":
+                self._fail("S4", f"is told that its position in {space} expired, and the server lost nothing")
+            elif name == "error":
+                self._error(body)
+
+    def _error(self, body: dict[str, Any]) -> None:
+        harmless = HARMLESS_CLOSES if body.get("space") is None else HARMLESS_ERRORS
+        if body["name"] not in (*harmless, "overloaded"):
+            self._fail("S15", f"is told of the error {body['name']}: {body.get('detail')}")
+        if body.get("space") in self._spaces:
+            heard = self._spaces[body["space"]]
+            heard.is_strict = heard.is_strict and heard.asked == heard.answered
+
+    def _delta(self, body: dict[str, Any]) -> None:
+        space, from_, after, to = body["space"], body["from"], body["after"], body["to"]
+        audit, heard = self._auditor.space(space), self._spaces[space]
+        if to > audit.oracle.head:
+            self._fail("S4", f"hears of {space} up to {to}, and the head is {audit.oracle.head}")
+        if heard.revoked or not any(facts.roles.get(space, 0) >= READER for facts in self._held):
+            self._fail("S11", f"hears of {space}, which it may not read")
+        if body.get("complete") and body.get("sum") is not None:
+            total = int.from_bytes(raw(body["sum"]))
+            if to not in audit.sums:
+                self._fail("S2", f"{space}: a delta ends at {to}, where no commit ended")
+            if total != audit.sums[to]:
+                self._fail("S7", f"{space}: the sum at {to} is {total:016x}, by the definitions {audit.sums[to]:016x}")
+        heard.to = max(heard.to, to)
+        if heard.asked != heard.answered or not heard.is_strict:
+            return
+        if to <= heard.complete or from_ > heard.complete or after > heard.resume:
+            self._fail(
+                "S5", f"{space}: a delta from {from_} after {after} to {to} comes at {heard.complete}, {heard.resume}"
+            )
+        start = body.get("start")
+        if heard.is_first and start is not None:
+            for collection, document, rev, state, _ in body["docs"]:
+                if state == DELETED and rev <= start:
+                    self._fail("S5", f"{space}: a first download has the tombstone of {collection}/{document}")
+        heard.resume = to
+        if body.get("complete"):
+            heard.complete, heard.is_first = to, False
+
+    def _outcomes(self, body: dict[str, Any]) -> None:
+        space = body["space"]
+        audit, heard = self._auditor.space(space), self._spaces.get(space)
+        settled = self._settled.setdefault(space, {})
+        for n, nonce, outcome, seq, _ in body["outcomes"]:
+            told = Recorded(raw(nonce), outcome, seq)
+            durable = audit.recorded.get((self._device, n))
+            if durable != told:
+                self._fail("S1", f"{space}: is told {told} of n = {n}, and what is durable is {durable}")
+            if n not in settled and seq is not None and heard is not None and heard.to >= seq and heard.is_strict:
+                self._fail("S17", f"{space}: hears the outcome of n = {n}, seq {seq}, after the delta to {heard.to}")
+            settled[n] = told
+
+
+def _told(body: dict[str, Any]) -> str:
+    """What of a message goes into the trace: nothing secret, nothing long."""
+    shown = {}
+    for name in ("space", "complete", "resume", "settled", "from", "after", "to", "head", "applied", "name", "gap"):
+        if body.get(name) is not None:
+            shown[name] = body[name]
+    for name in ("changes", "outcomes"):
+        if name in body:
+            shown[name] = [item[0] if item[0] != "void" else item[:3] for item in body[name]]
+    return " ".join(f"{name}={value}" for name, value in shown.items())
