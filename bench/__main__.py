@@ -83,7 +83,8 @@ def main(names: tuple[str, ...], quick: bool, subscribers: tuple[int, ...], prof
     file.write_text(
         json.dumps({"machine": machine, "figures": [figure.as_json() for figure in figures]}, indent=2) + "\n"
     )
-    _print(figures, machine)
+    if figures:
+        _print(figures, machine)
     noisy = [figure for figure in figures if figure.verdict == "noisy"]
     for figure in noisy:
         notes.print(
@@ -91,7 +92,7 @@ def main(names: tuple[str, ...], quick: bool, subscribers: tuple[int, ...], prof
             " be judged: run again on a quiet machine"
         )
     for failure in failures:
-        notes.print(f"[red]{failure}")
+        notes.print(failure, style="red", markup=False)
     notes.print(f"written to {os.path.relpath(file)}")
     sys.exit(1 if noisy or failures else 0)
 

@@ -4,6 +4,7 @@ Owns loops around functions of syncd, in this process, on one core. Figures are 
 step costs, not how fast a disk is. The changes are those of the durable benchmark.
 """
 
+import gc
 import os
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import msgpack
 
 from bench import durable, workload
 from bench.measure import Figure, cores, pin
+from syncd.app.daemon import GARBAGE_COUNT
 from syncd.core.changes import parsed_change
 from syncd.engine.commands import Push
 from syncd.engine.engine import Engine
@@ -40,11 +42,14 @@ def _repeated(function: Callable[[], object], calls: int, parts: int, runs: int)
 
 def run(directory: Path, *, quick: bool, say: Callable[[str], None]) -> list[Figure]:
     server_core, _ = cores()
-    usual = os.sched_getaffinity(0)
+    usual, thresholds = os.sched_getaffinity(0), gc.get_threshold()
     pin(server_core)
+    gc.set_threshold(GARBAGE_COUNT, 10, 10)  # as the daemon does
     try:
         return _measured(directory, 3 if quick else 5, say)
     finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
         os.sched_setaffinity(0, usual)
 
 
@@ -53,6 +58,7 @@ def _measured(directory: Path, runs: int, say: Callable[[str], None]) -> list[Fi
     say("engine: making the changes")
     queue = list(durable.commands(warm + 2 * runs))
     split = warm * durable.DEVICES
+    gc.freeze()  # what is made here would be looked through again and again; the daemon never holds so many commands
     memory = MemoryStore()
     disk = open_store(directory / "engine", map_bytes=1 << 32, map_bytes_max=1 << 32)
     try:

@@ -1,4 +1,4 @@
-"""Checksums of a space: sums of hashes, so that they can be kept in O(changed fields) and split into buckets.
+"""Checksums of a space: sums of hashes, so that they can be kept by hashing what changed, and split into buckets.
 
 Owns the definitions that both sides compute (SPEC section 8) and the server's chain. Must not know the store. Sums are
 integers modulo 2^64 here, and 8 bytes on the wire.
@@ -31,7 +31,7 @@ def document_sum(collection: str, document_id: str, document: Document | None) -
 
 
 def sum_change(collection: str, document_id: str, before: Document | None, after: Document | None) -> int:
-    """What to add, modulo 2^64, to a sum that counts `before` so that it counts `after`: O(fields that differ)."""
+    """What to add, modulo 2^64, to a sum that counts `before` so that it counts `after`. Hashes what differs only."""
     total = 0
     old = before.fields if before is not None and before.is_live else {}
     new = after.fields if after is not None and after.is_live else {}

@@ -25,6 +25,10 @@ DEPTH_MAX: Final = 16
 ITEMS_MAX: Final = 4096  # a MessagePack array header allocates what it claims: bounds nested claims to 32 KiB a level
 VALUE_BYTES_MAX: Final = 65536
 
+_KEPT_AS_THEY_ARE: Final = frozenset({str, bytes, bool, type(None)})
+_INTEGERS: Final = {int}
+_LONG: Final = 8  # items from which on looking at all kinds at once is the cheaper way
+
 
 class ValueRefused(ValueError):
     """A value is outside the model; the message says what was expected."""
@@ -50,14 +54,25 @@ def normalized(value: object, depth: int = 0) -> Value:
     if depth >= DEPTH_MAX:
         raise ValueRefused(f"values nest at most {DEPTH_MAX} deep")
     if kind is list or kind is tuple:
-        if len(value) > ITEMS_MAX:  # type: ignore[arg-type]
-            raise ValueRefused(f"an array has at most {ITEMS_MAX} items")
-        return [normalized(item, depth + 1) for item in value]  # type: ignore[attr-defined]
+        return _normalized_list(value, depth)  # type: ignore[arg-type]
     if kind is dict:
         return _normalized_map(value, depth)  # type: ignore[arg-type]
     raise ValueRefused(
         "a value is null, a boolean, an integer, a double, text, bytes, an array or a map with text keys"
     )
+
+
+def _normalized_list(items: list[Any] | tuple[Any, ...], depth: int) -> list[Value]:
+    if len(items) > ITEMS_MAX:
+        raise ValueRefused(f"an array has at most {ITEMS_MAX} items")
+    if len(items) >= _LONG:
+        # Without a call for each item: a frame full of arrays of small numbers would hold the loop up ten times longer.
+        kinds = set(map(type, items))
+        if kinds <= _KEPT_AS_THEY_ARE:
+            return list(items)
+        if kinds == _INTEGERS and -INTEGER_MAX <= min(items) and max(items) <= INTEGER_MAX:
+            return list(items)
+    return [normalized(item, depth + 1) for item in items]
 
 
 def _normalized_float(value: float) -> int | float:

@@ -256,15 +256,17 @@ class SpaceWork:
 
 
 class Batch:
-    """One write transaction. `entropy(size)` gives random bytes for epochs and the server's nonces."""
+    """One write transaction. `entropy(size)` gives random bytes for epochs and the server's nonces. `alarms` collects
+    defects of ours that were contained."""
 
-    __slots__ = ("_tx", "entropy", "now_ms", "spaces")
+    __slots__ = ("_tx", "alarms", "entropy", "now_ms", "spaces")
 
     def __init__(self, tx: Writer, now_ms: int, entropy: Callable[[int], bytes]) -> None:
         self._tx = tx
         self.now_ms = now_ms
         self.entropy = entropy
         self.spaces: dict[str, SpaceWork] = {}
+        self.alarms: list[str] = []
 
     @property
     def tx(self) -> Writer:
@@ -316,3 +318,9 @@ class Batch:
 def space_row(tx: Reader, name: str) -> SpaceRow | None:
     """A space's row outside a batch."""
     return SPACES.get(tx, keys.space(name))
+
+
+def is_other(tx: Reader, author: Author) -> bool:
+    """Whether the device id is in use by another installation than the author's (a restored or cloned phone)."""
+    row = DEVICES.get(tx, keys.device(author.device))
+    return row is not None and row.installation != author.installation

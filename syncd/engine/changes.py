@@ -9,6 +9,7 @@ it becomes the outcome `invalid` and a dead letter. C4 what is refused is kept.
 """
 
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,23 +18,22 @@ from syncd.core.documents import DOCUMENT_BYTES_MAX, Document, applied
 from syncd.core.fields import Observer, Refused
 from syncd.core.ids import WRITABLE_RESERVED
 from syncd.core.values import encoded
-from syncd.engine.batch import Batch, DocumentName, SpaceWork
+from syncd.engine.batch import Batch, DocumentName, SpaceWork, is_other
 from syncd.engine.commands import Author
 from syncd.engine.grants import Role
 from syncd.store import keys
 from syncd.store.api import StoreError
 from syncd.store.tables import ENTRIES, EntryRow, LetterRow
+from syncd.wire.limits import DEFAULT
 from syncd.wire.messages import OutcomeEntry
 
 MET_MAX = 16  # concurrent changes named in an outcome: enough to explain, bounded for a change of 1,000 operations
-DELTA_BYTES_MAX = 2097152
-ALTERED_BYTES_MAX = (
-    DELTA_BYTES_MAX - 131072
-)  # the documents that one seq alters; the rest of a delta is names and frame
+DELTA_BYTES_MAX = DEFAULT.delta_bytes_max
+# The documents that one seq alters have this at most; the rest of a delta is names and frame.
+ALTERED_BYTES_MAX = DELTA_BYTES_MAX - 131072
 LOADED_BYTES_MAX = 16 * 1024 * 1024  # stored documents that a batch reads, some ten times as much once decoded
-GROWTH_BYTES_MAX = (
-    96  # by which an operation can lengthen a document beyond its own encoding: marks, revs, a field's frame
-)
+# By which an operation can lengthen a document beyond its own encoding: marks, revs, a field's frame.
+GROWTH_BYTES_MAX = 96
 
 
 @dataclass(slots=True)
@@ -46,36 +46,34 @@ class Taken:
     forked: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Push:
+    """Who pushes, where. `is_other`: another installation than the one that the device id is bound to."""
+
+    batch: Batch
+    work: SpaceWork
+    author: Author
+    role: Role
+    slot: int
+    is_other: bool
+
+
 def take(
-    batch: Batch,
-    work: SpaceWork,
-    author: Author,
-    role: Role,
-    is_other: bool,
-    changes: tuple[Change | Void | RefusedChange, ...],
-    alarms: list[str],
+    batch: Batch, work: SpaceWork, author: Author, role: Role, changes: Sequence[Change | Void | RefusedChange]
 ) -> Taken:
-    """Take a device's changes in order. `is_other`: another installation uses this device id: it is told the outcomes
-    of what is recorded, and nothing new is taken from it. Stops at a gap or a fork."""
+    """Take a device's changes in order. Another installation that uses its id is told the outcomes of what is recorded,
+    and nothing new is taken from it. Stops at a gap or a fork."""
     replica = work.replica_made(author.device)
     taken = Taken(replica.highest, [])
-    _take_in_order(batch, work, author, role, replica.slot, is_other, changes, taken, alarms)
+    push = _Push(batch, work, author, role, replica.slot, is_other(batch.tx, author))
+    _take_in_order(push, changes, taken)
     if taken.highest != replica.highest:
         work.set_replica(author.device, replica._replace(highest=taken.highest, seen_ms=work.now_ms))
     return taken
 
 
-def _take_in_order(
-    batch: Batch,
-    work: SpaceWork,
-    author: Author,
-    role: Role,
-    slot: int,
-    is_other: bool,
-    changes: tuple[Change | Void | RefusedChange, ...],
-    taken: Taken,
-    alarms: list[str],
-) -> None:
+def _take_in_order(push: _Push, changes: Sequence[Change | Void | RefusedChange], taken: Taken) -> None:
+    batch, work = push.batch, push.work
     elsewhere_bytes = batch.loaded_bytes - work.loaded_bytes  # summed up once: a batch may touch many spaces
     for change in changes:
         last = change.last if isinstance(change, Void) else change.n
@@ -86,20 +84,20 @@ def _take_in_order(
             return
         while n <= last:
             if n <= taken.highest:
-                entry = ENTRIES.get(batch.tx, keys.device_log(work.row.id, slot, n))
+                entry = ENTRIES.get(batch.tx, keys.device_log(work.row.id, push.slot, n))
                 if entry is None or entry.nonce != change.nonce:
                     taken.forked = n
                     return
-            elif is_other:
+            elif push.is_other:
                 taken.forked = n
                 return
             elif n > taken.highest + 1:
                 taken.gap = taken.highest + 1
                 return
             else:
-                entry = _recorded(batch, work, author, role, slot, change, n, alarms)
+                entry = _recorded(push, change, n)
                 taken.highest = n
-            taken.outcomes.append(outcome_entry(n, entry, role))
+            taken.outcomes.append(outcome_entry(n, entry, push.role))
             n += 1
 
 
@@ -116,16 +114,7 @@ def outcome_entry(n: int, entry: EntryRow, role: Role) -> OutcomeEntry:
     return OutcomeEntry(n, entry.nonce, entry.outcome, entry.seq, detail)
 
 
-def _recorded(
-    batch: Batch,
-    work: SpaceWork,
-    author: Author,
-    role: Role,
-    slot: int,
-    change: Change | Void | RefusedChange,
-    n: int,
-    alarms: list[str],
-) -> EntryRow:
+def _recorded(push: _Push, change: Change | Void | RefusedChange, n: int) -> EntryRow:
     """Decide one new change and write it into its device's log."""
     if isinstance(change, Void):
         entry = EntryRow(change.nonce, "void", None, {"reason": change.reason}, 0, 0, None)
@@ -133,30 +122,33 @@ def _recorded(
         detail: dict[str, Any] = {"reason": change.reason}
         if change.op is not None:
             detail["op"] = change.op
-        entry = _refused(work, author, change, change.outcome, detail)
+        entry = _refused(push, change, change.outcome, detail)
     else:
-        entry = _decided(work, author, role, slot, change, alarms)
-    ENTRIES.put(batch.tx, keys.device_log(work.row.id, slot, n), entry)
+        entry = _decided(push, change)
+    ENTRIES.put(push.batch.tx, keys.device_log(push.work.row.id, push.slot, n), entry)
     return entry
 
 
-def _refused(
-    work: SpaceWork, author: Author, change: Change | RefusedChange, outcome: str, detail: dict[str, Any]
-) -> EntryRow:
-    letter = LetterRow(
-        "change",
-        author.device,
-        change.n,
-        change.base,
-        change.stamp,
-        f"{outcome}: {detail['reason']}",
-        work.now_ms,
-        None,
-        None,
-        change.payload,
+def _refused(push: _Push, change: Change | RefusedChange, outcome: str, detail: dict[str, Any]) -> EntryRow:
+    number = _letter(push, change, "change", f"{outcome}: {detail['reason']}", (None, None), change.payload)
+    return EntryRow(
+        change.nonce, outcome, None, {**detail, "letters": [number]}, change.base, change.stamp, change.payload
     )
-    detail = {**detail, "letters": [work.letter(letter)]}
-    return EntryRow(change.nonce, outcome, None, detail, change.base, change.stamp, change.payload)
+
+
+def _letter(
+    push: _Push,
+    change: Change | RefusedChange,
+    kind: str,
+    reason: str,
+    name: tuple[str | None, str | None],
+    payload: bytes,
+) -> int:
+    """Keep a dead letter of this change; returns its number."""
+    row = LetterRow(
+        kind, push.author.device, change.n, change.base, change.stamp, reason, push.work.now_ms, *name, payload
+    )
+    return push.work.letter(row)
 
 
 @dataclass(slots=True)
@@ -177,13 +169,13 @@ class _OperationRefused(Exception):
         self.outcome, self.op, self.reason = outcome, op, reason
 
 
-def _decided(work: SpaceWork, author: Author, role: Role, slot: int, change: Change, alarms: list[str]) -> EntryRow:
+def _decided(push: _Push, change: Change) -> EntryRow:
+    work, author = push.work, push.author
     try:
-        if role < Role.WRITER:
+        if push.role < Role.WRITER:
             raise _OperationRefused("forbidden", None, "writing needs the role writer")
-        by = Observer(
-            change.base, slot, author.kind == "device", work.head + 1, change.stamp, max(work.time, work.now_ms)
-        )
+        has_memory, time = author.kind == "device", max(work.time, work.now_ms)
+        by = Observer(change.base, push.slot, has_memory, work.head + 1, change.stamp, time)
         effect = _effect(work, author, change, by)
     except StoreError:
         raise
@@ -191,45 +183,26 @@ def _decided(work: SpaceWork, author: Author, role: Role, slot: int, change: Cha
         detail: dict[str, Any] = {"reason": refused.reason}
         if refused.op is not None:
             detail["op"] = refused.op
-        return _refused(work, author, change, refused.outcome, detail)
+        return _refused(push, change, refused.outcome, detail)
     except Exception:
         # A defect of ours must not stop the device behind this change, nor the others in the batch.
-        alarms.append(f"{work.name} {author.device.hex()} n={change.n}: {traceback.format_exc()}")
-        return _refused(work, author, change, "invalid", {"reason": "internal"})
+        push.batch.alarms.append(f"{work.name} {author.device.hex()} n={change.n}: {traceback.format_exc()}")
+        return _refused(push, change, "invalid", {"reason": "internal"})
     work.keep(effect.made, effect.bounds)
     work.number_next += effect.numbers
-    seq = work.advance(slot, author.device, change.n, change.nonce)
-    return EntryRow(
-        change.nonce,
-        effect.outcome,
-        seq,
-        _detail(work, author, change, effect),
-        change.base,
-        change.stamp,
-        change.payload,
-    )
+    seq = work.advance(push.slot, author.device, change.n, change.nonce)
+    told = _detail(push, change, effect)
+    return EntryRow(change.nonce, effect.outcome, seq, told, change.base, change.stamp, change.payload)
 
 
-def _detail(work: SpaceWork, author: Author, change: Change, effect: _Effect) -> dict[str, Any] | None:
+def _detail(push: _Push, change: Change, effect: _Effect) -> dict[str, Any] | None:
     """What an accepted change's author is told, and the dead letters of what gave way."""
     detail: dict[str, Any] = {}
     if effect.met:
         detail["met"] = effect.met
     if effect.lost:
         detail["letters"] = [
-            work.letter(
-                LetterRow(
-                    kind,
-                    author.device,
-                    change.n,
-                    change.base,
-                    change.stamp,
-                    f"{kind} ended by this change",
-                    work.now_ms,
-                    *name,
-                    encoded(payload),
-                )
-            )
+            _letter(push, change, kind, f"{kind} ended by this change", name, encoded(payload))
             for name, kind, payload in effect.lost
         ]
     return detail or None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from syncd.core.changes import Change, RefusedChange, Void
 from syncd.engine import reading
-from syncd.engine.batch import Batch, SpaceWork
+from syncd.engine.batch import Batch, SpaceWork, is_other
 from syncd.engine.changes import take
 from syncd.engine.commands import (
     Ack,
@@ -51,15 +51,14 @@ class Engine:
         """Carry out the commands in order, in one transaction that the caller commits. Raises only `StoreError`, and
         what a defect raises: the caller then aborts and tries the commands one by one."""
         batch = Batch(tx, now_ms, self._entropy)
-        alarms: list[str] = []
-        results = [self._result(batch, command, alarms) for command in commands]
+        results = [self._result(batch, command) for command in commands]
         trim_idempotency(batch)
-        return Decision(tuple(results), batch.flush(), tuple(alarms))
+        return Decision(tuple(results), batch.flush(), tuple(batch.alarms))
 
-    def _result(self, batch: Batch, command: Command, alarms: list[str]) -> Result:
+    def _result(self, batch: Batch, command: Command) -> Result:
         match command:
             case Push():
-                return _push(batch, command, alarms)
+                return _push(batch, command)
             case Ack():
                 return _ack(batch, command)
             case Bind():
@@ -69,9 +68,9 @@ class Engine:
             case Forget():
                 return _forget(batch, command)
             case Post():
-                return post(batch, command, alarms)
+                return post(batch, command)
             case PostEvents():
-                return post_events(batch, command, alarms)
+                return post_events(batch, command)
             case CreateKey():
                 return _create_key(batch, command)
             case RevokeKey():
@@ -86,7 +85,7 @@ def _bind(batch: Batch, command: Bind) -> Result:
     return result
 
 
-def _push(batch: Batch, command: Push, alarms: list[str]) -> Result:
+def _push(batch: Batch, command: Push) -> Result:
     author = command.author
     binding = _bind(batch, Bind(author))
     if isinstance(binding, Refused):
@@ -107,7 +106,7 @@ def _push(batch: Batch, command: Push, alarms: list[str]) -> Result:
         return _expired(work, author, command.epoch)
     if any(not isinstance(change, Void) and change.base > work.row.head for change in command.changes):
         return Refused("bad_position", f"a base lies beyond the head {work.row.head} of the space")
-    taken = take(batch, work, author, role, reading.is_other(batch.tx, author), command.changes, alarms)
+    taken = take(batch, work, author, role, command.changes)
     replica = work.replica(author.device)
     assert replica is not None, "a push makes the replica"
     return Pushed(
@@ -141,7 +140,7 @@ def _attach(batch: Batch, command: Attach) -> Result:
         return refusal
     assert work is not None, "a missing space is refused"
     replica = work.replica_made(author.device)
-    if replica.low is None and not reading.is_other(batch.tx, author):
+    if replica.low is None and not is_other(batch.tx, author):
         # The low-water is committed before the first page is read: nothing after it is collected meanwhile.
         low = min(command.complete, work.head) if command.complete else work.head
         replica = replica._replace(low=low, applied=command.complete, seen_ms=work.now_ms)
@@ -154,7 +153,7 @@ def _attach(batch: Batch, command: Attach) -> Result:
 def _forget(batch: Batch, command: Forget) -> Result:
     work = batch.space(command.space)
     replica = None if work is None else work.replica(command.author.device)
-    if work is not None and replica is not None and not reading.is_other(batch.tx, command.author):
+    if work is not None and replica is not None and not is_other(batch.tx, command.author):
         work.set_replica(command.author.device, replica._replace(low=None))
     return Done()
 
@@ -163,7 +162,7 @@ def _ack(batch: Batch, command: Ack) -> Result:
     author = command.author
     work = batch.space(command.space)
     replica = None if work is None else work.replica(author.device)
-    if work is None or replica is None or reading.is_other(batch.tx, author):
+    if work is None or replica is None or is_other(batch.tx, author):
         return Done()
     if command.epoch != work.row.epoch:
         return _expired(work, author, command.epoch)

@@ -51,7 +51,7 @@ def _remembered(batch: Batch, key: bytes) -> IdempotencyRow | None:
     return row if row is not None and row.expires_ms > batch.now_ms else None
 
 
-def post(batch: Batch, command: Post, alarms: list[str]) -> Result:
+def post(batch: Batch, command: Post) -> Result:
     """Carry out a backend's change. Its n is the next of its device; the answer is its settlement."""
     author = command.author
     role = Role.OWNER if author.kind == "server" else role_on(author.grants, command.space)
@@ -72,7 +72,7 @@ def post(batch: Batch, command: Post, alarms: list[str]) -> Result:
     base = work.head if command.base is None else command.base.seq
     if command.if_match is not None and command.base is None:
         base = command.if_match[2].seq
-    entry = _authored(batch, work, author, role, base, command.operations, alarms)
+    entry = _authored(batch, work, author, role, base, command.operations)
     if idempotency is not None:
         answer = [entry.outcome, entry.seq, entry.detail, work.row.epoch, work.head]
         _remember(batch, idempotency.key, idempotency.request, idempotency.lifetime_ms, answer)
@@ -105,38 +105,36 @@ def _refused_position(batch: Batch, command: Post, work: SpaceWork | None) -> Re
     return None
 
 
-def _authored(
-    batch: Batch, work: SpaceWork, author: Author, role: Role, base: int, operations: Any, alarms: list[str]
-) -> OutcomeEntry:
+def _authored(batch: Batch, work: SpaceWork, author: Author, role: Role, base: int, operations: Any) -> OutcomeEntry:
     """One change made here, in the name of a backend or of the server itself, and settled at once."""
     replica = work.replica_made(author.device)
     change = parsed_change([replica.highest + 1, batch.entropy(NONCE_BYTES), base, batch.now_ms, operations])
     assert not isinstance(change, Void), "five items are a change"
-    taken = take(batch, work, author, role, False, (change,), alarms)
+    taken = take(batch, work, author, role, (change,))
     replica = work.replica_made(author.device)
     replica = replica._replace(settled=replica.highest)
     work.set_replica(author.device, work.trimmed(replica))
     return taken.outcomes[0]
 
 
-def post_events(batch: Batch, command: PostEvents, alarms: list[str]) -> Result:
+def post_events(batch: Batch, command: PostEvents) -> Result:
     """Take events, each at most once by (source, id) while its key is remembered."""
-    return EventResults(tuple(_event(batch, event, command.lifetime_ms, alarms) for event in command.events))
+    return EventResults(tuple(_event(batch, event, command.lifetime_ms) for event in command.events))
 
 
-def _event(batch: Batch, event: Event, lifetime_ms: int, alarms: list[str]) -> tuple[str, str | None]:
+def _event(batch: Batch, event: Event, lifetime_ms: int) -> tuple[str, str | None]:
     if _remembered(batch, event.key) is not None:
         return "duplicate", None
     notification = event.data.get("notification") if isinstance(event.data, dict) else None
     if notification is not None:
-        problem = _delivered(batch, event, notification, alarms)
+        problem = _delivered(batch, event, notification)
         if problem is not None:
             return "invalid", problem
     _remember(batch, event.key, b"", lifetime_ms, None)
     return "accepted", None
 
 
-def _delivered(batch: Batch, event: Event, notification: Any, alarms: list[str]) -> str | None:
+def _delivered(batch: Batch, event: Event, notification: Any) -> str | None:
     """Write a notification into its recipient's inbox; returns what is wrong with it, if anything."""
     if event.subject is None:
         return "an event with a notification names its recipient as subject"
@@ -154,7 +152,7 @@ def _delivered(batch: Batch, event: Event, notification: Any, alarms: list[str])
     operations: list[Any] = [["create", *document]]
     operations += [["reg.set", *document, name, value] for name, value in fields.items()]
     work = batch.space_made(space)
-    entry = _authored(batch, work, SERVER, Role.OWNER, work.head, operations, alarms)
+    entry = _authored(batch, work, SERVER, Role.OWNER, work.head, operations)
     if entry.seq is None:
         return f"{entry.outcome}: {(entry.detail or {}).get('reason', '')}"
     return None

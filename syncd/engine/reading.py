@@ -18,10 +18,10 @@ from typing import Any
 
 from syncd.core.documents import Document
 from syncd.core.ids import RESERVED_DEVICE_PREFIX, Position
-from syncd.engine.batch import DocumentName, entry_of, space_row
+from syncd.engine.batch import DocumentName, entry_of, is_other, space_row
 from syncd.engine.changes import outcome_entry
 from syncd.engine.commands import Attach, Attached, Author, Bound, Expired, Refused
-from syncd.engine.grants import Grant, Role, role_on
+from syncd.engine.grants import Role, role_on
 from syncd.store import keys
 from syncd.store.api import Reader, StoreDamaged
 from syncd.store.tables import (
@@ -31,8 +31,6 @@ from syncd.store.tables import (
     ENTRIES,
     LOG,
     REPLICAS,
-    SPACES,
-    ReplicaRow,
     SpaceRow,
 )
 from syncd.wire.messages import Delta, DocumentEntry, OutcomeEntry
@@ -65,17 +63,6 @@ def bound(tx: Reader, author: Author) -> Bound | Refused | None:
     if row.user != author.user or row.kind != author.kind:
         return Refused("device_bound", "this device id belongs to another user")
     return Bound()
-
-
-def is_other(tx: Reader, author: Author) -> bool:
-    """Whether the device id is in use by another installation than the author's (a restored or cloned phone)."""
-    row = DEVICES.get(tx, keys.device(author.device))
-    return row is not None and row.installation != author.installation
-
-
-def role(tx: Reader, space: str, grants: tuple[Grant, ...]) -> Role:
-    """The role on a space at this moment."""
-    return role_on(grants, space)
 
 
 # -- subscriptions ----------------------------------------------------------------------------------------------------
@@ -233,7 +220,7 @@ class Found:
 @dataclass(frozen=True, slots=True)
 class Listing:
     """A page of documents. `after`: where the next one goes on, None if nothing follows. A page may hold fewer than
-    were asked for, even none, before the end: it looks at `PAGE_ROWS_MAX` rows at most, and tombstones are rows, too."""
+    were asked for, even none, before the end: it looks at `PAGE_ROWS_MAX` rows at most, tombstones included."""
 
     found: tuple[Found, ...]
     after: DocumentName | None
@@ -281,15 +268,3 @@ def _found(collection: str, document_id: str, stored: Document) -> Found:
     visible = stored.visible()
     fields = {name: value for name, (_, value) in visible.items()}
     return Found(collection, document_id, stored.rev, fields, {name: kind for name, (kind, _) in visible.items()})
-
-
-def replica(tx: Reader, space: str, device: bytes) -> ReplicaRow | None:
-    """A device's place in a space."""
-    row = space_row(tx, space)
-    return None if row is None else REPLICAS.get(tx, keys.replica(row.id, device))
-
-
-def spaces(tx: Reader) -> Iterator[tuple[str, SpaceRow]]:
-    """All spaces by name (operators; not bounded: read it in pieces)."""
-    for key, row in SPACES.scan(tx, keys.table_range(keys.SPACE)):
-        yield key[1:].decode(), row

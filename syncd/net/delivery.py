@@ -269,6 +269,8 @@ class Delivery:
 
     def refused(self, channel: Channel) -> None:
         """The subscription does not stand. Outcomes that it was to bring are still owed."""
+        if self.is_closed:
+            return  # telling so has found the transport dead, and all channels are gone
         channel.moved(Step.REFUSED)
         if channel.is_owed:
             self._wait(channel)

@@ -321,11 +321,11 @@ class ServerSession:
         if self.is_closed:
             return b""
         for message in messages:
-            self.sending(message)
+            self._sending(message)
         return self.codec.encode(*messages)
 
-    def sending(self, message: m.ServerMessage) -> None:
-        """Take note of a message that was encoded elsewhere (one delta for all subscribers) and is sent as it is."""
+    def _sending(self, message: m.ServerMessage) -> None:
+        # What subscriptions bring does not pass here (a delta is encoded once for all subscribers): it moves no state.
         name = type(message).__name__.lower()
         if isinstance(message, m.Error) and _is_closing(message):
             name = "closing error"

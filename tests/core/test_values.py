@@ -31,6 +31,20 @@ def test_normalizing_is_idempotent(value: Any) -> None:
     assert encoded(normalized(once)) == encoded(once)
 
 
+@given(st.lists(values | st.sampled_from([True, None, 1.0, -0.0, INTEGER_MAX + 1]), max_size=4), st.integers(1, 12))
+@example([1, INTEGER_MAX + 1], 4)
+@example([1, 1.0, True], 4)
+def test_a_long_array_is_normalized_as_its_items_are(items: list[Any], times: int) -> None:
+    try:
+        expected = [normalized(item, 1) for item in items] * times
+    except ValueRefused:
+        with pytest.raises(ValueRefused):
+            normalized(items * times)
+    else:
+        assert encoded(normalized(items * times)) == encoded(expected)
+        assert encoded(normalized(tuple(items * times))) == encoded(expected)
+
+
 @given(values)
 def test_round_trip(value: Any) -> None:
     once = normalized(value)

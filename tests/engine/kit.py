@@ -1,15 +1,19 @@
 """What tests of the engine share: a store in memory, an engine with seeded entropy, authors, and short ways to ask."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any, TypeVar
 
 from syncd.core.changes import parsed_change
 from syncd.engine import reading
+from syncd.engine.batch import space_row
 from syncd.engine.commands import Ack, Attach, Attached, Author, Command, Decision, Push, Pushed, Result
 from syncd.engine.engine import Engine
 from syncd.engine.grants import Grant, Role
+from syncd.store import keys
+from syncd.store.api import Reader
 from syncd.store.memory import MemoryStore
+from syncd.store.tables import REPLICAS, SPACES, ReplicaRow, SpaceRow
 from syncd.wire.messages import Delta
 from tests.oracle.replica import Replica
 
@@ -17,6 +21,18 @@ SPACE = "team/board"
 OWNER = (Grant("**", Role.OWNER),)
 
 R = TypeVar("R")
+
+
+def replica_row(tx: Reader, space: str, device: bytes) -> ReplicaRow | None:
+    """A device's place in a space."""
+    row = space_row(tx, space)
+    return None if row is None else REPLICAS.get(tx, keys.replica(row.id, device))
+
+
+def space_rows(tx: Reader) -> Iterator[tuple[str, SpaceRow]]:
+    """All spaces by name."""
+    for key, row in SPACES.scan(tx, keys.table_range(keys.SPACE)):
+        yield key[1:].decode(), row
 
 
 def device(number: int, *, installation: int = 0, role: Role = Role.OWNER, user: str = "ann") -> Author:

@@ -5,7 +5,7 @@ from syncd.engine.batch import SETTLED_KEPT
 from syncd.engine.commands import Done, Forget
 from syncd.store import fsck, keys
 from syncd.store.tables import LOW_WATERS
-from tests.engine.kit import SPACE, Daemon, device, nonce, one, raw
+from tests.engine.kit import SPACE, Daemon, device, nonce, one, raw, replica_row
 
 ANN = device(1)
 
@@ -20,7 +20,7 @@ def voids(daemon: Daemon, count: int) -> None:
 def kept(daemon: Daemon) -> list[int]:
     with daemon.store.read() as tx:
         assert not list(fsck.check(tx))
-        replica = reading.replica(tx, SPACE, ANN.device)
+        replica = replica_row(tx, SPACE, ANN.device)
         assert replica is not None
         return [entry.n for entry in reading.outcomes_after(tx, 1, replica.slot, 0, 100_000)]
 

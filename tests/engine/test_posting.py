@@ -23,7 +23,7 @@ from syncd.engine.commands import (
 from syncd.engine.grants import Grant, Role
 from syncd.store import fsck, keys
 from syncd.store.tables import EXPIRIES, IDEMPOTENCY
-from tests.engine.kit import SPACE, Daemon, api_key, device, one, raw
+from tests.engine.kit import SPACE, Daemon, api_key, device, one, raw, replica_row
 
 KEY = api_key()
 INC = [["create", "c", "i"], ["counter.inc", "c", "i", "n", 1]]
@@ -114,7 +114,7 @@ def test_posts_of_a_key_are_numbered_and_their_log_is_bounded() -> None:
     for _ in range(1100):
         post(daemon, INC[1:] if daemon.head() else INC)
     with daemon.store.read() as tx:
-        replica = reading.replica(tx, SPACE, KEY.device)
+        replica = replica_row(tx, SPACE, KEY.device)
         assert replica is not None and (replica.highest, replica.settled) == (1100, 1100)
         kept = reading.outcomes_after(tx, 1, replica.slot, 0, 10_000)
     assert [entry.n for entry in kept] == list(range(101, 1101)) and counter(daemon) == 1100

@@ -12,7 +12,7 @@ from syncd.engine.commands import Ack, Attach, Bind, Bound, Done, Expired, Push,
 from syncd.engine.grants import Role
 from syncd.store import fsck, keys
 from syncd.store.tables import ENTRIES, LETTERS, EntryRow, LetterRow
-from tests.engine.kit import SPACE, Daemon, api_key, device, nonce, one, raw
+from tests.engine.kit import SPACE, Daemon, api_key, device, nonce, one, raw, replica_row, space_rows
 
 ANN, BOB = device(1), device(2, user="bob")
 DOC = ("c", "i")
@@ -25,9 +25,9 @@ def put(value: Any, field: str = "f") -> list[Any]:
 
 def letters(daemon: Daemon, space: str = SPACE) -> list[LetterRow]:
     with daemon.store.read() as tx:
-        position = reading.replica(tx, space, bytes(16))
+        position = replica_row(tx, space, bytes(16))
         assert position is not None
-        row = next(row for name, row in reading.spaces(tx) if name == space)
+        row = next(row for name, row in space_rows(tx) if name == space)
         return [letter for _, letter in LETTERS.scan(tx, keys.space_range(keys.LETTER, row.id))]
 
 
@@ -208,7 +208,7 @@ def test_another_installation_is_told_what_is_recorded_and_adds_nothing() -> Non
     assert [e.outcome for e in pushed.outcomes] == ["applied"] and pushed.forked == 2
     assert one(daemon.ack(clone, 1, 1), Done) == Done()
     with daemon.store.read() as tx:
-        replica = reading.replica(tx, SPACE, clone.device)
+        replica = replica_row(tx, SPACE, clone.device)
     assert replica is not None and (replica.highest, replica.settled) == (1, 0), "a clone's ack settles nothing"
     assert daemon.outcome(ANN, raw(2, put(1))) == "applied", "the first installation goes on"
 

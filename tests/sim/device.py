@@ -52,6 +52,9 @@ class SimDevice:
     def is_on(self) -> bool:
         return self.client is not None
 
+    async def wait_down(self) -> None:
+        await self._is_down.wait()
+
     async def start(self, nursery: trio.Nursery) -> None:
         assert self._is_down.is_set()
         self._network.reset_unplugged(self.name)

@@ -96,7 +96,7 @@ class SimServer:
         self.disk_s, self.fault_share = 0.0, 0.0
         self.life = 0
         self.defects: list[str] = []
-        self.restarts = 0
+        self.is_draining = False
         self.server: Server | None = None
         self.hub: Hub | None = None
         self.committer: Committer[Command, Result, Decision] | None = None
@@ -121,6 +121,14 @@ class SimServer:
             self._network.unplug_server()
             self._scope.cancel()
 
+    @property
+    def is_down(self) -> bool:
+        """Whether every task of the last life has ended."""
+        return self._is_down.is_set()
+
+    async def wait_down(self) -> None:
+        await self._is_down.wait()
+
     async def kill(self) -> None:
         self.trace.record("server", "killed")
         self.unplug()
@@ -129,10 +137,12 @@ class SimServer:
     async def stop(self, deadline_s: float) -> None:
         """Stop as on SIGTERM: drain, commit what was taken, end."""
         self.trace.record("server", "stopping")
-        assert self.server is not None and self.committer is not None
-        await self.server.drain(deadline_s)
-        self.committer.close()
-        await self._is_down.wait()
+        server, committer, is_down = self.server, self.committer, self._is_down
+        assert server is not None and committer is not None
+        self.is_draining = True
+        await server.drain(deadline_s)
+        committer.close()
+        await is_down.wait()
         self.trace.record("server", "stopped")
 
     async def start(self, nursery: trio.Nursery) -> None:
@@ -140,7 +150,7 @@ class SimServer:
         self.store = MemoryStore(image=self.store.image())
         self.check_store()
         self.life += 1
-        self.restarts += 1
+        self.is_draining = False
         self._is_down = trio.Event()
         self._network.reset_unplugged(None)
         self.trace.record("server", f"started, life {self.life}")

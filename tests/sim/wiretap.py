@@ -5,8 +5,8 @@ and nothing of client or server.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgpack
@@ -45,8 +45,8 @@ class Heard:
     resume: int = 0
     is_first: bool = False
     to: int = 0
+    acked: int = 0
     revoked: bool = False
-    outcomes: set[int] = field(default_factory=set)
 
 
 def messages_of(frame: bytes | str) -> list[tuple[str, dict[str, Any]]]:
@@ -73,11 +73,12 @@ class Wiretap:
         node: str,
         device: bytes,
         tokens: Mapping[str, TokenFacts],
-        server_ms: int,
+        server_ms: Callable[[], int],
         settled: dict[str, dict[int, Recorded]],
+        fail: Callable[[Violation], None],
     ) -> None:
         self._auditor, self._trace, self._node, self._device = auditor, trace, node, device
-        self._tokens, self._server_ms, self._settled = tokens, server_ms, settled
+        self._tokens, self._server_ms, self._settled, self._report = tokens, server_ms, settled, fail
         self._held: list[TokenFacts] = []
         self._spaces: dict[str, Heard] = {}
         self._is_stale = False
@@ -88,18 +89,31 @@ class Wiretap:
     # -- from the device -----------------------------------------------------------------------------------------
 
     def sent(self, frame: bytes | str) -> None:
+        try:
+            self._sent(frame)
+        except Violation as violation:
+            self._report(violation)
+
+    def received(self, frame: bytes | str) -> None:
+        try:
+            self._received(frame)
+        except Violation as violation:
+            self._report(violation)
+
+    def _sent(self, frame: bytes | str) -> None:
         for name, body in messages_of(frame):
             self._trace.record(self._node, f"> {name} {_told(body)}")
             if name in ("hello", "refresh"):
                 facts = self._tokens[body["token"]]
                 self._held.append(facts)
-                self._is_stale = name == "hello" and facts.expires_ms + TOKEN_SLACK_MS < self._server_ms
+                self._is_stale = name == "hello" and facts.expires_ms + TOKEN_SLACK_MS < self._server_ms()
             elif name == "subscribe":
                 self._subscribe(body)
             elif name == "ack":
                 heard = self._spaces[body["space"]]
-                if heard.is_strict and heard.answered and body["applied"] != heard.complete:
+                if body["applied"] > max(heard.complete, heard.acked) or body["applied"] < heard.acked:
                     self._fail("S4", f"acknowledges {body['applied']} of {body['space']}, having {heard.complete}")
+                heard.acked = body["applied"]
 
     def _subscribe(self, body: dict[str, Any]) -> None:
         heard = self._spaces.setdefault(body["space"], Heard())
@@ -107,21 +121,22 @@ class Wiretap:
         heard.asked += 1
         heard.complete, heard.resume = body["complete"], body["resume"]
         heard.is_first = not heard.complete
-        heard.revoked, heard.to = False, 0
+        heard.revoked, heard.to, heard.acked = False, 0, 0
         head = self._auditor.space(body["space"]).oracle.head
         if max(heard.complete, heard.resume) > head:
             self._fail("S4", f"asks for {body['space']} after {heard.resume}, beyond the head {head}")
 
     # -- from the server -----------------------------------------------------------------------------------------
 
-    def received(self, frame: bytes | str) -> None:
+    def _received(self, frame: bytes | str) -> None:
         for name, body in messages_of(frame):
             self._trace.record(self._node, f"< {name} {_told(body)}")
             space = body.get("space")
             if name == "welcome" and self._is_stale:
                 self._fail("S11", "is welcomed with a token that expired long ago")
             elif name == "subscribed":
-                self._spaces[body["space"]].answered += 1
+                heard = self._spaces[body["space"]]
+                heard.answered, heard.revoked = heard.answered + 1, False
             elif name == "delta":
                 self._delta(body)
             elif name == "outcomes":

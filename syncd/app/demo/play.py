@@ -49,14 +49,18 @@ def run(options: Options) -> int:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     directory = Path(tempfile.mkdtemp(prefix="syncd-demo-"))
     code = 1
+    errors: list[Exception] = []
     try:
         code = trio.run(_play, options, directory, console)
     except* StageError as group:
-        for error in group.exceptions:
-            console.print(f"DISAGREED the demo could not go on: {error}", markup=False)
+        errors += group.exceptions
     except* KeyboardInterrupt:
-        console.print("stopped; all processes have ended, and nothing is kept")
         code = STOPPED
+    if code == STOPPED:  # Ctrl-C reaches the devices, too: what they fail at then is no finding
+        console.print("stopped; all processes have ended, and nothing is kept")
+    else:
+        for error in errors:
+            console.print(f"DISAGREED the demo could not go on: {error}", markup=False)
     if code in (0, STOPPED):
         shutil.rmtree(directory, ignore_errors=True)
     else:
@@ -98,7 +102,8 @@ async def _play(options: Options, directory: Path, console: Console) -> int:
             await _keep(console, daemon, devices)
         for device in devices:
             await device.quit()
-        if await daemon.stop() != 0:
+        # After --keep, Ctrl-C has reached the daemon, too, and a second signal ends it at once, not in order.
+        if await daemon.stop() != 0 and not options.keep:
             console.print(f"DISAGREED the daemon did not stop in order; its log is {daemon.log}", markup=False)
             code = 1
         nursery.cancel_scope.cancel()
@@ -146,8 +151,7 @@ def _conclude(
             "restarts": story.restarts, **asdict(found),
         }  # fmt: skip
         options.json_file.write_text(json.dumps(summary, indent=2) + "\n")
-    if not options.keep:
-        console.print()
+    console.print()
     console.print(
         f"{word} devices={len(devices)} changes={found.changes} acknowledged={acknowledged}"
         f" missing={found.missing} restarts={story.restarts} checksum={found.checksum}",
@@ -164,12 +168,13 @@ async def _keep(console: Console, daemon: Daemon, devices: Sequence[DeviceProces
     python = Path(sys.executable).parent
     console.print(
         f"\nThe daemon stays up (pid {daemon.pid}). Try, in another terminal:\n\n"
-        f"  export SYNCD_CONFIG={daemon.config}\n"
-        f"  {python}/syncd status\n"
-        f"  {python}/syncd explain {TRIP} plan/summer destination\n"
-        f"  {python}/syncd-device --store {first.store} --url {daemon.url} --token-file {first.token_file} \\\n"
-        f"      set {TRIP} plan summer destination '\"Oslo\"'\n"
-        f"  {python}/syncd-device --store {first.store} get {TRIP} plan summer\n\n"
+        f"  cd {daemon.config.parent}\n"
+        f"  export PATH={python}:$PATH SYNCD_CONFIG={daemon.config.name}\n"
+        f"  syncd status\n"
+        f"  syncd explain {TRIP} plan/summer destination\n"
+        f"  syncd-device --store {first.store.name} --url {daemon.url} \\\n"
+        f"      --token-file {first.token_file.name} set {TRIP} plan summer destination '\"Oslo\"'\n"
+        f"  syncd explain {TRIP} plan/summer destination\n\n"
         "Ctrl-C ends it, and removes what it stored.",
         markup=False, soft_wrap=True,
     )  # fmt: skip

@@ -22,14 +22,13 @@ from syncd.core.ids import (
     check_space,
     parse_position,
 )
-from syncd.engine import reading
 from syncd.engine.commands import Author, Command, Failed, Result
-from syncd.engine.grants import Role
+from syncd.engine.grants import Role, role_on
 from syncd.net.api.docs import Pages
 from syncd.net.auth import CHANGES_WRITE, DOCUMENTS_READ, Authenticator, KeyPrincipal, Principal, challenge
 from syncd.net.exchange import Health, Request
 from syncd.net.problems import raised
-from syncd.store.api import Reader, Store
+from syncd.store.api import Store
 from syncd.store.committer import Overloaded
 from syncd.wire.cloudevents import UnsupportedContent, media_type_of
 
@@ -188,9 +187,9 @@ def author_of(caller: Caller) -> Author:
     return Author(device, None, "key", caller.user, caller.grants)
 
 
-def check_role(call: Call, tx: Reader, space: str, needed: Role) -> Role:
+def check_role(call: Call, space: str, needed: Role) -> Role:
     """The caller's role. Raises `forbidden` below `needed`, in words that do not tell whether the space exists."""
-    role = reading.role(tx, space, call.known_caller().grants)
+    role = role_on(call.known_caller().grants, space)
     if role < needed:
         raise forbidden_on(space, needed)
     return role

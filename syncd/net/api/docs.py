@@ -24,7 +24,8 @@ h1{font-size:1.7rem;margin:0 0 .3rem}h2{margin:2.2rem 0 .6rem;font-size:1.25rem}
 details{border:1px solid var(--line);border-radius:.5rem;margin:.5rem 0;overflow:hidden}
 summary{cursor:pointer;padding:.55rem .8rem}summary:hover{background:var(--soft)}
 details>div{padding:.2rem 1rem 1rem;border-top:1px solid var(--line)}
-code,pre{font:13px/1.5 ui-monospace,monospace}
+details>div{scroll-margin-top:3rem}
+code,pre{font:14px/1.5 ui-monospace,monospace}
 pre{background:var(--soft);padding:.7rem;border-radius:.4rem;overflow:auto}
 .method{display:inline-block;min-width:3.2rem;font-weight:700;color:var(--get)}.POST{color:var(--post)}
 .quiet{opacity:.7}table{border-collapse:collapse;width:100%}
@@ -97,7 +98,8 @@ def _operation(
     if body is not None:
         parts.append("<h4>Body</h4>" + "".join(_contents(body)))
     parts.append("<h4>Responses</h4>" + _rows(_responses(description, operation["responses"])))
-    parts += _contents(next(iter(operation["responses"].values())))
+    status, response = next(iter(operation["responses"].items()))
+    parts += _contents(response, f"{status}: ")
     parts.append(f"<h4>Try it</h4><pre>{escape(_curl(verb, path, parameters, operation))}</pre>")
     return _folded(operation["operationId"], title, "".join(parts))
 
@@ -119,10 +121,10 @@ def _schemes(description: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"<code>{escape(name)}</code>", _text(scheme["description"])
 
 
-def _contents(holder: dict[str, Any]) -> Iterator[str]:
+def _contents(holder: dict[str, Any], label: str = "") -> Iterator[str]:
     """The media types of a body, each with its schema and example."""
     for media_type, content in holder.get("content", {}).items():
-        yield f"<p><code>{escape(media_type)}</code>: <code>{_schema(content['schema'])}</code></p>"
+        yield f"<p><code>{escape(label + media_type)}</code>: <code>{_schema(content['schema'])}</code></p>"
         examples = [content["example"]] if "example" in content else []
         examples += [example["value"] for example in content.get("examples", {}).values()]
         for example in examples:
@@ -175,4 +177,5 @@ def _rows(rows: Iterator[tuple[str, str]]) -> str:
 
 
 def _folded(anchor: str, title: str, body: str) -> str:
-    return f'<details id="{escape(anchor)}"><summary>{title}</summary><div>{body}</div></details>'
+    # The anchor is inside: a browser that is sent to it unfolds what holds it, but not an element that is itself folded.
+    return f'<details><summary>{title}</summary><div id="{escape(anchor)}">{body}</div></details>'

@@ -1,0 +1,79 @@
+"""`python -m tests.sim SEED`, or many: `python -m tests.sim --seeds 1..300 --seconds 480`. See tests/README.md."""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from multiprocessing import get_context
+
+from tests.sim.plan import PROFILES
+from tests.sim.world import Report, simulate
+
+PROCESSES_MAX = 2
+SHARES = ("swarm", "swarm", "offline", "swarm", "storm")  # of the profiles, in a run of many seeds
+
+
+def line_of(seed: int, profile: str, report: Report) -> str:
+    word = "PASS" if not report.exit_code else "FAIL"
+    return f"{word} seed={seed} profile={profile} events={report.events} hash={report.hash}"
+
+
+def tell(seed: int, profile: str, report: Report, is_verbose: bool) -> None:
+    print(line_of(seed, profile, report), flush=True)
+    if report.exit_code:
+        print(f"  {report.verdict}: {report.detail}")
+        for line in report.lines:
+            print(f"  {line}")
+        print(f"  replay: python -m tests.sim {seed} --profile {profile}", flush=True)
+    elif is_verbose:
+        print(f"  outcomes {dict(report.outcomes)}  faults {dict(report.faults)}  {report.virtual_s:.0f} virtual s")
+
+
+def one(job: tuple[int, str]) -> tuple[int, str, Report]:
+    return *job, simulate(*job)
+
+
+def many(first: int, last: int, seconds: float, profile: str | None) -> int:
+    """Run the seeds in order for at most so long; the greatest exit code."""
+    jobs = [(seed, profile or SHARES[seed % len(SHARES)]) for seed in range(first, last + 1)]
+    due_s = time.monotonic() + seconds
+    codes: list[int] = []
+    totals: Counter[str] = Counter()
+    events = 0
+    with get_context("fork").Pool(PROCESSES_MAX) as pool:
+        for seed, name, report in pool.imap(one, jobs):
+            codes.append(report.exit_code)
+            events += report.events
+            totals.update(report.outcomes)
+            totals.update({f"fault {kind}": count for kind, count in report.faults.items()})
+            if report.exit_code:
+                tell(seed, name, report, False)
+            if time.monotonic() > due_s:
+                pool.terminate()
+                break
+    failed = sum(bool(code) for code in codes)
+    print(f"{len(codes)} of {len(jobs)} seeds, {failed} failed, {events} events")
+    print("  " + ", ".join(f"{name} {count}" for name, count in sorted(totals.items())))
+    return max(codes, default=0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.sim", description="The whole system, from a seed.")
+    parser.add_argument("seed", type=int, nargs="?", help="run this seed, and tell what happened")
+    parser.add_argument("--profile", choices=PROFILES)
+    parser.add_argument("--seeds", metavar="A..B", help="run these seeds, in two processes")
+    parser.add_argument("--seconds", type=float, default=480.0, help="stop after so long (with --seeds)")
+    arguments = parser.parse_args()
+    if arguments.seeds is not None:
+        first, _, last = arguments.seeds.partition("..")
+        return many(int(first), int(last or first), arguments.seconds, arguments.profile)
+    if arguments.seed is None:
+        parser.error("a seed, or --seeds")
+    profile = arguments.profile or "swarm"
+    report = simulate(arguments.seed, profile)
+    tell(arguments.seed, profile, report, True)
+    return report.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""From the engine's commands and results to the plain data that the auditor takes.
+
+Owns the only place of the simulator that reads what the server decided; it judges nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from syncd.core.changes import Change, RefusedChange, Void
+from syncd.engine.commands import Command, Decision, EventResults, Post, Posted, PostEvents, Push, Pushed, Result
+from syncd.engine.grants import role_on
+from tests.sim.auditor import Auditor, Sent, Violation
+
+
+class CommitReader:
+    """Reports each commit to the auditor. `name`: of a device, by its id."""
+
+    def __init__(self, auditor: Auditor, name: Callable[[bytes], str]) -> None:
+        self._auditor, self._name = auditor, name
+
+    def read(self, now_ms: int, commands: Sequence[Command], results: Sequence[Result], decision: Decision) -> None:
+        if decision.alarms:
+            raise Violation("S15", f"the engine contained a defect: {decision.alarms[0]}")
+        for command, result in zip(commands, results, strict=True):
+            match command, result:
+                case Push(author, space, _, changes), Pushed():
+                    role = int(role_on(author.grants, space))
+                    entries = [(e.n, e.nonce, e.outcome, e.seq, e.detail) for e in result.outcomes]
+                    self._auditor.pushed(
+                        now_ms, self._name(author.device), space, author.device, role,
+                        [_sent(change) for change in changes], entries, result.forked,
+                    )  # fmt: skip
+                case Post(), Posted(outcome, seq, detail, position):
+                    key = None if command.idempotency is None else command.idempotency.key
+                    base = None if command.base is None else command.base.seq
+                    role = int(role_on(command.author.grants, command.space))
+                    self._auditor.posted_change(
+                        now_ms, command.space, role, key, base, command.operations,
+                        (outcome, seq, detail, position.seq),
+                    )  # fmt: skip
+                case PostEvents(), EventResults(told):
+                    for event, (status, _) in zip(command.events, told, strict=True):
+                        space, operations = _inbox(now_ms, event)
+                        self._auditor.event(now_ms, event.key, status, space, operations)
+        self._auditor.batch_ended()
+        self._check_deltas(decision)
+
+    def _check_deltas(self, decision: Decision) -> None:
+        for delta in decision.deltas:
+            head = self._auditor.space(delta.space).oracle.head
+            if delta.to != head:
+                raise Violation("S2", f"{delta.space}: a commit that ends at {head} is published up to {delta.to}")
+
+
+def _sent(change: Change | Void | RefusedChange) -> Sent:
+    if isinstance(change, Void):
+        return Sent(change.n, change.last, change.nonce, 0, 0, None)
+    if isinstance(change, RefusedChange):
+        raise Violation("S17", f"a change of the reference client is malformed: {change.reason}")
+    operations = tuple(tuple(operation.wire()) for operation in change.operations)
+    return Sent(change.n, change.n, change.nonce, change.base, change.stamp, operations)
+
+
+def _inbox(now_ms: int, event: Any) -> tuple[str | None, list[list[Any]]]:
+    """What an event with a notification writes, and where."""
+    notification = event.data.get("notification") if isinstance(event.data, dict) else None
+    if notification is None:
+        return None, []
+    document = ["_inbox", event.key.hex()]
+    fields = {name: notification[name] for name in ("title", "body", "category", "data") if name in notification}
+    fields |= {"at": now_ms if event.time_ms is None else event.time_ms, "source": event.source, "event": event.id}
+    operations: list[list[Any]] = [["create", *document]]
+    operations += [["reg.set", *document, name, value] for name, value in fields.items()]
+    return f"user/{event.subject}", operations

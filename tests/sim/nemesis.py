@@ -1,0 +1,98 @@
+"""What goes wrong, and when: kills, partitions, resets, clocks, weather, permissions.
+
+Owns the faults that the plan of a run allows, and the operator who starts a dead server again. Everything that it does
+can be healed: `world.heal` ends the faults, and then everything must come to rest.
+"""
+
+from random import Random
+from typing import TYPE_CHECKING
+
+import trio
+
+from tests.sim.device import SimDevice
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+STEP_MS_MAX = 30_000  # of the server's clock: a token lives at least 20 s
+
+
+class Nemesis:
+    def __init__(self, world: "World", random: Random) -> None:
+        self._world, self._random = world, random
+        self._busy: dict[str, None] = {}
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        """`nursery`: for faults that last; it ends with the safety phase."""
+        plan, random = self._world.plan, self._random
+        kinds = sorted(plan.faults - {"power-cut", "stale-token", "auth-down"})
+        while kinds:
+            await trio.sleep(random.expovariate(1 / plan.fault_every_s))
+            kind = random.choice(kinds)
+            self._world.trace.record("nemesis", kind)
+            self._world.faults[kind] = self._world.faults.get(kind, 0) + 1
+            await self._act(kind, nursery)
+
+    async def _act(self, kind: str, nursery: trio.Nursery) -> None:
+        world, random = self._world, self._random
+        device = random.choice(world.devices)
+        match kind:
+            case "kill-server":
+                await world.server.kill()
+            case "stop-server":
+                if world.server.life % 2:
+                    nursery.start_soon(world.server.stop, random.choice((0.0, 2.0, 10.0)))
+            case "kill-device" | "close-device":
+                if device.is_on and device.name not in self._busy:
+                    self._busy[device.name] = None
+                    nursery.start_soon(self._outage, device, kind == "kill-device")
+            case "cut":
+                devices = world.devices if random.random() < 0.2 else [device]
+                nursery.start_soon(self._partition, devices)
+            case "reset":
+                links = world.network.of(None if random.random() < 0.2 else device.name)
+                for link in links:
+                    link.reset()
+            case "clock":
+                if random.random() < 0.3:
+                    world.server.clock.step(random.randint(-STEP_MS_MAX, STEP_MS_MAX))
+                else:
+                    device.clock.step(random.choice((-86_400_000, -3_600_000, -5000, 5000, 3_600_000, 86_400_000)))
+                    device.clock.drift = random.uniform(-0.01, 0.01)
+            case "weather":
+                weather = world.network.weather[device.name]
+                weather.latency_s = random.choice((0.001, 0.05, 0.5, 3.0))
+                weather.jitter_s = random.choice((0.0, 0.02, 1.0))
+                weather.buffer_bytes = random.choice((120, 700, 4096, 65536))
+                weather.short_share = random.choice((0.0, 0.2, 0.6))
+            case "grants":
+                user, space = random.choice(world.users), random.choice(world.shared_spaces)
+                world.roles[user][space] = random.choice((0, 0, 1, 2, 2, 3, 3))
+                world.trace.record("nemesis", f"{user} has role {world.roles[user][space]} on {space}")
+            case _:
+                raise AssertionError(kind)
+
+    async def _outage(self, device: SimDevice, is_kill: bool) -> None:
+        await (device.kill() if is_kill else device.stop())
+        await trio.sleep(self._random.expovariate(1 / 10))
+        await device.start(self._world.nursery)
+        del self._busy[device.name]
+
+    async def _partition(self, devices: list[SimDevice]) -> None:
+        for device in devices:
+            self._world.network.cut(device.name)
+        await trio.sleep(self._random.choice((1.0, 10.0, 60.0)) * (0.5 + self._random.random()))
+        for device in devices:
+            self._world.network.mend(device.name)
+            if self._random.random() < 0.3:
+                for link in self._world.network.of(device.name):
+                    link.reset()
+
+    async def operate(self) -> None:
+        """Start the server again whenever it is down."""
+        world = self._world
+        while True:
+            await trio.sleep(0.5)
+            if world.server.life % 2 == 0 and world.server.is_down:
+                await trio.sleep(self._random.expovariate(1 / 5))
+                await world.server.start(world.nursery)

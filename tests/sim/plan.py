@@ -1,0 +1,73 @@
+"""What one run is like: drawn from its seed and profile before anything happens.
+
+Owns the knobs. A swarm draws which kinds of faults a run has at all, so that a rare one is not drowned by the others.
+"""
+
+from dataclasses import dataclass
+from random import Random
+
+FAULTS = (
+    "kill-server", "stop-server", "power-cut", "kill-device", "close-device", "cut", "reset", "clock", "weather",
+    "grants", "stale-token", "auth-down",
+)  # fmt: skip
+PROFILES = ("swarm", "offline", "storm")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`*_every_s`: mean time between two. `page_bytes`: what a page of a catch-up holds."""
+
+    profile: str
+    devices: int
+    users: int
+    spaces: int
+    safety_s: float
+    edit_every_s: float
+    fault_every_s: float
+    faults: frozenset[str]
+    page_bytes: int
+    disk_s: float
+    fault_share: float
+    latency_s: float
+    buffer_bytes: int
+    short_share: float
+    token_s: float
+    ping_ms: int
+    first_jitter_ms: int
+    offline_share: float
+    post_every_s: float
+
+
+def drawn(seed: int, profile: str) -> Plan:
+    random = Random(f"{profile}/{seed}/plan")
+    share = random.choice((0.2, 0.5, 0.8))
+    faults = frozenset(fault for fault in FAULTS if random.random() < share)
+    devices = random.choice((2, 3, 4, 6, 8))
+    if profile == "storm":
+        devices = random.choice((12, 20, 30))
+        faults |= {"kill-server", "power-cut"}
+    if profile == "offline":
+        faults |= {"cut", "kill-device"}
+    edits = random.randint(100, 400)  # in all: the auditor's cost grows faster than these
+    safety_s = random.choice((40.0, 90.0, 200.0)) * (4 if profile == "offline" else 1)
+    return Plan(
+        profile=profile,
+        devices=devices,
+        users=random.randint(1, min(devices, 4)),
+        spaces=random.randint(1, 4),
+        safety_s=safety_s,
+        edit_every_s=safety_s * devices / edits,
+        fault_every_s=random.choice((3.0, 8.0, 20.0)),
+        faults=faults,
+        page_bytes=random.choice((1, 300, 1500, 262_144)),
+        disk_s=random.choice((0.0, 0.002, 0.02, 0.2)),
+        fault_share=random.choice((0.0, 0.01, 0.04)) if "power-cut" in faults else 0.0,
+        latency_s=random.choice((0.001, 0.02, 0.2)),
+        buffer_bytes=random.choice((256, 700, 4096, 65536)),
+        short_share=random.choice((0.0, 0.0, 0.1, 0.4)),
+        token_s=random.choice((20.0, 60.0, 600.0)),
+        ping_ms=random.choice((15_000, 30_000)),
+        first_jitter_ms=random.choice((200, 1000, 5000)),
+        offline_share=random.choice((0.3, 0.6)) if profile == "offline" else random.choice((0.0, 0.05, 0.15)),
+        post_every_s=safety_s / random.randint(3, 20),
+    )

@@ -1,0 +1,181 @@
+"""What people and backends do: edits of every kind, spells offline, joining and leaving, posts and events with retries.
+
+Owns the choice of each action, from generators of its own, so that another fault elsewhere does not change it.
+"""
+
+import json
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import trio
+from syncd_client.codec import json_value
+
+from syncd.engine.grants import Grant, Role
+from syncd.net.auth import sign_token
+from tests.oracle.histories import random_wire
+from tests.oracle.oracle import packed
+from tests.sim.auditor import Violation
+from tests.sim.clocks import true_ms
+from tests.sim.device import SimDevice
+from tests.sim.server import KEY
+from tests.sim.sockets import ask_http
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+BACKEND = "backend"
+DOCUMENTS = ("a", "b", "c", "d", "e", "f")
+ASK_S = 20.0  # how long a backend waits for an answer
+RETRIES_MAX = 12
+
+
+def random_operation(random: Random) -> list[Any]:
+    """One operation on a few documents; the first are the most contended."""
+    while True:
+        operation = list(random_wire(random))
+        if operation[0] == "counter.inc" and not operation[4]:
+            continue  # the client refuses it before it is a change
+        operation[1:3] = ["c", random.choice(DOCUMENTS[: random.choice((1, 3, 6))])]
+        return operation
+
+
+def random_change(random: Random) -> list[list[Any]]:
+    operations = [random_operation(random) for _ in range(1 if random.random() < 0.7 else random.randint(2, 4))]
+    if random.random() < 0.5:
+        # Clients create what they edit: without this most changes would be refused.
+        operations.insert(0, ["create", *operations[0][1:3]])
+    return operations
+
+
+class Person:
+    """Uses one device."""
+
+    def __init__(self, world: "World", device: SimDevice) -> None:
+        self._world, self._device = world, device
+        self._random = Random(device.random.random())
+        self._read_at: dict[str, Any] = {}
+
+    async def run(self) -> None:
+        random, plan = self._random, self._world.plan
+        await trio.sleep(random.random() * plan.edit_every_s)
+        while True:
+            await trio.sleep(random.expovariate(1 / plan.edit_every_s))
+            client = self._device.client
+            if client is None:
+                continue
+            roll = random.random()
+            if roll < plan.offline_share:
+                self._world.trace.record(self._device.name, "goes offline")
+                await client.go_offline()
+                await trio.sleep(random.expovariate(1 / (4 * plan.edit_every_s)))
+                # Whatever this device is now, it was told to be online.
+                if self._device.client is not None:
+                    self._device.client.go_online()
+            elif roll < plan.offline_share + 0.06:
+                self._join_or_leave()
+            elif roll < plan.offline_share + 0.09:
+                client.background(60_000) if random.random() < 0.5 else client.foreground()
+            else:
+                for _ in range(1 if random.random() < 0.9 else random.randint(2, 12)):
+                    self.edit()
+
+    def _join_or_leave(self) -> None:
+        random, client = self._random, self._device.client
+        assert client is not None
+        space = client.space(random.choice(self._world.spaces_of(self._device.user)))
+        if not space.row.is_subscribed:
+            self._world.trace.record(self._device.name, f"subscribes {space.name}")
+            space.subscribe()
+        else:
+            forget = random.random() < 0.5
+            self._world.trace.record(self._device.name, f"unsubscribes {space.name} forget={forget}")
+            space.unsubscribe(forget=forget)
+
+    def edit(self) -> None:
+        random, client = self._random, self._device.client
+        assert client is not None
+        space = client.space(random.choice(self._world.spaces_of(self._device.user)))
+        operations = random_change(random)
+        read_at = None
+        if random.random() < 0.1:
+            read_at = self._read_at.get(space.name)
+        target = operations[0][1:3]
+        before = space.view(*target)
+        if before is not None and random.random() < 0.3:
+            self._read_at[space.name] = before.read_at
+        complete = space.row.complete
+        change = space.commit(operations, read_at=read_at)
+        self._world.auditor.committed(
+            self._device.id, space.name, change.n, change.nonce, complete, operations
+        )
+        self._world.trace.record(
+            self._device.name, f"commits {space.name} n={change.n} at={complete} {[item[0] for item in operations]}"
+        )
+        if len(operations) == 1 and operations[0][0] == "reg.set" and before is not None:
+            field, value = operations[0][3:5]
+            after = space.view(*target)
+            is_reg = before.types.get(field, "reg") == "reg"
+            if is_reg and (after is None or packed(after.fields[field]) != packed(value)):
+                self._world.fail(Violation("S9", f"{self._device.name} does not read its own write of {target}"))
+
+
+class Backend:
+    """Posts changes and events over HTTP, and asks again until it has an answer."""
+
+    def __init__(self, world: "World", random: Random, secret: str) -> None:
+        self._world, self._random, self._secret = world, random, secret
+        self._positions: dict[str, str] = {}
+        self._count = 0
+
+    async def run(self) -> None:
+        while True:
+            await trio.sleep(self._random.expovariate(1 / self._world.plan.post_every_s))
+            self._count += 1
+            await (self._post() if self._random.random() < 0.6 else self._send_events())
+
+    async def _post(self) -> None:
+        random = self._random
+        space = random.choice(self._world.shared_spaces)
+        body: dict[str, Any] = {"operations": [json_value(item) for item in random_change(random)]}
+        if random.random() < 0.4 and space in self._positions:
+            body["base"] = self._positions[space]
+        token = sign_token(KEY, BACKEND, [Grant("s/**", Role.WRITER)], 3600, true_ms())
+        answer = await self._ask(
+            f"/v1/spaces/{space.replace('/', '%2F')}/changes",
+            {"Authorization": f"Bearer {token}", "Idempotency-Key": f"post-{self._count}"},
+            "application/json",
+            body,
+        )
+        if answer is not None:
+            self._positions[space] = answer["position"]
+
+    async def _send_events(self) -> None:
+        random = self._random
+        events = []
+        for index in range(random.randint(1, 3)):
+            user = random.choice(self._world.users)
+            notification = {"title": "t", "body": "b", "category": "c", "data": {"n": self._count}}
+            events.append({
+                "specversion": "1.0", "id": f"{self._count}-{index}", "source": "/sim", "type": "x", "subject": user,
+                "data": {"notification": notification} if random.random() < 0.8 else None,
+            })  # fmt: skip
+        if random.random() < 0.2:
+            events.append(events[0])
+        await self._ask(
+            "/v1/events", {"Authorization": f"Bearer {self._secret}"}, "application/cloudevents-batch+json", events
+        )
+
+    async def _ask(self, target: str, headers: dict[str, str], media_type: str, body: Any) -> Any:
+        data = json.dumps(body).encode()
+        for _ in range(RETRIES_MAX):
+            told = await ask_http(
+                self._world.network, BACKEND, "POST", target, headers | {"Content-Type": media_type}, data, ASK_S
+            )
+            self._world.trace.record(BACKEND, f"POST {target} -> {told and told[0]}")
+            if told is not None and told[0] < 300:
+                return json.loads(told[1])
+            if told is not None and told[0] not in (401, 503):
+                self._world.fail(Violation("S15", f"POST {target} was answered {told}", BACKEND))
+                return None
+            await trio.sleep(self._random.expovariate(1 / 3.0))
+        return None

@@ -1,0 +1,388 @@
+"""One run: everything is made from the seed, lives through its phases, and is judged.
+
+Phases: make; *safety*, in which people work and the nemesis acts; heal; *liveness*, in which everything must come to
+rest before a virtual deadline; check; restart everything, come to rest, check again; send everyone away and see that
+nothing is left.
+"""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import trio
+from syncd_client.policy import State
+
+from syncd.engine import reading
+from syncd.engine.commands import Command, CreateKey, Decision, Post, Result
+from syncd.engine.commands import Author as EngineAuthor
+from syncd.engine.grants import Grant, Role
+from syncd.net.auth import make_key, secret_hash, sign_token
+from syncd.net.limits import NetLimits
+from syncd.wire.limits import DEFAULT
+from tests.sim import determinism
+from tests.sim.auditor import READER, WRITER, Auditor, Recorded, Violation
+from tests.sim.clocks import true_ms
+from tests.sim.commits import CommitReader
+from tests.sim.device import SimDevice
+from tests.sim.final import check_everything, unfinished
+from tests.sim.nemesis import Nemesis
+from tests.sim.network import Network, Weather
+from tests.sim.plan import Plan, drawn
+from tests.sim.server import KEY, Defects, SimServer
+from tests.sim.trace import Trace
+from tests.sim.wiretap import TokenFacts, Wiretap
+from tests.sim.workload import BACKEND, Backend, Person
+
+LIVENESS_S = 900.0  # three of the longest backoffs, and the time in which a dead connection is noticed
+ALARMING = ("drift", "forked", "malformed", "expired", "stopped")
+MEMORY = Path("/dev/shm")
+
+
+class NotLive(Exception):
+    """Something that must happen did not happen in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`verdict`: PASS, or what was broken; `exit_code`: 0, 1 correctness, 2 liveness, 3 crash."""
+
+    verdict: str
+    exit_code: int
+    events: int
+    hash: str
+    detail: str
+    lines: tuple[str, ...]
+    outcomes: Mapping[str, int]
+    faults: Mapping[str, int]
+    virtual_s: float
+
+
+class World:
+    def __init__(self, seed: int, profile: str, directory: Path) -> None:
+        self.seed = seed
+        self.plan: Plan = drawn(seed, profile)
+        self.trace = Trace()
+        self.auditor = Auditor()
+        self.faults: dict[str, int] = {}
+        self.failure: BaseException | None = None
+        self._directory = directory
+        self._random = Random(f"{profile}/{seed}/world")
+        self._scope = trio.CancelScope()
+        self.is_safe_phase = True
+        self.network = Network(self._fork(), self.trace)
+        self.users = [f"u{index}" for index in range(self.plan.users)]
+        self.shared_spaces = [f"s/{index}" for index in range(self.plan.spaces)]
+        self.roles = {user: {space: self._role() for space in self.shared_spaces} for user in self.users}
+        for user in self.users:
+            self.roles[user][f"user/{user}"] = 3
+        self.tokens: dict[str, TokenFacts] = {}
+        self._settled: dict[str, dict[str, dict[int, Recorded]]] = {}
+        self._last_token: dict[str, str] = {}
+        self._names: dict[bytes, str] = {}
+        self._notices: dict[str, tuple[int, int]] = {}
+        self._token_random = self._fork()
+        limits = NetLimits(
+            ping_ms=self.plan.ping_ms, first_jitter_ms=self.plan.first_jitter_ms,
+            ack_ms=self._random.choice((500, 5000)),
+        )  # fmt: skip
+        reader = CommitReader(self.auditor, self._name)
+        self.server = SimServer(
+            self._fork(), self.network, self.trace, limits, DEFAULT, self._guarded(reader.read)
+        )
+        self.server.disk_s = self.plan.disk_s
+        self.devices: list[SimDevice] = []
+        self.nursery: trio.Nursery
+
+    def _fork(self) -> Random:
+        return Random(self._random.getrandbits(64))
+
+    def _role(self) -> int:
+        return self._random.choice((3, 3, 2, 2, 2, 2, 1))
+
+    def _name(self, device: bytes) -> str:
+        return self._names.get(device, device.hex()[:8])
+
+    def spaces_of(self, user: str) -> list[str]:
+        return [*self.shared_spaces, f"user/{user}"]
+
+    def fail(self, violation: BaseException) -> None:
+        """The first broken invariant ends the run."""
+        if self.failure is None:
+            self.failure = violation
+            self._scope.cancel()
+
+    def _guarded(self, read: Callable[..., None]) -> Callable[[int, Sequence[Command], Sequence[Result], Decision], None]:
+        def guarded(now_ms: int, commands: Sequence[Command], results: Sequence[Result], decision: Decision) -> None:
+            try:
+                read(now_ms, commands, results, decision)
+            except Violation as violation:
+                self.fail(violation)
+
+        return guarded
+
+    # -- tokens --------------------------------------------------------------------------------------------------
+
+    def token(self, device: SimDevice) -> str:
+        """The application's own service gives a token; now and then it is down, or an old one was cached."""
+        random, faults = self._token_random, self.plan.faults if self.is_safe_phase else frozenset()
+        if "auth-down" in faults and random.random() < 0.1:
+            raise OSError("the token service does not answer")
+        if "stale-token" in faults and random.random() < 0.15 and device.name in self._last_token:
+            return self._last_token[device.name]
+        roles = {space: role for space, role in self.roles[device.user].items() if role}
+        life_s = self.plan.token_s * (0.5 + random.random()) if self.is_safe_phase else 3600.0
+        grants = [Grant(space, Role(role)) for space, role in roles.items()]
+        token = sign_token(KEY, device.user, grants, life_s, true_ms(), token_id=str(random.getrandbits(32)))
+        self.tokens[token] = TokenFacts(roles, true_ms() + round(life_s * 1000))
+        self._last_token[device.name] = token
+        return token
+
+    def _tap(self, device: SimDevice) -> Wiretap:
+        self._names[device.id] = device.name
+        return Wiretap(
+            self.auditor, self.trace, device.name, device.id, self.tokens, self.server.clock.now_ms,
+            self._settled.setdefault(device.name, {}), self.fail,
+        )  # fmt: skip
+
+    # -- phases --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Returns when all is well. Raises `Violation`, `NotLive`, or what crashed."""
+        with self._scope:
+            async with trio.open_nursery() as self.nursery:
+                secret = await self._make()
+                self.nursery.start_soon(self._monitor)
+                await self._safety(secret)
+                await self._heal()
+                await self._rest()
+                check_everything(self)
+                await self._restart()
+                await self._rest()
+                check_everything(self)
+                await self._send_away()
+                self.nursery.cancel_scope.cancel()
+        if self.failure is not None:
+            raise self.failure
+
+    async def _make(self) -> str:
+        plan, random = self.plan, self._random
+        await self.server.start(self.nursery)
+        committer = self.server.committer
+        assert committer is not None
+        secret = make_key(random.randbytes(32))
+        await committer.execute(CreateKey("sim", ("events:write",), secret_hash(secret), random.randbytes(16)))
+        maker = EngineAuthor(b"\0" * 6 + b"setup12345", None, "key", "setup", (Grant("**", Role.OWNER),))
+        for space in [*self.shared_spaces, *(f"user/{user}" for user in self.users)]:
+            await committer.execute(Post(maker, space, [["create", "c", "seed"]], None, None, None))
+        self.network.weather[BACKEND] = self._weather()
+        for index in range(plan.devices):
+            name = f"d{index}"
+            self.network.weather[name] = self._weather()
+            user = self.users[index % len(self.users)]
+            binding = random.choice(("msgpack", "msgpack", "json"))
+            device = SimDevice(
+                name, user, binding, self._directory / name, self._fork(), self.network, self.trace,
+                self.token, self._tap,
+            )  # fmt: skip
+            self.devices.append(device)
+            if random.random() < 0.8:
+                await self._first_start(device)
+        self.server.fault_share = plan.fault_share
+        return secret
+
+    def _weather(self) -> Weather:
+        plan = self.plan
+        return Weather(plan.latency_s, plan.latency_s * self._random.random(), plan.buffer_bytes, plan.short_share)
+
+    async def _first_start(self, device: SimDevice) -> None:
+        await device.start(self.nursery)
+        assert device.client is not None
+        self._names[device.id] = device.name
+        for space in self.spaces_of(device.user):
+            if self._random.random() < 0.8:
+                device.client.space(space).subscribe()
+
+    async def _safety(self, secret: str) -> None:
+        nemesis = Nemesis(self, self._fork())
+        backend = Backend(self, self._fork(), secret)
+        with trio.move_on_after(self.plan.safety_s):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(nemesis.operate)
+                nursery.start_soon(nemesis.run, nursery)
+                nursery.start_soon(backend.run)
+                for device in self.devices:
+                    nursery.start_soon(Person(self, device).run)
+                    if not device.is_on:
+                        nursery.start_soon(self._join_late, device)
+
+    async def _join_late(self, device: SimDevice) -> None:
+        await trio.sleep(self._random.random() * self.plan.safety_s)
+        await self._first_start(device)
+
+    async def _heal(self) -> None:
+        self.trace.record("nemesis", "heal")
+        self.is_safe_phase = False
+        self.server.fault_share = 0.0
+        self.server.clock.correct()
+        for name in self.network.weather:
+            weather = self.network.weather[name]
+            weather.latency_s, weather.jitter_s, weather.buffer_bytes, weather.short_share = 0.02, 0.01, 65536, 0.0
+            self.network.mend(name)
+        if self.server.life % 2 == 0 or self.server.is_draining:
+            await self.server.wait_down()
+            await self.server.start(self.nursery)
+        for device in self.devices:
+            if not device.is_on:
+                await device.wait_down()
+                await device.start(self.nursery)
+            assert device.client is not None
+            device.client.go_online()
+        for link in self.network.of(None):
+            link.reset()  # everyone connects anew, with a token of now
+
+    async def _rest(self) -> None:
+        """Wait until nothing is on its way any more."""
+        due_s = trio.current_time() + LIVENESS_S
+        while True:
+            await trio.sleep(1)
+            left = unfinished(self)
+            if not left:
+                self.trace.record("nemesis", "at rest")
+                return
+            if trio.current_time() > due_s:
+                raise NotLive("; ".join(left[:6]))
+
+    async def _restart(self) -> None:
+        self.trace.record("nemesis", "restart of everything")
+        for device in self.devices:
+            await device.kill()
+        await self.server.kill()
+        await self.server.start(self.nursery)
+        for device in self.devices:
+            await device.start(self.nursery)
+
+    async def _send_away(self) -> None:
+        for device in self.devices:
+            await device.stop()
+        server, hub = self.server.server, self.server.hub
+        assert server is not None and hub is not None
+        due_s = trio.current_time() + 300
+        while server.connection_count and trio.current_time() < due_s:
+            await trio.sleep(1)
+        if server.connection_count or hub.room_count or hub.members:
+            raise Violation(
+                "S14", f"nobody is there: {server.connection_count} connections, {hub.room_count} rooms are left"
+            )
+        self.server.check_store()
+
+    # -- all the time --------------------------------------------------------------------------------------------
+
+    async def _monitor(self) -> None:
+        while True:
+            await trio.sleep(0.5)
+            try:
+                self.server.check_bounds()
+                for device in self.devices:
+                    self._look_at(device)
+            except Violation as violation:
+                self.fail(violation)
+            if self.server.defects:
+                self.fail(Violation("S15", self.server.defects[0], "server"))
+
+    def _look_at(self, device: SimDevice) -> None:
+        client = device.client
+        if client is None:
+            return
+        life, seen = self._notices.get(device.name, (0, 0))
+        if life != id(client):
+            life, seen = id(client), 0
+        new = min(client.watchers.notice_count - seen, len(client.watchers.notices))
+        self._notices[device.name] = (life, client.watchers.notice_count)
+        for notice in list(client.watchers.notices)[len(client.watchers.notices) - new :]:
+            if notice.what in ALARMING:
+                raise Violation("S7", f"{device.name} notices: {notice}", device.name, "server")
+        if client.status.state is State.STOPPED:
+            raise Violation("S15", f"{device.name} stopped: {client.status.reason}", device.name, "server")
+
+    # -- for the final checks ------------------------------------------------------------------------------------
+
+    def may_read(self, device: SimDevice, space: str) -> bool:
+        return self.roles[device.user].get(space, 0) >= READER
+
+    def may_write(self, device: SimDevice, space: str) -> bool:
+        return self.roles[device.user].get(space, 0) >= WRITER
+
+
+@contextmanager
+def _catching_up_by(page_bytes: int) -> Iterator[None]:
+    """Pages of a catch-up as small as the plan says: in a real one, only much data shows what happens between two."""
+    original = reading.page
+
+    def page(tx: object, cursor: object, bytes_target: int = page_bytes) -> object:
+        return original(tx, cursor, bytes_target)  # type: ignore[arg-type]
+
+    reading.page = page  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        reading.page = original
+
+
+def simulate(seed: int, profile: str = "swarm") -> Report:
+    """One whole run."""
+    directory = Path(tempfile.mkdtemp(prefix="sim-", dir=MEMORY if MEMORY.is_dir() else None))
+    world = World(seed, profile, directory)
+    defects, logger = Defects(), logging.getLogger("syncd")
+    logger.addHandler(defects)
+    virtual = [0.0]
+
+    async def main() -> None:
+        try:
+            await world.run()
+        finally:
+            virtual[0] = trio.current_time()
+
+    failure: BaseException | None = None
+    try:
+        with _catching_up_by(world.plan.page_bytes):
+            determinism.run(seed, main)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        failure = world.failure or _leaf(error)
+    finally:
+        logger.removeHandler(defects)
+        shutil.rmtree(directory, ignore_errors=True)
+    if failure is None and defects.lines:
+        failure = Violation("S15", defects.lines[0], "server")
+    return _report(world, failure, virtual[0])
+
+
+def _leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _report(world: World, failure: BaseException | None, virtual_s: float) -> Report:
+    trace, nodes = world.trace, ()
+    detail, code, verdict = "", 0, "PASS"
+    if isinstance(failure, Violation):
+        nodes = failure.nodes
+        verdict, code, detail = failure.invariant, 3 if failure.invariant == "S15" else 1, failure.detail
+    elif isinstance(failure, NotLive):
+        verdict, code, detail = "liveness", 2, str(failure)
+    elif failure is not None:
+        import traceback
+
+        verdict, code, detail = "crash", 3, "".join(traceback.format_exception(failure))
+    lines = tuple(trace.last(nodes, 60)) if failure is not None else ()
+    return Report(
+        verdict, code, trace.count, trace.hash, detail, lines,
+        dict(sorted(world.auditor.outcomes.items())), dict(sorted(world.faults.items())), virtual_s,
+    )  # fmt: skip
