@@ -172,7 +172,8 @@ def _serve(settings: Settings, announce: Callable[[Mapping[str, Any]], None]) ->
 
 
 @cli.command(
-    context_settings={"ignore_unknown_options": True, "help_option_names": []}, short_help="Watch it at work, in a minute."
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    short_help="Watch it at work, in a minute.",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def demo(arguments: tuple[str, ...]) -> None:

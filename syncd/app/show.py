@@ -118,7 +118,7 @@ def explanation(found: Mapping[str, Any], as_json: bool) -> None:
         return
     name = f"{found['collection']}/{found['id']} in {found['space']}"
     if found["state"] == "absent":
-        click.echo(f"There is no {name}: nobody made it, or all devices know of its deletion already.")
+        click.echo(f"{name} does not exist: nobody made it, or all devices know of its deletion already.")
         return
     click.echo(f"{name} is {found['state']} (rev {found['rev']}, born at {found['born']}).")
     for field, facts in found["fields"].items():

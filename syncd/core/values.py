@@ -54,7 +54,9 @@ def normalized(value: object, depth: int = 0) -> Value:
     if depth >= DEPTH_MAX:
         raise ValueRefused(f"values nest at most {DEPTH_MAX} deep")
     if kind is list or kind is tuple:
-        return _normalized_list(value, depth)  # type: ignore[arg-type]
+        if len(value) >= _LONG:  # type: ignore[arg-type]
+            return _normalized_long(value, depth)  # type: ignore[arg-type]
+        return [normalized(item, depth + 1) for item in value]  # type: ignore[attr-defined]
     if kind is dict:
         return _normalized_map(value, depth)  # type: ignore[arg-type]
     raise ValueRefused(
@@ -62,16 +64,16 @@ def normalized(value: object, depth: int = 0) -> Value:
     )
 
 
-def _normalized_list(items: list[Any] | tuple[Any, ...], depth: int) -> list[Value]:
+def _normalized_long(items: list[Any] | tuple[Any, ...], depth: int) -> list[Value]:
+    """An array of at least `_LONG` items: scalars of one kind without a call for each, because a frame full of small
+    numbers would hold the loop up ten times longer."""
     if len(items) > ITEMS_MAX:
         raise ValueRefused(f"an array has at most {ITEMS_MAX} items")
-    if len(items) >= _LONG:
-        # Without a call for each item: a frame full of arrays of small numbers would hold the loop up ten times longer.
-        kinds = set(map(type, items))
-        if kinds <= _KEPT_AS_THEY_ARE:
-            return list(items)
-        if kinds == _INTEGERS and -INTEGER_MAX <= min(items) and max(items) <= INTEGER_MAX:
-            return list(items)
+    kinds = set(map(type, items))
+    if kinds <= _KEPT_AS_THEY_ARE:
+        return list(items)
+    if kinds == _INTEGERS and min(items) >= -INTEGER_MAX and max(items) <= INTEGER_MAX:
+        return list(items)
     return [normalized(item, depth + 1) for item in items]
 
 

@@ -76,8 +76,8 @@ class LmdbReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._txn.abort()
-        # An ended read transaction keeps its slot among the readers until its object goes, and this one may live on as a
-        # variable of a task that waits: with some thirty such tasks nobody could read any more.
+        # An ended read transaction keeps its slot among the readers until its object goes, and this one may live on as
+        # a variable of a task that waits: with some thirty such tasks nobody could read any more.
         del self._txn
 
     def get(self, key: bytes) -> bytes | None:

@@ -24,7 +24,6 @@ def run(seed: int, main: Callable[[], Awaitable[T]]) -> T:
     private: Any = trio_run
     was_allowed, state = private._ALLOW_DETERMINISTIC_SCHEDULING, private._r.getstate()
     was_collecting = gc.isenabled()
-    gc.collect()
     gc.disable()
     private._ALLOW_DETERMINISTIC_SCHEDULING = True
     private._r.seed(seed)

@@ -177,5 +177,5 @@ def _rows(rows: Iterator[tuple[str, str]]) -> str:
 
 
 def _folded(anchor: str, title: str, body: str) -> str:
-    # The anchor is inside: a browser that is sent to it unfolds what holds it, but not an element that is itself folded.
+    # The anchor is inside: a browser that is sent to it unfolds what holds it, but not what is itself folded.
     return f'<details><summary>{title}</summary><div id="{escape(anchor)}">{body}</div></details>'
