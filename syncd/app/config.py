@@ -175,6 +175,12 @@ def ensure_generated_key(settings: Settings, entropy: Callable[[int], bytes]) ->
         file.flush()
         os.fsync(file.fileno())
     aside.rename(path)
+    # The name must survive a power cut, too: with another key every token signed so far would be refused.
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
     return True
 
 

@@ -44,7 +44,7 @@ from syncd.net.limits import NetLimits
 from syncd.net.server import Server
 from syncd.store import keys
 from syncd.store.api import Store, StoreError
-from syncd.store.committer import Committer, CommitterLimits
+from syncd.store.committer import Committer
 from syncd.store.lmdb import open_store
 from syncd.wire import limits as wire_limits
 
@@ -203,11 +203,11 @@ class _Daemon:
             is_trusted=is_trusted,
         )  # fmt: skip
         shell = HttpShell(admin.handle, _NoWebSockets(), self._env.clock, self._limits, _log.error)
-        room = trio.CapacityLimiter(ADMIN_CONNECTIONS_MAX)
+        room = trio.Semaphore(ADMIN_CONNECTIONS_MAX)
         async with trio.open_nursery() as nursery:
             while True:
+                await room.acquire()  # first the place: a connection that waits for one would belong to nobody
                 transport = await listener.accept()
-                await room.acquire_on_behalf_of(transport)
                 nursery.start_soon(_converse, shell, transport, room)
 
     def health(self) -> Health:
@@ -221,7 +221,7 @@ class _Daemon:
                 f"a commit has not returned for more than {COMMIT_HANGS_MS // 1000} seconds: look at the disk"
             )
         used, limit = self._store.usage().used_bytes, self._settings.config.store.map_bytes_max
-        if used > limit * CommitterLimits().full_share:
+        if used > limit * self._committer.limits.full_share:
             reasons.append(f"the store is full: {used} of store.map_bytes_max = {limit} bytes are used")
         return Health(tuple(reasons))
 
@@ -269,7 +269,7 @@ class _NoWebSockets:
         return 1.0
 
 
-async def _converse(shell: HttpShell, transport: Transport, room: trio.CapacityLimiter) -> None:
+async def _converse(shell: HttpShell, transport: Transport, room: trio.Semaphore) -> None:
     try:
         await shell.converse(transport)
     except TransportClosed:
@@ -278,7 +278,7 @@ async def _converse(shell: HttpShell, transport: Transport, room: trio.CapacityL
         _log.exception("an admin connection failed")
     finally:
         transport.abort()
-        room.release_on_behalf_of(transport)
+        room.release()
 
 
 # -- making the parts -------------------------------------------------------------------------------------------------

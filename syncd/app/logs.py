@@ -5,6 +5,9 @@ Owns the form of a line and what must never stand in one. Whoever logs uses the 
 
 Invariant: L1 no token and no API key leaves by a log, whoever put it into a message or a field: what looks like one is
 replaced. Nothing logs credentials on purpose; this is for the library's exception that quotes its input.
+
+A line is written where it is logged, in the loop: whoever collects stderr (journald, a file) must read it, as for most
+daemons. A queue would need a bound, and what falls out of it is what one looks for afterwards.
 """
 
 import json

@@ -5,6 +5,7 @@ Owns the form of every output. Must not fetch anything. JSON goes to stdout as o
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -40,6 +41,7 @@ def development(ready: Mapping[str, Any], user: str, token_file: Path, *, is_kep
     """How to use a daemon that was started for development."""
     http, socket, space = f"http://{ready['http']}", f"ws://{ready['http']}/v1/sync", user_space(user)
     kept = "kept" if is_kept else "removed at the end"
+    device = "syncd-device" if shutil.which("syncd-device") else Path(sys.executable).with_name("syncd-device")
     click.echo(f"""\
 syncd runs for development
   devices   {socket}
@@ -49,8 +51,10 @@ syncd runs for development
   token     {token_file}   (user {user}, owner of {space}, for 7 days)
 
 Try it:
-  syncd-device --store /tmp/phone --url {socket} --token-file {token_file} create {space} task 1 title='"milk"'
-  curl -H "Authorization: Bearer $(cat {token_file})" {http}/v1/spaces/{quote(space, safe="")}/documents
+  {device} --store {token_file.parent}/phone --url {socket} \\
+      --token-file {token_file} create {space} task 1 title='"milk"'
+  curl -s -H "Authorization: Bearer $(cat {token_file})" \\
+      {http}/v1/spaces/{quote(space, safe="")}/documents
 
 (Ctrl-C stops it)""")
     sys.stdout.flush()

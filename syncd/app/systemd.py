@@ -48,7 +48,8 @@ def inherited_socket(environ: Mapping[str, str]) -> socket.socket | None:
     attempt. Raises `ValueError` if there is more than one: there is one port to serve."""
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return None
-    count = int(environ.get("LISTEN_FDS", "0"))
-    if count > 1:
-        raise ValueError(f"LISTEN_FDS: got {count} sockets, expected one: the address of server.listen")
+    told = environ.get("LISTEN_FDS", "0")
+    if told not in ("0", "1"):
+        raise ValueError(f"LISTEN_FDS: got {told!r} sockets, expected 1: the address of server.listen")
+    count = int(told)
     return socket.socket(fileno=LISTEN_FDS_START) if count == 1 else None

@@ -33,6 +33,7 @@ from syncd.net.websocket import (
     INTERNAL_ERROR,
     NORMAL,
     PONG,
+    PROTOCOL_ERROR,
     TEXT,
     Closed,
     FrameRefused,
@@ -52,6 +53,7 @@ from syncd.wire.errors import (
     FRAME_LIMIT,
     INTERNAL,
     KIND_BY_NAME,
+    MALFORMED,
     NOT_SUBSCRIBED,
     OVERLOADED,
     RATE_LIMITED,
@@ -69,6 +71,10 @@ from syncd.wire.session import Due, ServerSession, State, Step, Subscription
 
 IDLE, NO_PROGRESS, BUSY = 4001, 4002, 4101  # close codes for which the registry has no error
 SESSION_BYTES: Final = 16
+
+# A frame that takes longer to read is followed by a pause as long: who sends megabytes of nested arrays back to back
+# has half of the loop at most. Turns between the changes of a frame would not do instead: one change may fill the frame.
+READ_S_MAX: Final = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +148,10 @@ class Connection:
         finally:
             self._submit_acks()
             self._session.close()
-            self.delivery.abort()
             self._inbound = None  # the wheel holds this object until its last deadline: not half a message with it
             if self._author is not None:
-                self._services.hub.part(self)
+                self._services.hub.part(self)  # first: a defect of the delivery must not leave a dead member behind
+            self.delivery.abort()
 
     async def _take(self, data: bytes) -> None:
         """All that a piece of input completes, in order. A frame that is refused has no effect."""
@@ -163,16 +169,24 @@ class Connection:
                 elif isinstance(item, Scrap):
                     self._session.charge(1, _now_ms())
                 else:
-                    for message in self._session.receive(item, _now_ms()):
+                    began_s = trio.current_time()
+                    messages = self._session.receive(item, _now_ms())
+                    read_s = trio.current_time() - began_s
+                    for message in messages:
                         await self._handle(message)
                         if self._closing_due_s is not None:
                             break
+                    if read_s > READ_S_MAX:
+                        await trio.sleep(read_s)
         except ProtocolError as refused:
             self._refuse(refused)
             if refused.kind is RATE_LIMITED:
                 self._stop_looking()  # or a flood would cost as much as before until the peer closes
         except FrameRefused as refused:
-            self.close(refused.code, refused.reason)
+            if refused.code == PROTOCOL_ERROR:
+                self.close(refused.code, refused.reason)  # who breaks the framing would not find our error either
+            else:
+                self._end(MALFORMED, refused.reason, refused.code)
             self._stop_looking()  # where the next frame begins is unknown, so its close frame cannot be waited for
         except Exception:
             self.failed()
@@ -489,10 +503,16 @@ class Connection:
             self._send(m.Goaway(code, retry_after_ms, spread_ms))
 
     def failed(self) -> None:
-        """An exception that is a defect of ours is being handled."""
+        """An exception that is a defect of ours is being handled. Raises nothing: who calls serves all connections."""
         device = "" if self._author is None else f" of device {self._author.device.hex()}"
         self._services.log(f"a connection{device} failed\n{traceback.format_exc()}")
-        self._end(INTERNAL, "the server failed on this connection and has logged why")
+        try:
+            self._end(INTERNAL, "the server failed on this connection and has logged why")
+        except Exception:
+            self._services.log(f"a connection{device} failed while it was ended\n{traceback.format_exc()}")
+        if self._closing_due_s is None:  # it could not end, now or before: its reader wakes and clears up
+            self._session.close()
+            self.delivery.transport.abort()
 
     # -- deadlines -----------------------------------------------------------------------------------------------
 

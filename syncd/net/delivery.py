@@ -200,6 +200,10 @@ class Delivery:
             self._rest = self._control = None
             self.transport.abort()
 
+    def failed(self) -> None:
+        """Called in the handler of an exception that is a defect of ours: end the connection."""
+        self._owner.failed()
+
     def _framed(self, *messages: ServerMessage) -> bytes:
         return frame(TEXT if self.codec.is_text else BINARY, self.codec.encode(*messages))
 
@@ -379,6 +383,15 @@ class Delivery:
             self._wiring.nursery.start_soon(self._pump)
 
     async def _pump(self) -> None:
+        try:
+            await self._bring_on()
+        except Exception:
+            self._is_pumping = False  # the error that is sent now may need a pump of its own
+            self._owner.failed()
+            return
+        self._is_pumping = False
+
+    async def _bring_on(self) -> None:
         """Until nothing waits: flush, then bring one channel on by one step, and let others run."""
         try:
             while not self.is_closed and (self._rest is not None or self._waiting):
@@ -393,11 +406,6 @@ class Delivery:
                 self.transport.shutdown()
         except TransportClosed:
             self.abort()
-        except Exception:
-            self._is_pumping = False  # the error that is sent now may need a pump of its own
-            self._owner.failed()
-            return
-        self._is_pumping = False
 
     def _step_next(self) -> None:
         """One step of the channel that has waited longest; it goes to the end of the queue if it needs another."""

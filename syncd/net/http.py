@@ -27,6 +27,8 @@ from syncd.wire.codec import CODECS, Codec
 
 SYNC_PATH: Final = "/v1/sync"
 RECEIVE_BYTES: Final = 65_536
+BODY_PIECES_MAX: Final = 16_384  # chunks, or what one read brings of them: 11 us each; 4 MiB in 256 bytes each
+PIECES_PER_TURN: Final = 256  # of those between two checkpoints, some 3 ms: a read of 64 KiB may hold ten thousand
 _KEY_BYTES: Final = 16
 _ACCEPT_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 
@@ -138,7 +140,8 @@ class _Conversation:
         self._is_first = True
 
     async def run(self) -> Upgrade | None:
-        for _ in range(self._shell.limits.requests_per_connection_max):
+        requests_max = self._shell.limits.requests_per_connection_max
+        for number in range(1, requests_max + 1):
             head: h11.Request | None = None
             try:
                 head = await self._head()
@@ -153,7 +156,8 @@ class _Conversation:
                 break
             with self._shell.busy():
                 response = await self._handled(request)
-                await self._answer(head, response, is_last=self._shell.door.is_draining)
+                is_last = self._shell.door.is_draining or number == requests_max
+                await self._answer(head, response, is_last=is_last)
             if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
                 break
             self._h11.start_next_cycle()
@@ -212,7 +216,7 @@ class _Conversation:
             # RFC 9112, 6.3: whoever stands before us may have taken the other one for the end of the body.
             raise _Problem("malformed-request", "a request has Content-Length or Transfer-Encoding, not both")
         received_ms = self._shell.clock.now_ms()
-        body = bytearray()
+        body, pieces = bytearray(), 0
         with trio.move_on_after(limits.body_s) as reading:
             if self._h11.they_are_waiting_for_100_continue:
                 await self._write(self._sent(h11.InformationalResponse(status_code=100, headers=[])))
@@ -220,6 +224,11 @@ class _Conversation:
                 if len(body) + len(event.data) > BODY_BYTES_MAX:
                     raise _too_large()
                 body += event.data
+                pieces += 1
+                if pieces > BODY_PIECES_MAX:
+                    raise _Problem("malformed-request", f"a body comes in at most {BODY_PIECES_MAX} pieces")
+                if pieces % PIECES_PER_TURN == 0:
+                    await trio.lowlevel.checkpoint()
             if not isinstance(event, h11.EndOfMessage):
                 raise _Ended
         if reading.cancelled_caught:

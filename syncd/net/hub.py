@@ -5,11 +5,11 @@ not know how a connection was made, nor what a client asked for.
 
 A delta is encoded and framed once for each format in use, and the same bytes go to every subscriber, inline, without
 await: `send_now` for one after the other. What a socket does not take is its delivery's affair. The loop yields between
-slices, so that ten thousand subscribers do not stop the process for a tenth of a second.
+slices, counted over all deltas of a batch, so that ten thousand sends do not stop the process for a tenth of a second.
 
 Invariants: B1 of one space, deltas are handed out in the order of their commits. B2 `sent_to` of a room is raised
 before the first subscriber gets the delta: one that wants to become live in the middle of a fan-out has it, or reads
-on. B3 a device has one connection: the newest.
+on. B3 a device has one connection: the newest. B4 what one subscriber raises ends its connection only.
 """
 
 from collections import OrderedDict
@@ -111,11 +111,15 @@ class Hub:
         """
         limits = self._limits
         spread_ms = 1000 * len(self._members) / limits.upgrades_per_s_max
-        for member in self.members:
+        for number, member in enumerate(self.members, 1):
             member.depart(SERVICE_RESTART, int(uniform(0, spread_ms)), limits.goaway_spread_ms)
+            if number % SLICE == 0:
+                await trio.lowlevel.checkpoint()
         await self._wait_empty(deadline_s)
-        for member in self.members:
+        for number, member in enumerate(self.members, 1):
             member.close(SERVICE_RESTART, "the server restarts")
+            if number % SLICE == 0:
+                await trio.lowlevel.checkpoint()
         await self._wait_empty(limits.closing_s)
 
     async def _wait_empty(self, timeout_s: float) -> None:
@@ -161,6 +165,7 @@ class Hub:
 
     async def publish(self, decision: Decision) -> None:
         """Hand out the deltas of one commit. The results of its commands were called back before."""
+        sends = 0  # since the last checkpoint: a batch may have a thousand deltas with a few subscribers each
         for delta in decision.deltas:
             room = self._rooms.get(delta.space)
             if room is None:
@@ -171,16 +176,25 @@ class Hub:
                     payload = codec.encode(delta)
                     opcode = TEXT if codec.is_text else BINARY
                     is_sendable = len(payload) <= self._delta_bytes_max * (JSON_FACTOR if codec.is_text else 1)
-                    await self._fan_out(delta, frame(opcode, payload) if is_sendable else None, list(live))
+                    data = frame(opcode, payload) if is_sendable else None
+                    sends = await _fan_out(delta, data, list(live), sends + 1)  # to encode costs about one send
 
-    async def _fan_out(self, delta: Delta, data: bytes | None, channels: list[Channel]) -> None:
-        for start in range(0, len(channels), SLICE):
-            if start:
-                await trio.lowlevel.checkpoint()
-            if data is None:
-                _leave_behind(channels[start : start + SLICE])
-            else:
-                _hand_out(delta, data, channels[start : start + SLICE])
+
+async def _fan_out(delta: Delta, data: bytes | None, channels: list[Channel], sends: int) -> int:
+    """To all of them, with turns for others; how many sends there were since the last."""
+    start = 0
+    while start < len(channels):
+        if sends >= SLICE:
+            await trio.lowlevel.checkpoint()
+            sends = 0
+        part = channels[start : start + SLICE - sends]
+        if data is None:
+            _leave_behind(part)
+        else:
+            _hand_out(delta, data, part)
+        start += len(part)
+        sends += len(part)
+    return sends
 
 
 def _hand_out(delta: Delta, data: bytes, channels: list[Channel]) -> None:
@@ -190,21 +204,27 @@ def _hand_out(delta: Delta, data: bytes, channels: list[Channel]) -> None:
         if channel.state is not live or to <= channel.pos:
             continue  # it left while others got theirs, or it read this from the store
         delivery = channel.delivery
-        if from_ > channel.pos:
-            delivery.fall_behind(channel)
-            continue
         try:
-            taken = delivery.send_now(data)
-        except TransportClosed:
-            delivery.abort()
-            continue
-        channel.pos = to
-        if taken != size:
-            delivery.keep_rest(data, taken)
+            if from_ > channel.pos:
+                delivery.fall_behind(channel)
+                continue
+            try:
+                taken = delivery.send_now(data)
+            except TransportClosed:
+                delivery.abort()
+                continue
+            channel.pos = to
+            if taken != size:
+                delivery.keep_rest(data, taken)
+        except Exception:  # B4
+            delivery.failed()
 
 
 def _leave_behind(channels: list[Channel]) -> None:
     """What committed together is longer than a delta may be: each reads it from the store in pages."""
     for channel in channels:
         if channel.state is Subscription.LIVE:
-            channel.delivery.fall_behind(channel)
+            try:
+                channel.delivery.fall_behind(channel)
+            except Exception:  # B4
+                channel.delivery.failed()

@@ -12,7 +12,7 @@ from syncd.net.exchange import Response, json_content
 MEDIA_TYPE = "application/problem+json"
 
 
-class Kind(NamedTuple):
+class ProblemKind(NamedTuple):
     """One kind of problem: its HTTP status, a short title, and what a caller should know and do."""
 
     status: int
@@ -20,76 +20,80 @@ class Kind(NamedTuple):
     text: str
 
 
-KINDS: dict[str, Kind] = {
-    "malformed-request": Kind(
+KINDS: dict[str, ProblemKind] = {
+    "malformed-request": ProblemKind(
         400,
         "Malformed request",
         "The request could not be read: a header, a query parameter, the path or the JSON of the body breaks its"
         " syntax. Nothing was done. `detail` says what was expected and where. Repeating it as it is does not help.",
     ),
-    "invalid-request": Kind(
+    "invalid-request": ProblemKind(
         422,
         "Invalid request",
         "The body is well-formed but not what this route takes. `pointer` is a JSON Pointer (RFC 6901) to the part of"
         " the body that is wrong. Nothing was done.",
     ),
-    "unauthenticated": Kind(
+    "unauthenticated": ProblemKind(
         401,
         "Authentication required",
         "The request carries no credentials, or they are not valid. Send `Authorization: Bearer` with a token or an"
         " API key. `reason` is one of missing, malformed, bad_signature, unknown_key, expired, not_yet_valid,"
         " wrong_issuer, wrong_audience, missing_claim, bad_grants.",
     ),
-    "forbidden": Kind(
+    "forbidden": ProblemKind(
         403,
         "Not allowed",
         "The credentials are valid but do not cover this request. `scope` names the scope that an API key needs; a"
         " token needs a grant on the space.",
     ),
-    "not-found": Kind(404, "Not found", "There is nothing at this address, or the document is absent or was deleted."),
-    "method-not-allowed": Kind(405, "Method not allowed", "The `Allow` header lists what this address takes."),
-    "not-acceptable": Kind(
+    "not-found": ProblemKind(
+        404, "Not found", "There is nothing at this address, or the document is absent or was deleted."
+    ),
+    "method-not-allowed": ProblemKind(405, "Method not allowed", "The `Allow` header lists what this address takes."),
+    "not-acceptable": ProblemKind(
         406, "Not acceptable", "The `Accept` header excludes every form that this address has; `available` lists them."
     ),
-    "request-timeout": Kind(408, "Request timeout", "The request did not arrive in full in time. Send it again."),
-    "bad-position": Kind(
+    "request-timeout": ProblemKind(
+        408, "Request timeout", "The request did not arrive in full in time. Send it again."
+    ),
+    "bad-position": ProblemKind(
         409, "Position beyond the head", "The position lies beyond what the space holds. Use one that you have read."
     ),
-    "expired-position": Kind(
+    "expired-position": ProblemKind(
         410,
         "Expired position",
         "The position belongs to another epoch of the space, from before a restore. `epoch` is the present one; up to"
         " seq `fork` both share their history. Read again and repeat the request with a position of this epoch.",
     ),
-    "precondition-failed": Kind(
+    "precondition-failed": ProblemKind(
         412, "Precondition failed", "The document is not at the revision that `If-Match` names. Read it again."
     ),
-    "too-large": Kind(
+    "too-large": ProblemKind(
         413, "Content too large", "The body has more than `limit_bytes` bytes, or a list in it more than `limit` items."
     ),
-    "unsupported-media-type": Kind(
+    "unsupported-media-type": ProblemKind(
         415, "Unsupported media type", "The `Content-Type` is none of those in `supported`, or the body is compressed."
     ),
-    "idempotency-key-reused": Kind(
+    "idempotency-key-reused": ProblemKind(
         422,
         "Idempotency-Key reused",
         "The same Idempotency-Key came with another request within its lifetime of 24 hours. Nothing was done. Use a"
         " new key for each request, and the same key only to repeat it.",
     ),
-    "upgrade-required": Kind(
+    "upgrade-required": ProblemKind(
         426, "Upgrade required", "This address speaks WebSocket only, with a subprotocol of syncd.v1."
     ),
-    "headers-too-large": Kind(
+    "headers-too-large": ProblemKind(
         431, "Header fields too large", "The request line and headers are larger than the server takes."
     ),
-    "internal": Kind(
+    "internal": ProblemKind(
         500, "Internal error", "The server failed on this request; it was undone and logged. Repeating it is safe."
     ),
-    "overloaded": Kind(503, "Overloaded", "The request was not taken. Repeat it after `Retry-After` seconds."),
-    "store-full": Kind(
+    "overloaded": ProblemKind(503, "Overloaded", "The request was not taken. Repeat it after `Retry-After` seconds."),
+    "store-full": ProblemKind(
         503, "Store full", "There is no room for new data. Reads go on. An operator has to make room; repeat later."
     ),
-    "not-ready": Kind(503, "Not ready", "`reasons` lists what keeps the server from taking writes."),
+    "not-ready": ProblemKind(503, "Not ready", "`reasons` lists what keeps the server from taking writes."),
 }
 
 

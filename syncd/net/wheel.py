@@ -4,7 +4,8 @@ Owns when an entry is woken, not why. A task that sleeps costs some KiB and a pl
 moves whenever its deadline does; an entry here costs one reference, and a deadline that moves *later*, as an idle
 timeout does with each byte received, costs nothing at all: the entry is woken at its old time, looks, and goes back.
 
-Invariants: W1 an entry is woken at or after the time asked for, at most one tick late, and never twice for one time.
+Invariants: W1 an entry is woken at or after the time asked for, at most one tick late unless the loop is, and never
+twice for one time; if that is more than SLOTS ticks away, also once a round before, and says again what is due next.
 W2 asking for a later time than one already asked for keeps the earlier: `wake` returns what is due next. W3 an entry
 that is no longer wanted says so by returning None when it is woken; nothing has to be removed.
 """
@@ -16,6 +17,7 @@ import trio
 
 TICK_S = 0.25  # deadlines are seconds and minutes; a finer tick only wakes the loop more often
 SLOTS = 1024  # 256 s around; what lies farther goes round again
+WAKES = 256  # entries woken between two checkpoints: some ms if each sends a ping, as after a restart
 
 
 class Entry(Protocol):
@@ -69,20 +71,20 @@ class Wheel:
     async def _serve(self, now_s: float) -> None:
         """Wake what is due, slot by slot. After a long stall all slots are passed at once."""
         now_tick = int(now_s / TICK_S)
-        for tick in range(self._tick + 1, now_tick + 1):
-            self._tick = tick
-            index = tick % SLOTS
+        # Asked anew each time: `schedule` moves an empty wheel on, and to go back behind that would lose what it added.
+        while self._count and self._tick < now_tick:
+            self._tick += 1
+            index = self._tick % SLOTS
             if self._slots[index]:
                 entries, self._slots[index] = self._slots[index], []
                 self._count -= len(entries)
-                self._wake(entries, tick, now_s)
+                await self._wake(entries, self._tick, now_s)
                 await trio.lowlevel.checkpoint()
-            if not self._count:
-                self._tick = max(self._tick, now_tick)
-                break
 
-    def _wake(self, entries: list[Entry], tick: int, now_s: float) -> None:
-        for entry in entries:
+    async def _wake(self, entries: list[Entry], tick: int, now_s: float) -> None:
+        for number, entry in enumerate(entries, 1):
+            if number % WAKES == 0:
+                await trio.lowlevel.checkpoint()
             if entry.due != tick:
                 continue  # it asked for an earlier time since, and was or will be woken then
             entry.due = None

@@ -134,7 +134,7 @@ class Committer(Generic[C, R, D]):
         self._decide, self._results, self._publish, self._failed = decide, results, publish, failed
         self._clock, self._offload, self._faults = clock, offload, faults
         self._adds_data, self._size_bytes = adds_data, size_bytes
-        self._limits = limits or CommitterLimits()
+        self.limits = limits or CommitterLimits()
         self._queue: deque[_Entry[C, R]] = deque()
         self._queue_bytes = 0
         self._is_closing = False
@@ -149,8 +149,8 @@ class Committer(Generic[C, R, D]):
         if self._is_closing:
             raise Overloaded("the server is shutting down")
         size = self._size_bytes(command)
-        if len(self._queue) >= self._limits.queue_count_max or (
-            self._queue and self._queue_bytes + size > self._limits.queue_bytes_max
+        if len(self._queue) >= self.limits.queue_count_max or (
+            self._queue and self._queue_bytes + size > self.limits.queue_bytes_max
         ):
             raise Overloaded("too many commands are waiting to be written")
         self._queue.append(_Entry(command, done, size))
@@ -216,9 +216,9 @@ class Committer(Generic[C, R, D]):
         """The next batch: at least one command, then as many as the bounds allow."""
         taken = [self._queue.popleft()]
         size = taken[0].size_bytes
-        while self._queue and len(taken) < self._limits.batch_count_max:
+        while self._queue and len(taken) < self.limits.batch_count_max:
             size += self._queue[0].size_bytes
-            if size > self._limits.batch_bytes_max:
+            if size > self.limits.batch_bytes_max:
                 break
             taken.append(self._queue.popleft())
         self._queue_bytes -= sum(entry.size_bytes for entry in taken)
@@ -300,7 +300,7 @@ class Committer(Generic[C, R, D]):
         """Whether the store is above the mark, although it was given room to grow."""
         while True:
             usage = self._store.usage()
-            if usage.used_bytes <= usage.limit_bytes * self._limits.full_share:
+            if usage.used_bytes <= usage.limit_bytes * self.limits.full_share:
                 return False
             if not self._store.grow():
                 return True

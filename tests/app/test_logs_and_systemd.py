@@ -111,7 +111,7 @@ def test_sockets_meant_for_another_process_are_left_alone() -> None:
 
 
 def test_more_than_one_inherited_socket_is_refused() -> None:
-    with pytest.raises(ValueError, match="got 2 sockets, expected one"):
+    with pytest.raises(ValueError, match="got '2' sockets, expected 1"):
         inherited_socket({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2"})
 
 

@@ -35,6 +35,7 @@ class Wire:
         self.close_code: int | None = None  # given by the server
         self.client_code: int | None = None  # given by the client
         self.pending: list[list[Any]] = []
+        self.is_slow_to_close = False
 
     # The transport that the client sees.
 
@@ -52,6 +53,8 @@ class Wire:
     async def close(self, code: int, reason: str) -> None:
         self.client_code = code
         self.to_server.close()
+        if self.is_slow_to_close:
+            await trio.sleep_forever()
 
     # The server.
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -224,14 +225,18 @@ def test_a_development_daemon_prints_what_works_and_leaves_nothing(tmp_path: Pat
     environ = environment(tmp_path) | {"TMPDIR": str(tmp_path)}
     del environ["SYNCD_STATE_DIR"]
     options = ("run", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--user", "a/b")
-    with subprocess.Popen([*COMMAND, *options], env=environ, stdout=subprocess.PIPE, text=True) as process:
+    with ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen([*COMMAND, *options], env=environ, stdout=subprocess.PIPE, text=True)
+        )
+        stack.callback(process.kill)  # a failure below must not wait for a daemon that serves on
         assert process.stdout is not None
-        shown = []
+        shown: list[str] = []
         while not shown or shown[-1] != "(Ctrl-C stops it)":
             line = process.stdout.readline()
             assert line, "it ended before it was ready"
             shown.append(line.strip())
-        (url,) = [line.split()[-1] for line in shown if line.startswith("curl")]
+        (url,) = [line for line in shown if line.startswith("http://") and line.endswith("/documents")]
         (token_file,) = [Path(line.split()[1]) for line in shown if line.startswith("token")]
         status, _ = asked(url, token_file.read_text().strip())
         assert status == 404, "the token is accepted; the space does not exist yet"

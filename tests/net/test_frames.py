@@ -12,7 +12,14 @@ from wsproto.events import Ping as PingFrame
 from syncd.engine.commands import Push
 from syncd.env.ports import TransportClosed
 from syncd.net.websocket import TEXT, close_frame, frame
-from tests.net.harness import SPACE, Client, send_all, world
+from tests.net.harness import SPACE, Client, Closed, send_all, world
+
+
+async def expect_refusal(client: Client, code: int) -> None:
+    """An `error` malformed comes first, then the close with the code."""
+    error = await client.expect("error")
+    assert (error["code"], error["name"]) == (1, "malformed")
+    assert (await client.closing()).code == code
 
 
 @pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536, 200_000])
@@ -47,7 +54,7 @@ async def test_a_frame_that_is_too_long_is_refused_before_its_end(autojump_clock
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(flood)
-            assert (await client.closing()).code == 1009
+            await expect_refusal(client, 1009)
             nursery.cancel_scope.cancel()
         assert sent < 2 * 1_048_576
         assert not any(isinstance(command, Push) for command in w.commands)
@@ -78,7 +85,7 @@ async def test_a_message_is_bounded_however_it_is_cut(pieces: int, autojump_cloc
                     await client.send_event(BytesMessage(data=piece, message_finished=i == pieces - 1))
 
             nursery.start_soon(send)
-            assert (await client.closing()).code == 1009
+            await expect_refusal(client, 1009)
             nursery.cancel_scope.cancel()
 
 
@@ -97,7 +104,7 @@ async def test_the_wrong_kind_of_frame_is_refused(
         await client.upgrade()
         await client.greet(w.token())
         await client.send_event(event)
-        assert (await client.closing()).code == code
+        await expect_refusal(client, code)
 
 
 async def test_text_that_is_not_utf8_is_refused(autojump_clock: MockClock) -> None:
@@ -105,14 +112,16 @@ async def test_text_that_is_not_utf8_is_refused(autojump_clock: MockClock) -> No
         client = Client(w.connect(), protocol="syncd.v1.json")
         await client.upgrade()
         await send_all(client.transport, bytes((0x81, 0x82)) + bytes(4) + b"\xc3\x28")
-        assert (await client.closing()).code == 1007
+        await expect_refusal(client, 1007)
 
 
-async def test_an_unmasked_frame_is_a_breach_of_websocket(autojump_clock: MockClock) -> None:
+async def test_a_breach_of_websocket_is_closed_without_a_message_of_ours(autojump_clock: MockClock) -> None:
     async with world() as w:
         client = await w.client()
         await send_all(client.transport, b"\x82\x01\x00")
-        assert (await client.closing()).code == 1002
+        with pytest.raises(Closed) as closed:
+            await client.receive()
+        assert closed.value.code == 1002
 
 
 async def test_nothing_of_a_malformed_frame_is_applied(autojump_clock: MockClock) -> None:

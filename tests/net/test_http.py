@@ -8,6 +8,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from syncd.env.memory import MemoryTransport
 from syncd.net.exchange import BODY_BYTES_MAX
+from syncd.net.http import BODY_PIECES_MAX
 from syncd.net.limits import NetLimits
 from tests.net.harness import Client, World, send_all, upgrade_request, world
 
@@ -90,6 +91,44 @@ async def test_a_chunked_body_that_is_too_long_is_refused_on_the_way(autojump_cl
             await trio.sleep(20)
         assert problem_of(answers[0]) == (413, "too-large")
         transport.abort()
+
+
+async def test_a_body_in_tiny_pieces_is_refused_and_others_get_their_turn_meanwhile(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        transport = w.connect(buffer_bytes=1 << 20)
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await send_all(transport, head + b"1\r\nx\r\n" * (BODY_PIECES_MAX + 1))
+        turns = 0
+        answers: list[bytes] = []
+        async with trio.open_nursery() as nursery:
+
+            async def read() -> None:
+                answers.append(await everything(transport))
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(read)
+            while turns < BODY_PIECES_MAX:
+                turns += 1
+                await trio.lowlevel.checkpoint()
+        assert problem_of(answers[0]) == (400, "malformed-request") and b"pieces" in answers[0]
+        assert turns > BODY_PIECES_MAX // 256
+        transport.abort()
+
+
+async def test_as_many_pieces_as_a_body_may_have_are_taken(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        transport = w.connect(buffer_bytes=1 << 20)
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await send_all(transport, head + b"1\r\nx\r\n" * 16_000 + b"0\r\n\r\n")
+        assert b"POST /  16000" in await transport.receive(1000)
+        transport.abort()
+
+
+async def test_the_last_request_that_a_connection_may_carry_is_answered_as_the_last(autojump_clock: MockClock) -> None:
+    async with world(NetLimits(requests_per_connection_max=2)) as w:
+        answer = await said(w, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+        first, second = answer.split(b"HTTP/1.1 200 ")[1:]
+        assert b"Connection: close" not in first and b"Connection: close" in second
 
 
 @pytest.mark.parametrize(

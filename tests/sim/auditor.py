@@ -72,6 +72,7 @@ class SpaceAudit:
     recorded: dict[tuple[bytes, int], Recorded] = field(default_factory=dict)
     highest: dict[bytes, int] = field(default_factory=dict)
     sums: dict[int, int] = field(default_factory=lambda: {0: 0})
+    committed_s: dict[int, float] = field(default_factory=dict)  # virtual time of the commit that ended at a seq
     posts: int = 0
 
 
@@ -170,11 +171,12 @@ class Auditor:
                 answer = ("applied", audit.oracle.head + 1, None, audit.oracle.head + 1)
                 self.posted_change(now_ms, space, 3, None, None, operations, answer)
 
-    def batch_ended(self) -> None:
+    def batch_ended(self, now_s: float) -> None:
         for space in self._touched:
             audit = self.spaces[space]
             if audit.oracle.head not in audit.sums:
                 audit.sums[audit.oracle.head] = sum_of(audit.oracle.state())
+                audit.committed_s[audit.oracle.head] = now_s
         self._touched.clear()
 
     def _check_made(self, node: str, space: str, device: bytes, change: Sent, n: int) -> None:

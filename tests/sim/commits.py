@@ -6,6 +6,8 @@ Owns the only place of the simulator that reads what the server decided; it judg
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import trio
+
 from syncd.core.changes import Change, RefusedChange, Void
 from syncd.engine.commands import Command, Decision, EventResults, Post, Posted, PostEvents, Push, Pushed, Result
 from syncd.engine.grants import role_on
@@ -42,7 +44,7 @@ class CommitReader:
                     for event, (status, _) in zip(command.events, told, strict=True):
                         space, operations = _inbox(now_ms, event)
                         self._auditor.event(now_ms, event.key, status, space, operations)
-        self._auditor.batch_ended()
+        self._auditor.batch_ended(trio.current_time())
         self._check_deltas(decision)
 
     def _check_deltas(self, decision: Decision) -> None:

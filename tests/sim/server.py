@@ -17,7 +17,7 @@ from syncd.engine.commands import Command, Decision, Failed, Result
 from syncd.engine.engine import Engine
 from syncd.env.ports import Environment
 from syncd.net.api import Api
-from syncd.net.auth import Authenticator, token_key
+from syncd.net.auth import Authenticator, Principal, token_key
 from syncd.net.exchange import Health
 from syncd.net.hub import Hub
 from syncd.net.limits import NetLimits
@@ -79,6 +79,19 @@ class Defects(logging.Handler):
         self.lines.append(logging.Formatter().format(record))
 
 
+class Doorkeeper(Authenticator):
+    """Tells which tokens were accepted, at the moment at which they are."""
+
+    def __init__(self, accepted: Callable[[str], None]) -> None:
+        super().__init__([KEY])
+        self._accepted = accepted
+
+    def token(self, token: str, now_ms: int) -> Principal:
+        principal = super().token(token, now_ms)
+        self._accepted(token)
+        return principal
+
+
 class SimServer:
     """`life` is the number of the present life, odd while the machine is up."""
 
@@ -90,6 +103,7 @@ class SimServer:
         net_limits: NetLimits,
         wire_limits: Limits,
         on_commit: Callable[[int, Sequence[Command], Sequence[Result], Decision], None],
+        on_token: Callable[[str], None],
     ) -> None:
         self.random, self.trace = random, trace
         self.clock = SimClock()
@@ -102,7 +116,7 @@ class SimServer:
         self.committer: Committer[Command, Result, Decision] | None = None
         self._entropy = SimEntropy(Random(random.random()))
         self._network, self._net_limits, self._wire_limits = network, net_limits, wire_limits
-        self._on_commit = on_commit
+        self._on_commit, self._on_token = on_commit, on_token
         self.store = MemoryStore()
         self._scope = trio.CancelScope()
         self._is_down = trio.Event()
@@ -185,7 +199,7 @@ class SimServer:
             self.store, engine.decide, lambda decision: decision.results, hub.publish, Failed, self.clock, disk, disk,
             adds_data=adds_data, size_bytes=size_bytes,
         )  # fmt: skip
-        authenticator = Authenticator([KEY])
+        authenticator = Doorkeeper(self._on_token)
         api = Api(store=self.store, committer=committer, authenticator=authenticator, clock=self.clock, health=Health)
         self.server = server = Server(
             env, hub, api, authenticator, self.store, committer, self._log,

@@ -6,10 +6,11 @@ and nothing of client or server.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
+import trio
 
 from tests.sim.auditor import READER, Auditor, Recorded, Violation
 from tests.sim.trace import Trace
@@ -23,15 +24,16 @@ NAMES = {
 HARMLESS_ERRORS = ("overloaded", "store_full", "not_subscribed", "forbidden")
 HARMLESS_CLOSES = ("unauthenticated", "token_expired", "superseded")
 DELETED = 2
-TOKEN_SLACK_MS = 90_000  # by which the server's clock may be set back between a hello and its welcome
+TOKEN_SLACK_MS = 65_000  # by which the server's clock may be set back between a hello and its welcome: two steps
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TokenFacts:
-    """What a token says: role by space."""
+    """What a token says: role by space. `accepted_s`: when the server took it, each time."""
 
     roles: Mapping[str, int]
     expires_ms: int
+    accepted_s: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -76,10 +78,12 @@ class Wiretap:
         server_ms: Callable[[], int],
         settled: dict[str, dict[int, Recorded]],
         fail: Callable[[Violation], None],
+        look: Callable[[], None],
     ) -> None:
         self._auditor, self._trace, self._node, self._device = auditor, trace, node, device
-        self._tokens, self._server_ms, self._settled, self._report = tokens, server_ms, settled, fail
-        self._held: list[TokenFacts] = []
+        self._tokens, self._server_ms, self._settled = tokens, server_ms, settled
+        self._report, self._look = fail, look
+        self._held: list[tuple[float, TokenFacts]] = []  # the tokens of this connection, and when they were sent
         self._spaces: dict[str, Heard] = {}
         self._is_stale = False
 
@@ -96,6 +100,7 @@ class Wiretap:
 
     def received(self, frame: bytes | str) -> None:
         try:
+            self._look()
             self._received(frame)
         except Violation as violation:
             self._report(violation)
@@ -105,7 +110,7 @@ class Wiretap:
             self._trace.record(self._node, f"> {name} {_told(body)}")
             if name in ("hello", "refresh"):
                 facts = self._tokens[body["token"]]
-                self._held.append(facts)
+                self._held.append((trio.current_time(), facts))
                 self._is_stale = name == "hello" and facts.expires_ms + TOKEN_SLACK_MS < self._server_ms()
             elif name == "subscribe":
                 self._subscribe(body)
@@ -162,7 +167,7 @@ class Wiretap:
         audit, heard = self._auditor.space(space), self._spaces[space]
         if to > audit.oracle.head:
             self._fail("S4", f"hears of {space} up to {to}, and the head is {audit.oracle.head}")
-        if heard.revoked or not any(facts.roles.get(space, 0) >= READER for facts in self._held):
+        if heard.revoked or not self._might_read(space, audit.committed_s.get(to, 0.0)):
             self._fail("S11", f"hears of {space}, which it may not read")
         if body.get("complete") and body.get("sum") is not None:
             total = int.from_bytes(raw(body["sum"]))
@@ -185,6 +190,15 @@ class Wiretap:
         heard.resume = to
         if body.get("complete"):
             heard.complete, heard.is_first = to, False
+
+    def _might_read(self, space: str, committed_s: float) -> bool:
+        """Whether a token that was in force when this was committed, or a later one, allows it."""
+        allowing = False
+        for sent_s, facts in self._held:
+            is_reader = facts.roles.get(space, 0) >= READER
+            is_in_force = any(sent_s <= at_s < committed_s for at_s in facts.accepted_s)
+            allowing = is_reader if is_in_force else allowing or is_reader
+        return allowing
 
     def _outcomes(self, body: dict[str, Any]) -> None:
         space = body["space"]

@@ -35,6 +35,8 @@ def random_operation(random: Random) -> list[Any]:
         operation = list(random_wire(random))
         if operation[0] == "counter.inc" and not operation[4]:
             continue  # the client refuses it before it is a change
+        if random.random() < 0.06:
+            operation = ["delete", "", ""]
         operation[1:3] = ["c", random.choice(DOCUMENTS[: random.choice((1, 3, 6))])]
         return operation
 
@@ -54,6 +56,7 @@ class Person:
         self._world, self._device = world, device
         self._random = Random(device.random.random())
         self._read_at: dict[str, Any] = {}
+        self._written: tuple[str, int, tuple[str, str], str, Any] | None = None  # the last plain write: space, n, ...
 
     async def run(self) -> None:
         random, plan = self._random, self._world.plan
@@ -87,9 +90,12 @@ class Person:
             self._world.trace.record(self._device.name, f"subscribes {space.name}")
             space.subscribe()
         else:
-            forget = random.random() < 0.5
+            forget = random.random() < 0.6
             self._world.trace.record(self._device.name, f"unsubscribes {space.name} forget={forget}")
             space.unsubscribe(forget=forget)
+            self._written = None
+            if random.random() < 0.5:
+                space.subscribe()
 
     def edit(self) -> None:
         random, client = self._random, self._device.client
@@ -111,12 +117,35 @@ class Person:
         self._world.trace.record(
             self._device.name, f"commits {space.name} n={change.n} at={complete} {[item[0] for item in operations]}"
         )
+        self._written = None
         if len(operations) == 1 and operations[0][0] == "reg.set" and before is not None:
             field, value = operations[0][3:5]
-            after = space.view(*target)
-            is_reg = before.types.get(field, "reg") == "reg"
-            if is_reg and (after is None or packed(after.fields[field]) != packed(value)):
-                self._world.fail(Violation("S9", f"{self._device.name} does not read its own write of {target}"))
+            if before.types.get(field, "reg") == "reg":
+                self._written = (space.name, change.n, (target[0], target[1]), field, value)
+                self.look()
+
+    def look(self) -> None:
+        """Read your writes: from the commit until the synced state has it, the view shows the last plain write, unless
+        it was refused."""
+        client, written = self._device.client, self._written
+        if client is None or written is None:
+            return
+        name, n, target, field, value = written
+        space, told = client.space(name), client.store.outcome(name, n)
+        row = space.row
+        if row.revoked is not None or not row.is_subscribed or (
+            told is not None and (told.seq is None or told.seq <= row.complete)
+        ):
+            self._written = None
+            return
+        shown = space.view(*target)
+        # A delete by someone else may have arrived, or another type: then replay shows nothing of it, and rightly.
+        synced = client.store.document(name, target)
+        if synced is None or synced.fields.get(field, ("reg", None))[0] != "reg":
+            return
+        if shown is None or packed(shown.fields.get(field)) != packed(value):
+            violation = Violation("S9", f"{self._device.name} no longer shows its own n = {n} of {name}", self._device.name)
+            self._world.fail(violation)
 
 
 class Backend:

@@ -84,7 +84,8 @@ class World:
             self.roles[user][f"user/{user}"] = 3
         self.tokens: dict[str, TokenFacts] = {}
         self._settled: dict[str, dict[str, dict[int, Recorded]]] = {}
-        self._last_token: dict[str, str] = {}
+        self._given: dict[str, list[str]] = {}
+        self.people: dict[str, Person] = {}
         self._names: dict[bytes, str] = {}
         self._notices: dict[str, tuple[int, int]] = {}
         self._token_random = self._fork()
@@ -94,8 +95,8 @@ class World:
         )  # fmt: skip
         reader = CommitReader(self.auditor, self._name)
         self.server = SimServer(
-            self._fork(), self.network, self.trace, limits, DEFAULT, self._guarded(reader.read)
-        )
+            self._fork(), self.network, self.trace, limits, DEFAULT, self._guarded(reader.read), self._accepted,
+        )  # fmt: skip
         self.server.disk_s = self.plan.disk_s
         self.devices: list[SimDevice] = []
         self.nursery: trio.Nursery
@@ -134,21 +135,25 @@ class World:
         random, faults = self._token_random, self.plan.faults if self.is_safe_phase else frozenset()
         if "auth-down" in faults and random.random() < 0.1:
             raise OSError("the token service does not answer")
-        if "stale-token" in faults and random.random() < 0.15 and device.name in self._last_token:
-            return self._last_token[device.name]
+        if "stale-token" in faults and random.random() < 0.15 and device.name in self._given:
+            return random.choice(self._given[device.name])
         roles = {space: role for space, role in self.roles[device.user].items() if role}
         life_s = self.plan.token_s * (0.5 + random.random()) if self.is_safe_phase else 3600.0
         grants = [Grant(space, Role(role)) for space, role in roles.items()]
         token = sign_token(KEY, device.user, grants, life_s, true_ms(), token_id=str(random.getrandbits(32)))
         self.tokens[token] = TokenFacts(roles, true_ms() + round(life_s * 1000))
-        self._last_token[device.name] = token
+        self._given.setdefault(device.name, []).append(token)
         return token
+
+    def _accepted(self, token: str) -> None:
+        if token in self.tokens:
+            self.tokens[token].accepted_s.append(trio.current_time())
 
     def _tap(self, device: SimDevice) -> Wiretap:
         self._names[device.id] = device.name
         return Wiretap(
             self.auditor, self.trace, device.name, device.id, self.tokens, self.server.clock.now_ms,
-            self._settled.setdefault(device.name, {}), self.fail,
+            self._settled.setdefault(device.name, {}), self.fail, self.people[device.name].look,
         )  # fmt: skip
 
     # -- phases --------------------------------------------------------------------------------------------------
@@ -192,6 +197,7 @@ class World:
                 self.token, self._tap,
             )  # fmt: skip
             self.devices.append(device)
+            self.people[name] = Person(self, device)
             if random.random() < 0.8:
                 await self._first_start(device)
         self.server.fault_share = plan.fault_share
@@ -218,7 +224,7 @@ class World:
                 nursery.start_soon(nemesis.run, nursery)
                 nursery.start_soon(backend.run)
                 for device in self.devices:
-                    nursery.start_soon(Person(self, device).run)
+                    nursery.start_soon(self.people[device.name].run)
                     if not device.is_on:
                         nursery.start_soon(self._join_late, device)
 

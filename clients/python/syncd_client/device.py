@@ -98,18 +98,24 @@ class Device:
         if self._url is not None and not self._is_wanted:
             self._is_wanted = True
             self._retry = Retry()
-            self._move(Event.GO, "")
+            # While a connection is still leaving, its end brings the next one about.
+            if self.status.state in (State.CLOSED, State.STOPPED):
+                self._move(Event.GO, "")
 
     async def go_offline(self) -> None:
         """Acknowledge what is stored, close the connection and stay offline. Takes LEAVE_S at most."""
         if self._is_wanted:
             self._is_wanted = False
-            if self._connection is not None:
-                self._connection.leave()
-                with trio.move_on_after(LEAVE_S):
-                    await self.watchers.pulse.wait_until(lambda: self._connection is None)
-            self._attempt.cancel()
-            self._move(Event.HALT, "offline")
+            try:
+                if self._connection is not None:
+                    self._connection.leave()
+                    with trio.move_on_after(LEAVE_S):
+                        await self.watchers.pulse.wait_until(lambda: self._connection is None)
+            finally:
+                # Also if nobody waits any more; but not against an application that has changed its mind meanwhile.
+                if not self._is_wanted:
+                    self._attempt.cancel()
+                    self._move(Event.HALT, "offline")
 
     def background(self, keepalive_ms: int | None = None) -> None:
         """The app went to the background: acknowledge, and let the server ping less often."""

@@ -93,6 +93,7 @@ class Link:
     progress_s: float = 0.0
     acked: m.Ack | None = None
     forget: bool = False
+    complete: int = 0  # where the subscription in force stands: a row behind it was forgotten and joined again
 
     def rewind(self, n: int) -> None:
         self.cursor_n = n
@@ -198,6 +199,7 @@ class Session:
             self._retry(delta.space, link, now_s, 0.0 if link.failures == 0 else _pause_s(link))
             return [Touched(delta.space, None), Notice("drift", delta.space, f"checksum differs at {delta.to}")]
         if result.what == "applied":
+            link.complete = delta.to
             link.failures = 0 if delta.sum is not None else link.failures
             self._changed(delta.space)
             return [Touched(delta.space, result.touched)]
@@ -365,12 +367,12 @@ class Session:
             self._dirty[name] = None
             return []
         result: list[m.ClientMessage] = []
-        if row.is_subscribed and link.phase == "none":
-            link.phase = "asked"
-            result.append(replica.subscribe_message(row))
-        elif not row.is_subscribed and link.phase in ("asked", "open"):
+        if link.phase in ("asked", "open") and (not row.is_subscribed or row.complete < link.complete):
             result.append(m.Unsubscribe(name, forget=link.forget or None))
             link.phase, link.acked, link.forget = "none", None, False
+        if row.is_subscribed and link.phase == "none":
+            link.phase, link.complete = "asked", row.complete
+            result.append(replica.subscribe_message(row))
         if tx.setting("forked") is None and (not row.is_subscribed or link.phase in ("open", "shut")):
             result.extend(self._pushes(tx, row, link, now_s))
         return result

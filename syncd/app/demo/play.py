@@ -84,6 +84,7 @@ def _token(daemon: Daemon, user: str) -> str:
 
 async def _play(options: Options, directory: Path, console: Console) -> int:
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(_until_terminated)
         daemon = Daemon(directory, nursery, SETTINGS)
         parts = cast(options.devices)
         devices = [_device(part, number, daemon, directory, nursery) for number, part in enumerate(parts, 1)]
@@ -108,6 +109,13 @@ async def _play(options: Options, directory: Path, console: Console) -> int:
             code = 1
         nursery.cancel_scope.cancel()
     return code
+
+
+async def _until_terminated() -> None:
+    """SIGTERM ends the demo as Ctrl-C does: the nursery takes all processes with it."""
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async for _ in signals:
+            raise KeyboardInterrupt
 
 
 async def _replicas(devices: Sequence[DeviceProcess]) -> list[Replica]:
@@ -139,8 +147,8 @@ def _conclude(
     refused = sum(change.seq is None for device in devices for change in device.acknowledged.values())
     story.tell(f"compared {len(devices)} devices with the store on disk, over {', '.join(names)}")
     story.tell(
-        f"looked up each of the {acknowledged} acknowledged changes in the store ({refused} were refused with a reason),"
-        " and checked every record (fsck)"
+        f"looked up each of the {acknowledged} acknowledged changes in the store ({refused} were refused with a"
+        " reason), and checked every record (fsck)"
     )
     for problem in found.problems[:20]:
         console.print(f"        {problem}", markup=False)

@@ -52,7 +52,7 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
+class ApiServices:
     """What handlers use of the daemon."""
 
     store: Store
@@ -67,7 +67,7 @@ class Services:
 class Call:
     """A request on its route. `parameters`: of the path, decoded. `caller` is None on open routes only."""
 
-    services: Services
+    services: ApiServices
     request: Request
     parameters: Mapping[str, str]
     query: Mapping[str, str]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from syncd.net.api.calls import Call, Caller, Clock, Executor, Services, parsed_query
+from syncd.net.api.calls import ApiServices, Call, Caller, Clock, Executor, parsed_query
 from syncd.net.api.changes import post_change
 from syncd.net.api.docs import loaded_pages
 from syncd.net.api.documents import get_document, get_documents, get_explanation
@@ -72,7 +72,7 @@ class Api:
         clock: Clock,
         health: Callable[[], Health],
     ) -> None:
-        self._services = Services(store, committer, authenticator, clock, health, loaded_pages())
+        self._services = ApiServices(store, committer, authenticator, clock, health, loaded_pages())
         self._by_path: dict[tuple[str, ...], dict[str, Route]] = {}
         for route in ROUTES:
             self._by_path.setdefault(tuple(route.template.split("/")[1:]), {})[route.method] = route
