@@ -14,7 +14,7 @@ PYTHON := $(shell for candidate in python3.11 python3.12 python3.13 python3.14 p
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo run test test-long check bench clean
+.PHONY: help demo run test test-long oracle crash check bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,13 @@ test: $(STAMP) ## The fast tests
 
 test-long: $(STAMP) ## All tests, with those that take minutes
 	@$(BIN)/python -m pytest -q --hypothesis-profile=long $(ARGS)
+
+oracle: $(STAMP) ## 20,000 random offline histories through the merge core, and through the engine, against full version vectors
+	@$(BIN)/python -m tests.oracle.run --histories 20000 $(ARGS)
+	@$(BIN)/python -m tests.oracle.run --histories 20000 --engine $(ARGS)
+
+crash: $(STAMP) ## kill -9 of the daemon, 50 times, and of devices, 30 times, under load of 20 devices
+	@$(BIN)/python -m tests.crash $(ARGS)
 
 check: $(STAMP) ## Style, types, import rules, tidiness
 	@echo "ruff"; $(BIN)/ruff check .

@@ -56,7 +56,7 @@ class _Group(click.Group):
             self._end(DAMAGED, f"the store is damaged: {error}\n{DAMAGED_ADVICE}")
         except client.Unreachable as error:
             self._end(UNREACHABLE, str(error))
-        except (StoreError, client.Refused, daemon.CannotServe, Failure, BadName, BadKey) as error:
+        except (StoreError, client.RequestRefused, daemon.CannotServe, Failure, BadName, BadKey) as error:
             self._end(FAILED, str(error))
 
     @staticmethod

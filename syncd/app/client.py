@@ -18,7 +18,7 @@ class Unreachable(Exception):
     """No daemon answers on the socket."""
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """The daemon answered that it will not. The text is its reason."""
 
 
@@ -41,7 +41,7 @@ def request(
     query: Mapping[str, object] | None = None,
     body: object = None,
 ) -> Any:
-    """One request; returns the JSON of the answer, or None if it has none. Raises `Unreachable`, `Refused`."""
+    """One request; returns the JSON of the answer, or None if it has none. Raises `Unreachable`, `RequestRefused`."""
     target = "/" + "/".join(quote(segment, safe="") for segment in path)
     if query:
         target += "?" + urlencode({name: value for name, value in query.items() if value is not None})
@@ -61,5 +61,5 @@ def request(
     value = json.loads(content) if content else None
     if response.status >= 400:
         detail = value.get("detail") if isinstance(value, dict) else None
-        raise Refused(str(detail or f"the daemon answered {response.status} {response.reason}"))
+        raise RequestRefused(str(detail or f"the daemon answered {response.status} {response.reason}"))
     return value

@@ -84,7 +84,7 @@ class RefusedChange:
     payload: bytes
 
 
-class _Refused(Exception):
+class _ChangeRefused(Exception):
     def __init__(self, outcome: str, op: int | None, reason: str) -> None:
         super().__init__(reason)
         self.outcome, self.op, self.reason = outcome, op, reason
@@ -181,14 +181,14 @@ def parsed_change(raw: object) -> Change | Void | RefusedChange:
         raise ChangeMalformed("'stamp' is an integer number of milliseconds from 0 to 2^53 - 1")
     try:
         if len(raw) > 5:
-            raise _Refused("invalid", None, "a change has five items; a context is not supported")
+            raise _ChangeRefused("invalid", None, "a change has five items; a context is not supported")
         operations = _parsed_operations(items)
         payload = encoded([operation.wire() for operation in operations])
         if len(payload) > CHANGE_BYTES_MAX:
-            raise _Refused(
+            raise _ChangeRefused(
                 "too_large", None, f"the operations have at most {CHANGE_BYTES_MAX} bytes, not {len(payload)}"
             )
-    except _Refused as refused:
+    except _ChangeRefused as refused:
         return RefusedChange(n, nonce, base, stamp, refused.outcome, refused.op, refused.reason, _kept(items))
     return Change(n, nonce, base, stamp, operations, payload)
 
@@ -214,24 +214,24 @@ def _parsed_void(raw: list[Any] | tuple[Any, ...]) -> Void:
 
 def _parsed_operations(items: object) -> tuple[Operation, ...]:
     if type(items) is not list and type(items) is not tuple:
-        raise _Refused("invalid", None, "the operations are an array")
+        raise _ChangeRefused("invalid", None, "the operations are an array")
     if not items:
-        raise _Refused("invalid", None, "a change has at least one operation")
+        raise _ChangeRefused("invalid", None, "a change has at least one operation")
     if len(items) > OPERATIONS_MAX:
-        raise _Refused("too_large", None, f"a change has at most {OPERATIONS_MAX} operations")
+        raise _ChangeRefused("too_large", None, f"a change has at most {OPERATIONS_MAX} operations")
     operations = []
     documents = set()
     for index, item in enumerate(items):
         try:
             operation = parsed_operation(item)
         except ValueTooLarge as error:
-            raise _Refused("too_large", index, str(error)) from None
+            raise _ChangeRefused("too_large", index, str(error)) from None
         except (ValueRefused, BadName) as error:
-            raise _Refused("invalid", index, str(error)) from None
+            raise _ChangeRefused("invalid", index, str(error)) from None
         operations.append(operation)
         documents.add((operation.collection, operation.id))
     if len(documents) > DOCUMENTS_MAX:
-        raise _Refused("too_large", None, f"a change touches at most {DOCUMENTS_MAX} documents")
+        raise _ChangeRefused("too_large", None, f"a change touches at most {DOCUMENTS_MAX} documents")
     return tuple(operations)
 
 

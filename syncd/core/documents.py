@@ -13,7 +13,7 @@ from itertools import starmap
 from typing import NamedTuple
 
 from syncd.core.changes import Operation
-from syncd.core.fields import Field, Mark, Observer, Refused, stepped
+from syncd.core.fields import Field, Mark, Observer, OperationRefused, stepped
 from syncd.core.values import Value
 
 DOCUMENT_BYTES_MAX = 262144  # as stored; Firestore allows 1 MiB, Couchbase 20 MiB, both for whole-document writes
@@ -92,7 +92,7 @@ def _created(document: Document | None, number: int, by: Observer) -> Applied:
     if document is not None:
         knew_delete = any(by.has_seen(seq, slot) for seq, slot in document.deletes)
         if _knows(document, by) and not knew_delete:
-            raise Refused("gone", "the document was deleted; this create had seen it but not its deletion")
+            raise OperationRefused("gone", "the document was deleted; this create had seen it but not its deletion")
         number = document.number
     return Applied(Document(number, by.seq, by.seq, (by.mark,), (), (by.mark,), {}), "applied")
 
@@ -109,7 +109,9 @@ def _deleted(document: Document | None, by: Observer, floor: int) -> Applied:
         return Applied(document._replace(deletes=(*document.deletes, by.mark)), "noop")
     unseen = has_unseen(document, by)
     if unseen and by.base < floor:
-        raise Refused("precondition", "a delete from before the floor, of a document that changed since it was read")
+        raise OperationRefused(
+            "precondition", "a late delete of a document that changed since it was read"
+        )
     tombstone = Document(document.number, by.seq, document.born, document.makers, (by.mark,), (), {})
     if not unseen:
         return Applied(tombstone, "applied")
@@ -122,18 +124,20 @@ def _expected(document: Document | None, name: str, by: Observer) -> None:
         return
     if not document.is_live:
         if not any(by.has_seen(seq, slot) for seq, slot in document.deletes):
-            raise Refused("precondition", "the document was deleted by a change that this one had not seen")
+            raise OperationRefused("precondition", "the document was deleted by a change that this one had not seen")
         return
     field = document.fields.get(name)
     if field is not None and not by.has_seen(field.seq, field.slot):
-        raise Refused("precondition", f"the field was written at seq {field.seq}, which this change had not seen")
+        raise OperationRefused(
+            "precondition", f"the field was written at seq {field.seq}, not seen by this change"
+        )
 
 
 def applied(document: Document | None, operation: Operation, number: int, by: Observer, floor: int = 0) -> Applied:
     """Apply one operation to a document (None: never made, or its tombstone is gone).
 
-    `number` is given to a document that is made. Raises `Refused` with the outcome of the whole change. The result is a
-    new document; the old one is unchanged, so a refused change is undone by forgetting what it made.
+    `number` is given to a document that is made. Raises `OperationRefused` with the outcome of the whole change. The
+    result is a new document; the old one is unchanged, so a refused change is undone by forgetting what it made.
     """
     if operation.seen > by.base:
         by = by._replace(base=operation.seen)
@@ -148,9 +152,9 @@ def applied(document: Document | None, operation: Operation, number: int, by: Ob
         _expected(document, name, by)
         return Applied(document, "noop")
     if document is None or not document.is_live:
-        raise Refused("gone", "the document does not exist")
+        raise OperationRefused("gone", "the document does not exist")
     if not _knows(document, by):
-        raise Refused("gone", "the document was made anew by a change that this one had not seen")
+        raise OperationRefused("gone", "the document was made anew by a change that this one had not seen")
     type_name, _, action = verb.partition(".")
     field = document.fields.get(name)
     after, step = stepped(field, type_name, action, operation.args, by)

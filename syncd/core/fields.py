@@ -19,7 +19,7 @@ Mark = tuple[int, int]  # (seq, slot): which change wrote this
 Register = tuple[bool, Value, int, int, int]  # present, value, eff, seq, slot
 
 
-class Refused(Exception):
+class OperationRefused(Exception):
     """An operation cannot take effect: the whole change ends in `outcome`."""
 
     def __init__(self, outcome: str, reason: str) -> None:
@@ -99,7 +99,7 @@ def _mv(state: Any, action: str, args: tuple[Value, ...], by: Observer) -> Step:
 def _counter(state: int | None, action: str, args: tuple[Value, ...], by: Observer) -> Step:
     total = (state or 0) + args[0]
     if not -INTEGER_MAX <= total <= INTEGER_MAX:
-        raise Refused("invalid", f"the counter would be {total}, outside +-(2^53 - 1)")
+        raise OperationRefused("invalid", f"the counter would be {total}, outside +-(2^53 - 1)")
     return Step(total, True)
 
 
@@ -131,7 +131,7 @@ def _set(state: dict[bytes, tuple[Mark, ...]] | None, action: str, args: tuple[V
     if after:
         elements[key] = after
         if len(elements) > ITEMS_MAX:
-            raise Refused("too_large", f"a set has at most {ITEMS_MAX} elements")
+            raise OperationRefused("too_large", f"a set has at most {ITEMS_MAX} elements")
     elif before:
         del elements[key]
     return Step(elements, state is None or bool(before) != bool(after), met)
@@ -151,7 +151,7 @@ def _map(state: tuple[dict[str, Register], int] | None, action: str, args: tuple
         return Step(state, False, step.met)
     keys = {**keys, args[0]: step.state}
     if is_put and len(keys) > ITEMS_MAX and sum(register[0] for register in keys.values()) > ITEMS_MAX:
-        raise Refused("too_large", f"a map has at most {ITEMS_MAX} keys")
+        raise OperationRefused("too_large", f"a map has at most {ITEMS_MAX} keys")
     if not is_put:
         dropped = [key for key, register in keys.items() if not register[0]]
         if len(dropped) > MAP_DROPPED_MAX:
@@ -210,12 +210,12 @@ class Field(NamedTuple):
 def stepped(
     field: Field | None, type_name: str, action: str, args: tuple[Value, ...], by: Observer
 ) -> tuple[Field, Step]:
-    """Apply one operation to a field (None: it does not exist yet). Raises `Refused`."""
+    """Apply one operation to a field (None: it does not exist yet). Raises `OperationRefused`."""
     if field is None:
         step = TYPES[type_name].step(None, action, args, by)
         return Field(type_name, by.seq if step.visible else 0, by.seq, by.slot, step.state), step
     if field.type != type_name:
-        raise Refused("type_mismatch", f"the field is of type {field.type}, not {type_name}")
+        raise OperationRefused("type_mismatch", f"the field is of type {field.type}, not {type_name}")
     step = TYPES[type_name].step(field.state, action, args, by)
     if step.state is field.state:
         return field, step

@@ -15,7 +15,7 @@ from typing import Any
 
 from syncd.core.changes import VOID_COUNT_MAX, Change, RefusedChange, Void
 from syncd.core.documents import DOCUMENT_BYTES_MAX, Document, applied
-from syncd.core.fields import Observer, Refused
+from syncd.core.fields import Observer, OperationRefused
 from syncd.core.ids import WRITABLE_RESERVED
 from syncd.core.values import encoded
 from syncd.engine.batch import Batch, DocumentName, SpaceWork, is_other
@@ -163,7 +163,7 @@ class _Effect:
     lost: list[tuple[DocumentName, str, Any]]
 
 
-class _OperationRefused(Exception):
+class _ChangeRefused(Exception):
     def __init__(self, outcome: str, op: int | None, reason: str) -> None:
         super().__init__(reason)
         self.outcome, self.op, self.reason = outcome, op, reason
@@ -173,13 +173,13 @@ def _decided(push: _Push, change: Change) -> EntryRow:
     work, author = push.work, push.author
     try:
         if push.role < Role.WRITER:
-            raise _OperationRefused("forbidden", None, "writing needs the role writer")
+            raise _ChangeRefused("forbidden", None, "writing needs the role writer")
         has_memory, time = author.kind == "device", max(work.time, work.now_ms)
         by = Observer(change.base, push.slot, has_memory, work.head + 1, change.stamp, time)
         effect = _effect(work, author, change, by)
     except StoreError:
         raise
-    except _OperationRefused as refused:
+    except _ChangeRefused as refused:
         detail: dict[str, Any] = {"reason": refused.reason}
         if refused.op is not None:
             detail["op"] = refused.op
@@ -209,15 +209,15 @@ def _detail(push: _Push, change: Change, effect: _Effect) -> dict[str, Any] | No
 
 
 def _effect(work: SpaceWork, author: Author, change: Change, by: Observer) -> _Effect:
-    """Apply all operations to an overlay. Raises `_OperationRefused` at the first that cannot take effect."""
+    """Apply all operations to an overlay. Raises `_ChangeRefused` at the first that cannot take effect."""
     effect = _Effect({}, {}, 0, "noop", [], [])
     is_applied = is_merged = False
     for index, operation in enumerate(change.operations):
         name = (operation.collection, operation.id)
         if name[0].startswith("_") and name[0] not in WRITABLE_RESERVED and author.kind != "server":
-            raise _OperationRefused("forbidden", index, f"the collection {name[0]!r} is reserved")
+            raise _ChangeRefused("forbidden", index, f"the collection {name[0]!r} is reserved")
         if operation.seen > work.row.head:
-            raise _OperationRefused("invalid", index, f"'seen' is {operation.seen}, beyond the head {work.row.head}")
+            raise _ChangeRefused("invalid", index, f"'seen' is {operation.seen}, beyond the head {work.row.head}")
         if name in effect.made:
             document = effect.made[name]
         else:
@@ -226,8 +226,8 @@ def _effect(work: SpaceWork, author: Author, change: Change, by: Observer) -> _E
         number = work.number_next + effect.numbers
         try:
             step = applied(document, operation, number, by, work.row.floor)
-        except Refused as refused:
-            raise _OperationRefused(refused.outcome, index, refused.reason) from None
+        except OperationRefused as refused:
+            raise _ChangeRefused(refused.outcome, index, refused.reason) from None
         if document is None and step.document is not None:
             effect.numbers += 1
         effect.made[name] = step.document
@@ -253,7 +253,7 @@ def _check_sizes(effect: _Effect, payload_bytes: int) -> None:
         if bound > DOCUMENT_BYTES_MAX:
             bound = 0 if document is None else SpaceWork.bytes_exact(document)
             if bound > DOCUMENT_BYTES_MAX:
-                raise _OperationRefused(
+                raise _ChangeRefused(
                     "too_large",
                     None,
                     f"the document {name[0]}/{name[1]} would have {bound} bytes; at most {DOCUMENT_BYTES_MAX}",
@@ -263,6 +263,6 @@ def _check_sizes(effect: _Effect, payload_bytes: int) -> None:
     if total > ALTERED_BYTES_MAX:
         exact = sum(SpaceWork.bytes_exact(document) for document in effect.made.values() if document is not None)
         if exact > ALTERED_BYTES_MAX:
-            raise _OperationRefused(
+            raise _ChangeRefused(
                 "too_large", None, f"the documents of one change have at most {ALTERED_BYTES_MAX} bytes, not {exact}"
             )

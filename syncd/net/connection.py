@@ -73,7 +73,7 @@ IDLE, NO_PROGRESS, BUSY = 4001, 4002, 4101  # close codes for which the registry
 SESSION_BYTES: Final = 16
 
 # A frame that takes longer to read is followed by a pause as long: who sends megabytes of nested arrays back to back
-# has half of the loop at most. Turns between the changes of a frame would not do instead: one change may fill the frame.
+# has half of the loop at most. Turns between the changes of a frame would not do: one change may fill the frame.
 READ_S_MAX: Final = 0.005
 
 

@@ -19,8 +19,8 @@ class NetLimits:
     connections_per_address_max: int = 5_000  # carrier NAT puts thousands of phones behind one address
     connections_per_user_max: int = 64  # devices of one person, with room for stale connections of each
     refusals_max: int = 256  # sockets beyond connections_max that get a 503 instead of a reset
-    # 70 % of the best that was measured: 750 to 1,445 first contacts per second and core, each an upgrade, an HS256 token,
-    # a device that is bound and a subscription. Beyond that a crowd waits outside, not in the queue.
+    # 70 % of the best that was measured: 750 to 1,445 first contacts per second and core, each an upgrade, an HS256
+    # token, a device that is bound and a subscription. Beyond that a crowd waits outside, not in the queue.
     upgrades_per_s_max: float = 1_000.0
     upgrades_burst_max: float = 1_000.0
     refused_retry_min_s: float = 1.0  # Retry-After of a 503 is drawn from here..max: a crowd must not return as one

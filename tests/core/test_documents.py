@@ -6,7 +6,7 @@ import pytest
 
 from syncd.core.changes import Change, parsed_change
 from syncd.core.documents import Applied, Document, applied, has_unseen
-from syncd.core.fields import Observer, Refused
+from syncd.core.fields import Observer, OperationRefused
 
 
 class Space:
@@ -35,7 +35,7 @@ class Space:
 
     def refused(self, *verbs: Any, **who: Any) -> str:
         before = self.document
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(OperationRefused) as refused:
             self(*verbs, **who)
         assert self.document is before
         return refused.value.outcome

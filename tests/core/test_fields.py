@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from syncd.core.fields import MAP_DROPPED_MAX, MV_VALUES_MAX, TYPES, Field, Observer, Refused, stepped
+from syncd.core.fields import MAP_DROPPED_MAX, MV_VALUES_MAX, TYPES, Field, Observer, OperationRefused, stepped
 from syncd.core.values import INTEGER_MAX, ITEMS_MAX, decoded, encoded, is_same, normalized
 from tests.oracle.histories import KEYS, NUMBERS, VALUES
 
@@ -137,7 +137,7 @@ def test_a_field_keeps_its_type(drawn: tuple[str, list[tuple[Action, Observer]]]
     kind, steps = drawn
     field = run(kind, steps)
     for other in set(TYPES) - {kind}:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(OperationRefused) as refused:
             stepped(field, other, "any", (), by(99))
         assert refused.value.outcome == "type_mismatch"
 
@@ -145,7 +145,7 @@ def test_a_field_keeps_its_type(drawn: tuple[str, list[tuple[Action, Observer]]]
 @pytest.mark.parametrize("start", [INTEGER_MAX, -INTEGER_MAX])
 def test_a_counter_never_leaves_the_integers(start: int) -> None:
     field, _ = stepped(None, "counter", "inc", (start,), by(1))
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(OperationRefused) as refused:
         stepped(field, "counter", "inc", (1 if start > 0 else -1,), by(2))
     assert refused.value.outcome == "invalid"
 
@@ -171,7 +171,7 @@ def test_a_set_and_a_map_hold_no_more_than_an_array_may() -> None:
     elements = {encoded(i): ((1, 1),) for i in range(ITEMS_MAX)}
     full = Field("set", 1, 1, 1, elements)
     assert len(stepped(full, "set", "add", (0,), by(2))[0].value) == ITEMS_MAX
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(OperationRefused) as refused:
         stepped(full, "set", "add", (ITEMS_MAX,), by(2))
     assert refused.value.outcome == "too_large"
     full, _ = stepped(full, "set", "remove", (0,), by(2, base=1))
@@ -180,7 +180,7 @@ def test_a_set_and_a_map_hold_no_more_than_an_array_may() -> None:
     keys = {f"k{i}": (True, i, 0, 1, 1) for i in range(ITEMS_MAX)}
     keys |= {f"dropped{i}": (False, None, 0, 1, 1) for i in range(MAP_DROPPED_MAX)}
     map_field = Field("map", 1, 1, 1, (keys, 0))
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(OperationRefused) as refused:
         stepped(map_field, "map", "put", ("new", 1), by(2))
     assert refused.value.outcome == "too_large"
     stepped(map_field, "map", "put", ("k0", 1), by(2))

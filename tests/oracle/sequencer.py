@@ -5,7 +5,7 @@ from typing import Any
 
 from syncd.core.changes import Change, RefusedChange, parsed_change
 from syncd.core.documents import Document, applied
-from syncd.core.fields import Observer, Refused
+from syncd.core.fields import Observer, OperationRefused
 from syncd.core.sums import SUM_MASK, document_sum, sum_change
 from syncd.engine.batch import SpaceWork, entry_of
 from syncd.engine.changes import GROWTH_BYTES_MAX
@@ -42,7 +42,7 @@ class Sequencer:
             before: Any = made.get(key, self.documents.get(key))
             try:
                 step = applied(before, operation, 1, by)
-            except Refused as refused:
+            except OperationRefused as refused:
                 return Answer(refused.outcome, None, index, ())
             made[key] = step.document
             verdicts.add(step.verdict)
