@@ -84,7 +84,9 @@ async def test_a_defect_in_letting_go_of_a_slow_reader_ends_its_connection_only(
         delivery = delivery_of(w, victim)
         assert delivery.is_stalled
         delivery._wiring = replace(delivery._wiring, rooms=BrokenRooms(w.hub))
-        victim.transport.abort()
+        inward = victim.transport._inward
+        inward.is_broken = True  # the socket takes nothing more, and the reader does not know it yet
+        inward.changed.unpark_all()
         await trio.sleep(1)
         assert [member.device for member in w.hub.members] == [other.device]
         assert w.server.connection_count == 1
