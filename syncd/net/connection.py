@@ -12,22 +12,20 @@ to do, and an `error` before it where the registry has one.
 
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 import trio
 
 from syncd.engine import commands, reading
-from syncd.engine.commands import Attach, Attached, Author, Bind, Command, Decision, Done, Forget, Pushed, Result
+from syncd.engine.commands import Attach, Attached, Author, Bind, Command, Done, Forget, Pushed, Result
 from syncd.engine.grants import Role, role_on
 from syncd.engine.reading import Cursor
-from syncd.env.ports import Clock, Entropy, Transport, TransportClosed
-from syncd.net.auth import Authenticator, Principal, Unauthenticated
-from syncd.net.delivery import Channel, Delivery, Wiring
+from syncd.env.ports import Transport, TransportClosed
+from syncd.net.auth import Principal
+from syncd.net.delivery import Channel, Delivery
 from syncd.net.http import RECEIVE_BYTES, Upgrade
-from syncd.net.hub import Hub
-from syncd.net.limits import NetLimits
+from syncd.net.services import Services
 from syncd.net.websocket import (
     BINARY,
     INTERNAL_ERROR,
@@ -43,9 +41,7 @@ from syncd.net.websocket import (
     close_frame,
     frame,
 )
-from syncd.net.wheel import Wheel
-from syncd.store.api import Store
-from syncd.store.committer import Committer, Overloaded
+from syncd.store.committer import Overloaded
 from syncd.wire import messages as m
 from syncd.wire.errors import (
     DEVICE_BOUND,
@@ -61,12 +57,11 @@ from syncd.wire.errors import (
     TOKEN_EXPIRED,
     TOKEN_USER,
     TOO_MANY_SUBSCRIPTIONS,
-    UNAUTHENTICATED,
     Kind,
     ProtocolError,
     error,
 )
-from syncd.wire.limits import HELLO_BYTES_MAX, Limits
+from syncd.wire.limits import HELLO_BYTES_MAX
 from syncd.wire.session import Due, ServerSession, State, Step, Subscription
 
 IDLE, NO_PROGRESS, BUSY = 4001, 4002, 4101  # close codes for which the registry has no error
@@ -75,27 +70,6 @@ SESSION_BYTES: Final = 16
 # A frame that takes longer to read is followed by a pause as long: who sends megabytes of nested arrays back to back
 # has half of the loop at most. Turns between the changes of a frame would not do: one change may fill the frame.
 READ_S_MAX: Final = 0.005
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What all connections of a server share. `server`, `told_limits` and `told_reconnect` go into each `welcome` as
-    they are; `log` takes one text."""
-
-    store: Store
-    committer: Committer[Command, Result, Decision]
-    authenticator: Authenticator
-    hub: Hub
-    wheel: Wheel
-    wiring: Wiring
-    clock: Clock
-    entropy: Entropy
-    limits: NetLimits
-    wire_limits: Limits
-    server: str
-    told_limits: dict[str, int]
-    told_reconnect: dict[str, int]
-    log: Callable[[str], None]
 
 
 class Connection:
@@ -228,7 +202,7 @@ class Connection:
 
     async def _hello(self, hello: m.Hello) -> None:
         services = self._services
-        principal = self._authenticated(hello.token)
+        principal = services.principal(hello.token, self._authorization)
         if hello.frame_bytes_max is not None and hello.frame_bytes_max < services.wire_limits.delta_bytes_max:
             needed = services.wire_limits.delta_bytes_max
             raise ProtocolError(FRAME_LIMIT, f"a delta may have {needed} bytes; 'frame_bytes_max' is less")
@@ -265,20 +239,10 @@ class Connection:
         services.hub.join(self)
         if self._inbound is not None:
             self._inbound.payload_bytes_max = self._session.codec.frame_bytes_max(services.wire_limits)
-        self._send(
-            m.Welcome(
-                self._session_id,
-                services.clock.now_ms(),
-                author.user,
-                is_resumed,
-                services.told_limits,
-                self._session.ping_ms,
-                limits.ack_ms,
-                services.told_reconnect,
-                services.server,
-                expires=principal.expires_ms,
-            )
+        welcome = services.welcome(
+            self._session_id, author.user, is_resumed, self._session.ping_ms, principal.expires_ms
         )
+        self._send(welcome)
         self._watch()
 
     def _turn_away(self, kind: Kind, detail: str, after_ms: int) -> None:
@@ -287,22 +251,9 @@ class Connection:
         self.delivery.send(error(kind, detail, after_ms=after_ms))
         self.close(BUSY, detail)
 
-    def _authenticated(self, token: str | None) -> Principal:
-        if token is None and self._authorization is not None:
-            scheme, _, rest = self._authorization.partition(" ")
-            token = rest.strip() if scheme.lower() == "bearer" else None
-        if token is None:
-            detail = "'hello' has a token, or the upgrade request 'Authorization: Bearer'"
-            raise ProtocolError(UNAUTHENTICATED, detail)
-        try:
-            return self._services.authenticator.token(token, self._services.clock.now_ms())
-        except Unauthenticated as refused:
-            kind = TOKEN_EXPIRED if refused.reason == "expired" else UNAUTHENTICATED
-            raise ProtocolError(kind, refused.detail) from None
-
     def _refresh(self, refresh: m.Refresh) -> None:
         """A new token: every subscription is judged again by what it grants."""
-        principal, author = self._authenticated(refresh.token), self._known()
+        principal, author = self._services.principal(refresh.token, None), self._known()
         if principal.user != author.user:
             raise ProtocolError(TOKEN_USER, "the token of 'refresh' names another user")
         self._author = Author(author.device, author.installation, author.kind, author.user, principal.grants)

@@ -19,12 +19,13 @@ import trio
 from syncd.engine.commands import Command, Decision, Result
 from syncd.env.ports import Environment, Listener, Transport, TransportClosed, host_of
 from syncd.net.auth import Authenticator
-from syncd.net.connection import Connection, Services
+from syncd.net.connection import Connection
 from syncd.net.delivery import Wiring
 from syncd.net.exchange import Request, Response
 from syncd.net.http import HttpShell
 from syncd.net.hub import Hub
 from syncd.net.limits import NetLimits
+from syncd.net.services import Services
 from syncd.net.wheel import Wheel
 from syncd.store.api import Store
 from syncd.store.committer import Committer

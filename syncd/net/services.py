@@ -1,0 +1,70 @@
+"""What all connections of a server share.
+
+Owns the wiring of a connection to the rest of the process, and the two answers that depend on nothing else: whom a
+token stands for, and what `welcome` says. Must not know any one connection.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from syncd.engine.commands import Command, Decision, Result
+from syncd.env.ports import Clock, Entropy
+from syncd.net.auth import Authenticator, Principal, Unauthenticated
+from syncd.net.delivery import Wiring
+from syncd.net.hub import Hub
+from syncd.net.limits import NetLimits
+from syncd.net.wheel import Wheel
+from syncd.store.api import Store
+from syncd.store.committer import Committer
+from syncd.wire import messages as m
+from syncd.wire.errors import TOKEN_EXPIRED, UNAUTHENTICATED, ProtocolError
+from syncd.wire.limits import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What all connections of a server share. `server`, `told_limits` and `told_reconnect` go into each `welcome` as
+    they are; `log` takes one text."""
+
+    store: Store
+    committer: Committer[Command, Result, Decision]
+    authenticator: Authenticator
+    hub: Hub
+    wheel: Wheel
+    wiring: Wiring
+    clock: Clock
+    entropy: Entropy
+    limits: NetLimits
+    wire_limits: Limits
+    server: str
+    told_limits: dict[str, int]
+    told_reconnect: dict[str, int]
+    log: Callable[[str], None]
+
+    def principal(self, token: str | None, authorization: str | None) -> Principal:
+        """Whom a message's token stands for, or else the header of the upgrade request. Raises `ProtocolError`."""
+        if token is None and authorization is not None:
+            scheme, _, rest = authorization.partition(" ")
+            token = rest.strip() if scheme.lower() == "bearer" else None
+        if token is None:
+            detail = "'hello' has a token, or the upgrade request 'Authorization: Bearer'"
+            raise ProtocolError(UNAUTHENTICATED, detail)
+        try:
+            return self.authenticator.token(token, self.clock.now_ms())
+        except Unauthenticated as refused:
+            kind = TOKEN_EXPIRED if refused.reason == "expired" else UNAUTHENTICATED
+            raise ProtocolError(kind, refused.detail) from None
+
+    def welcome(self, session: bytes, user: str, is_resumed: bool, ping_ms: int, expires_ms: int | None) -> m.Welcome:
+        return m.Welcome(
+            session,
+            self.clock.now_ms(),
+            user,
+            is_resumed,
+            self.told_limits,
+            ping_ms,
+            self.limits.ack_ms,
+            self.told_reconnect,
+            self.server,
+            expires=expires_ms,
+        )
