@@ -4,6 +4,8 @@ import argparse
 import sys
 import time
 from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from itertools import islice
 from multiprocessing import get_context
 
 from tests.sim.plan import PROFILES
@@ -40,17 +42,21 @@ def many(first: int, last: int, seconds: float, profile: str | None) -> int:
     codes: list[int] = []
     totals: Counter[str] = Counter()
     events = 0
-    with get_context("fork").Pool(PROCESSES_MAX) as pool:
-        for seed, name, report in pool.imap(one, jobs):
-            codes.append(report.exit_code)
-            events += report.events
-            totals.update(report.outcomes)
-            totals.update({f"fault {kind}": count for kind, count in report.faults.items()})
-            if report.exit_code:
-                tell(seed, name, report, False)
-            if time.monotonic() > due_s:
-                pool.terminate()
-                break
+    with ProcessPoolExecutor(PROCESSES_MAX, get_context("fork")) as pool:
+        waiting = iter(jobs)
+        running = {pool.submit(one, job) for job in islice(waiting, PROCESSES_MAX)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                seed, name, report = future.result()
+                codes.append(report.exit_code)
+                events += report.events
+                totals.update(report.outcomes)
+                totals.update({f"fault {kind}": count for kind, count in report.faults.items()})
+                if report.exit_code:
+                    tell(seed, name, report, False)
+                if time.monotonic() < due_s:
+                    running |= {pool.submit(one, job) for job in islice(waiting, 1)}
     failed = sum(bool(code) for code in codes)
     print(f"{len(codes)} of {len(jobs)} seeds, {failed} failed, {events} events")
     print("  " + ", ".join(f"{name} {count}" for name, count in sorted(totals.items())))

@@ -7,6 +7,7 @@ nothing is left.
 
 import logging
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ from tests.sim.workload import BACKEND, Backend, Person
 LIVENESS_S = 900.0  # three of the longest backoffs, and the time in which a dead connection is noticed
 ALARMING = ("drift", "forked", "malformed", "expired", "stopped")
 POLL_S = 3.0
+PROCESSOR_S_MAX = 60  # a run takes 1-5
 MEMORY = Path("/dev/shm")
 
 
@@ -344,6 +346,23 @@ def _tuned(page_bytes: int) -> Iterator[None]:
         syncd_client.device.POLL_S = poll_s
 
 
+@contextmanager
+def _watched(world: World) -> Iterator[None]:
+    """Ends a run in which virtual time no longer passes, as in an endless loop at network speed."""
+
+    def bark(number: int, frame: object) -> None:
+        world.fail(NotLive(f"still running after {PROCESSOR_S_MAX} s of processor time"))
+        raise NotLive("endless")
+
+    previous = signal.signal(signal.SIGPROF, bark)
+    signal.setitimer(signal.ITIMER_PROF, PROCESSOR_S_MAX)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, previous)
+
+
 def simulate(seed: int, profile: str = "swarm") -> Report:
     """One whole run."""
     directory = Path(tempfile.mkdtemp(prefix="sim-", dir=MEMORY if MEMORY.is_dir() else None))
@@ -360,7 +379,7 @@ def simulate(seed: int, profile: str = "swarm") -> Report:
 
     failure: BaseException | None = None
     try:
-        with _tuned(world.plan.page_bytes):
+        with _tuned(world.plan.page_bytes), _watched(world):
             determinism.run(seed, main)
     except KeyboardInterrupt:
         raise

@@ -35,7 +35,7 @@ FAILED, USAGE, UNREACHABLE = 1, 2, 5
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    store: Path
+    store: Path | None
     url: str | None
     token_file: Path | None
     binding: Literal["msgpack", "json"]
@@ -43,6 +43,8 @@ class Options:
 
     @asynccontextmanager
     async def device(self, *, online: bool) -> AsyncIterator[Device]:
+        if self.store is None:  # not an option that click requires, or `syncd-device COMMAND --help` would want it
+            raise click.UsageError("the option --store DIR is missing (or SYNCD_DEVICE_STORE)")
         token: Token = None
         if self.token_file is not None:
             # A file is read anew for each connection: another program may renew it. A pipe can be read only once.
@@ -95,10 +97,12 @@ def _failed(text: str, code: int) -> int:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--store", required=True, type=click.Path(file_okay=False, path_type=Path), envvar="SYNCD_DEVICE_STORE",
-              help="Directory of the device's store; made if it does not exist.")  # fmt: skip
-@click.option("--url", envvar="SYNCD_DEVICE_URL", help="ws://HOST:PORT/v1/sync or wss://...; without it: offline.")
-@click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), help="File that holds the user's token.")
+@click.option("--store", type=click.Path(file_okay=False, path_type=Path), envvar="SYNCD_DEVICE_STORE",
+              show_envvar=True, help="Directory of the device's store; made if it does not exist.")  # fmt: skip
+@click.option("--url", envvar="SYNCD_DEVICE_URL", show_envvar=True,
+              help="ws://HOST:PORT/v1/sync or wss://...; without it: offline.")  # fmt: skip
+@click.option("--token-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="File that holds the user's token.")  # fmt: skip
 @click.option("--binding", type=click.Choice(["msgpack", "json"]), default="msgpack", show_default=True)
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), default=10.0, show_default=True,
               help="Seconds that a command waits for the server.")  # fmt: skip
@@ -106,7 +110,7 @@ def _failed(text: str, code: int) -> int:
 @click.pass_context
 def cli(
     ctx: click.Context,
-    store: Path,
+    store: Path | None,
     url: str | None,
     token_file: Path | None,
     binding: Literal["msgpack", "json"],
@@ -137,7 +141,8 @@ async def _write(options: Options, space_name: str, operations: Sequence[Operati
         row = None
         if options.url is not None:
             with trio.move_on_after(options.timeout_s):
-                row = await change.outcome()
+                await device.wait_until(lambda: change.settled() is not None or _is_forbidden(device, space_name))
+            row = change.settled()
         if row is not None:
             put_line(outcome_line(row))
             return FAILED if row.seq is None else 0
@@ -146,8 +151,19 @@ async def _write(options: Options, space_name: str, operations: Sequence[Operati
         if options.url is None:
             return 0
         if device.status.state is State.READY:
-            return _failed(f"no outcome in time; the change stays in the outbox{_notices(device)}", FAILED)
-        return _failed(f"{options.url}: {device.status.reason}; the change stays in the outbox", UNREACHABLE)
+            return _failed(f"no outcome; the change stays in the outbox{_notices(device)}", FAILED)
+        return _failed(f"{_reason(options, device)}; the change stays in the outbox", UNREACHABLE)
+
+
+def _is_forbidden(device: Device, space: str) -> bool:
+    """The server takes nothing here from this user, and gives no outcome either: there is no use in waiting for one."""
+    return any(notice.space == space and notice.detail.startswith("forbidden") for notice in device.watchers.notices)
+
+
+def _reason(options: Options, device: Device) -> str:
+    """Why there is no connection, and to where; some reasons name the URL themselves."""
+    reason = device.status.reason
+    return reason if options.url is None or options.url in reason else f"{options.url}: {reason}"
 
 
 _WORDS = {
@@ -325,7 +341,7 @@ def sync(options: Options, spaces: Sequence[str]) -> None:
                 if scope.cancelled_caught or revoked or device.forked is not None:
                     return _failed(_unfinished(device, revoked), FAILED)
                 return 0
-            return _failed(f"{options.url}: {device.status.reason}", UNREACHABLE)
+            return _failed(_reason(options, device), UNREACHABLE)
 
     _run(main)
 

@@ -335,7 +335,8 @@ class Device:
         if session is not None:
             self._suspicion = session.suspicion
             if session.error is not None:
-                reason = f"{reason} ({session.error.name}{': ' + session.error.detail if session.error.detail else ''})"
+                # The close frame's reason says the same once more, cut to 123 bytes.
+                reason = f"{ending.code} {session.error.name}: {session.error.detail or ending.reason}"
         if what is Disposition.REAUTHENTICATE and not callable(self._token):
             what = Disposition.STOP  # a token that is a text cannot become another one
         if what is Disposition.STOP and session is not None:
