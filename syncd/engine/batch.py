@@ -42,7 +42,8 @@ from syncd.wire.messages import DELETED, PATCH, RESET, Delta, DocumentEntry
 
 SERVER_DEVICE = RESERVED_DEVICE_PREFIX + bytes(10)
 SERVER_SLOT = 0
-LETTERS_MAX = 10_000  # dead letters kept per space; the oldest go, so that a broken client cannot fill the store
+# Dead letters kept per space; the oldest go, so that a broken client cannot fill the store. Each has 256 KiB at most.
+LETTERS_MAX = 2_000
 SETTLED_KEPT = 1000  # settled entries that a device's log keeps: a push older than that, sent again, is a fork
 TRIMMED_AT_ONCE = 2000  # entries dropped by one ack: bounds the time that it holds the writer
 UNSTORED_BYTES = 96  # of a record that does not exist yet: number, rev, born, makers, writers, CRC at their longest

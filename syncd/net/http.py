@@ -28,6 +28,7 @@ from syncd.wire.codec import CODECS, Codec
 SYNC_PATH: Final = "/v1/sync"
 RECEIVE_BYTES: Final = 65_536
 BODY_PIECES_MAX: Final = 16_384  # chunks, or what one read brings of them: 11 us each; 4 MiB in 256 bytes each
+BODIES_BYTES_MAX: Final = 134_217_728  # of unfinished bodies: 32 of the longest at once, or thousands of usual ones
 PIECES_PER_TURN: Final = 256  # of those between two checkpoints, some 3 ms: a read of 64 KiB may hold ten thousand
 _KEY_BYTES: Final = 16
 _ACCEPT_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
@@ -86,6 +87,7 @@ class HttpShell:
             handle, door, clock, limits, log, origins,
         )  # fmt: skip
         self.idle: set[trio.CancelScope] = set()  # connections between two requests; cancelled when we drain
+        self.bodies_bytes = 0  # of the bodies that are being received
         self._busy_count = 0  # requests taken whole and not answered yet
         self._answered = trio.Event()  # replaced by `wait_answered`, which alone waits for it
 
@@ -216,21 +218,10 @@ class _Conversation:
             # RFC 9112, 6.3: whoever stands before us may have taken the other one for the end of the body.
             raise _Problem("malformed-request", "a request has Content-Length or Transfer-Encoding, not both")
         received_ms = self._shell.clock.now_ms()
-        body, pieces = bytearray(), 0
         with trio.move_on_after(limits.body_s) as reading:
             if self._h11.they_are_waiting_for_100_continue:
                 await self._write(self._sent(h11.InformationalResponse(status_code=100, headers=[])))
-            while isinstance(event := await self._event(), h11.Data):
-                if len(body) + len(event.data) > BODY_BYTES_MAX:
-                    raise _too_large()
-                body += event.data
-                pieces += 1
-                if pieces > BODY_PIECES_MAX:
-                    raise _Problem("malformed-request", f"a body comes in at most {BODY_PIECES_MAX} pieces")
-                if pieces % PIECES_PER_TURN == 0:
-                    await trio.lowlevel.checkpoint()
-            if not isinstance(event, h11.EndOfMessage):
-                raise _Ended
+            body = await self._body()
         if reading.cancelled_caught:
             raise _Problem("request-timeout", f"the body did not arrive within {limits.body_s:g} seconds")
         try:
@@ -240,7 +231,31 @@ class _Conversation:
         if not path.startswith("/"):
             raise _Problem("malformed-request", "the request target begins with '/'")
         method, peer = head.method.decode("ascii"), self._transport.peer
-        return Request(method, path, query, headers, bytes(body), peer, received_ms)
+        return Request(method, path, query, headers, body, peer, received_ms)
+
+    async def _body(self) -> bytes:
+        """The body, whole. It is read before anyone looks at credentials, so what strangers send and never finish is
+        bounded for all connections together. Raises `_Problem`, `_Ended`."""
+        shell, body, pieces = self._shell, bytearray(), 0
+        try:
+            while isinstance(event := await self._event(), h11.Data):
+                if len(body) + len(event.data) > BODY_BYTES_MAX:
+                    raise _too_large()
+                body += event.data
+                shell.bodies_bytes += len(event.data)
+                if shell.bodies_bytes > BODIES_BYTES_MAX:
+                    wait = retry_after(shell.limits.refused_retry_min_s)
+                    raise _Problem("overloaded", "too many bodies are being received at the moment", wait)
+                pieces += 1
+                if pieces > BODY_PIECES_MAX:
+                    raise _Problem("malformed-request", f"a body comes in at most {BODY_PIECES_MAX} pieces")
+                if pieces % PIECES_PER_TURN == 0:
+                    await trio.lowlevel.checkpoint()
+        finally:
+            shell.bodies_bytes -= len(body)
+        if not isinstance(event, h11.EndOfMessage):
+            raise _Ended
+        return bytes(body)
 
     async def _event(self) -> h11.Event | type[h11.PAUSED]:
         while True:

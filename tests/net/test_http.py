@@ -124,6 +124,27 @@ async def test_as_many_pieces_as_a_body_may_have_are_taken(autojump_clock: MockC
         transport.abort()
 
 
+async def test_unfinished_bodies_are_bounded_for_all_connections_together(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncd.net.http.BODIES_BYTES_MAX", 10_000)
+    async with world() as w:
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n"
+        first, second = w.connect(buffer_bytes=1 << 20), w.connect(buffer_bytes=1 << 20)
+        await send_all(first, head + b"x" * 6000)
+        await wait_all_tasks_blocked()
+        await send_all(second, head + b"x" * 6000)
+        refused = await everything(second)
+        assert problem_of(refused) == (503, "overloaded") and b"Retry-After" in refused
+        await send_all(first, b"x" * 3000)
+        assert b"POST /  9000" in await first.receive(1000)
+        third = w.connect(buffer_bytes=1 << 20)
+        await send_all(third, head + b"x" * 9000)
+        assert b"POST /  9000" in await third.receive(1000), "what was received does not count any more"
+        for transport in (first, second, third):
+            transport.abort()
+
+
 async def test_the_last_request_that_a_connection_may_carry_is_answered_as_the_last(autojump_clock: MockClock) -> None:
     async with world(NetLimits(requests_per_connection_max=2)) as w:
         answer = await said(w, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n" * 3)

@@ -147,8 +147,8 @@ def _conclude(
     refused = sum(change.seq is None for device in devices for change in device.acknowledged.values())
     story.tell(f"compared {len(devices)} devices with the store on disk, over {', '.join(names)}")
     story.tell(
-        f"looked up each of the {acknowledged} acknowledged changes in the store ({refused} were refused with a"
-        " reason), and checked every record (fsck)"
+        f"looked up each of the {acknowledged} acknowledged changes in the store (refused with a reason:"
+        f" {refused}), and checked every record (fsck)"
     )
     for problem in found.problems[:20]:
         console.print(f"        {problem}", markup=False)
