@@ -351,7 +351,7 @@ class Session:
         result: list[m.ClientMessage] = []
         for name in names:
             link, row = self._link(name), replica.space_row(tx, name)
-            if link.phase != "open" or row.epoch is None:
+            if link.phase != "open" or row.epoch is None or row.complete < link.complete:
                 continue
             ack = replica.ack_message(tx, row)
             if ack != link.acked:

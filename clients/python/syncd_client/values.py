@@ -116,17 +116,20 @@ def checked_space(name: Value) -> str:
     return name
 
 
-def canonical(value: Value) -> Value:
-    """The canonical form of a value that came from the server: normalised and copied, but without the limits.
+def canonical(value: Value, depth: int = 0) -> Value:
+    """The canonical form of what came from the server: normalised and copied. Raises InvalidInput if it nests too deep.
 
-    The limits are the writer's; a field of a delta (a set, say) may hold more items than a single value may.
+    The other limits are the writer's; a field of a delta (a set, say) may hold more bytes than a single value may, and
+    is one level deeper. The depth is checked here too: how deep Python itself can follow depends on its version.
     """
     if isinstance(value, float):
         return int(value) if value.is_integer() and abs(value) <= INTEGER_MAX else value
+    if isinstance(value, (list, tuple, dict)) and depth > DEPTH_MAX:
+        raise InvalidInput(f"nested deeper than {DEPTH_MAX}")
     if isinstance(value, (list, tuple)):
-        return [canonical(item) for item in value]
+        return [canonical(item, depth + 1) for item in value]
     if isinstance(value, dict):
-        return {key: canonical(value[key]) for key in sorted(value, key=str.encode)}
+        return {key: canonical(value[key], depth + 1) for key in sorted(value, key=str.encode)}
     return value
 
 
