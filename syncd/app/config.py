@@ -228,7 +228,10 @@ class _Sources:
         for name in sorted(environ):
             if not name.startswith(PREFIX) or name == CONFIG_NAME or not environ[name]:
                 continue
-            if name in SHORT_NAMES:
+            if not _is_utf8(name + environ[name]):
+                shown = name.encode(errors="backslashreplace").decode()
+                problems.append(f"{shown}: got bytes that are no UTF-8, expected text in name and value")
+            elif name in SHORT_NAMES:
                 self._set(SHORT_NAMES[name], environ[name], name)
             elif "__" in name:
                 section, _, key = name[len(PREFIX) :].lower().partition("__")
@@ -264,6 +267,15 @@ class _Sources:
             return f"{self.where(path, of_key=True)}{dotted(path)}: got an unknown key, expected {expected}"
         got = "nothing" if detail["type"] == "missing" else _shown(detail["input"])
         return f"{self.where(path)}{dotted(path)}: got {got}, expected {_expected(path)}"
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a variable was UTF-8: Python reads other bytes as lone surrogates, which nothing can print."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _value(text: str) -> Any:

@@ -215,13 +215,15 @@ def open_store(path: Path, *, map_bytes: int, map_bytes_max: int, read_only: boo
         raise StoreRefused(f"there is no store in {path}")
     lock = None
     if not read_only:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_directory(path)
         lock = _locked(path / "daemon.lock")
     try:
         env = _opened(path, map_bytes, read_only)
         try:
             store = LmdbStore(env, map_bytes_max, lock)
             _check_versions(store, read_only)
+            if not read_only:
+                _sync_names(path)
         except BaseException:
             env.close()
             raise
@@ -243,6 +245,22 @@ def _opened(path: Path, map_bytes: int, read_only: bool) -> lmdb.Environment:
     except lmdb.Error as error:
         raise _translated(error) from error
     return env
+
+
+def _make_directory(path: Path) -> None:
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for each in missing:
+        _sync_names(each.parent)
+
+
+def _sync_names(directory: Path) -> None:
+    """LMDB syncs what is in its file, not what the file is called: a new one may be gone after a power cut."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _locked(path: Path) -> int:

@@ -132,7 +132,10 @@ def unpacked(key: bytes, record: bytes) -> Any:
     data = record[:-4]
     if crc32(data, crc32(key)).to_bytes(4) != record[-4:]:
         raise StoreDamaged(f"the record under key {key.hex()} has a wrong checksum")
-    return decoded(data)
+    try:
+        return decoded(data)
+    except (ValueError, TypeError) as error:  # the checksum is right, so it was written so; by whom is for fsck to ask
+        raise StoreDamaged(f"the record under key {key.hex()} is no MessagePack: {error}") from None
 
 
 class Table(Generic[Row]):
@@ -145,8 +148,10 @@ class Table(Generic[Row]):
     def row(self, key: bytes, record: bytes) -> Row:
         items = unpacked(key, record)
         try:
+            if type(items) is not list:
+                raise TypeError("it is no array")
             row: Row = self._row_type(*items)
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise StoreDamaged(f"the record under key {key.hex()} is no row of table {self.name}: {error}") from None
         return row
 

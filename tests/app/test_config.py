@@ -173,6 +173,16 @@ def test_a_wrong_variable_is_named_and_not_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value"), [("SYNCD_S\udcf9RVER__LISTEN", "127.0.0.1:0"), ("SYNCD_LISTEN", "127.0.0.1\udcff:0")]
+)
+def test_a_variable_that_is_no_utf8_is_refused_in_printable_words(name: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loaded(None, {name: value})
+    (problem,) = caught.value.problems
+    assert problem.encode().endswith(b"no UTF-8, expected text in name and value")
+
+
+@pytest.mark.parametrize(
     ("name", "complaint"),
     [
         ("SYNCD_STATE_DR", "SYNCD_STATE_DR: got an unknown variable; did you mean SYNCD_STATE_DIR?"),

@@ -238,6 +238,15 @@ def test_a_cut_frame_and_the_wrong_kind_of_frame_are_refused() -> None:
         decoded(b"[]", JSON)
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), msgpack.ExtType(5, b"x"), msgpack.Timestamp(1)])
+def test_what_is_no_value_of_the_protocol_is_refused_also_from_a_server(value: Any) -> None:
+    body = {"space": "s", "epoch": bytes(16), "from": 0, "after": 0, "to": 1, "t": 0, "chain": bytes(8)}
+    for type_, argument in (("reg", value), ("set", [value])):
+        docs = [["notes", "n", 1, 0, {"f": [type_, argument]}]]
+        with pytest.raises(PeerError, match="notes|docs"):
+            decoded(msgpack.packb([34, body | {"docs": docs}]), MSGPACK)
+
+
 def test_unknown_keys_and_message_types_of_later_versions_are_ignored() -> None:
     assert decoded('[[20, {"id": 1, "new": 2}], [128, "anything"]]', JSON) == [m.Ping(1)]
 

@@ -1,5 +1,5 @@
-"""An application that echoes, on the daemon's own WebSocket stack: the socket transport, the HTTP shell with its upgrade,
-`Inbound` for what is received and `frame` for what is sent. Only the conversation above them is replaced.
+"""An application that echoes, on the daemon's own WebSocket stack: the socket transport, the HTTP shell with its
+upgrade, `Inbound` for what is received and `frame` for what is sent. Only the conversation above them is replaced.
 """
 
 import trio
@@ -42,9 +42,7 @@ class EchoServer:
         self.logs: list[str] = []
         self._shell = HttpShell(_answer, _Door(), SystemClock(), NetLimits(), self.logs.append)
 
-    async def serve(
-        self, listener: Listener, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def serve(self, listener: Listener, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
             task_status.started()
             while True:

@@ -47,7 +47,7 @@ def digest(store: Store) -> bytes:
 
 def _unsafe(directory: Path, **flags: bool) -> LmdbStore:
     """A store opened as the product never does: what the proof must catch."""
-    directory.mkdir(parents=True)
+    open_store(directory, map_bytes=MAP_BYTES, map_bytes_max=MAP_BYTES_MAX).close()  # says which version it is
     env = lmdb.open(str(directory), map_size=MAP_BYTES, lib_version=0, **flags)
     return LmdbStore(env, MAP_BYTES_MAX, None)
 

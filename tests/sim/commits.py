@@ -42,8 +42,8 @@ class CommitReader:
                     )  # fmt: skip
                 case PostEvents(), EventResults(told):
                     for event, (status, _) in zip(command.events, told, strict=True):
-                        space, operations = _inbox(now_ms, event)
-                        self._auditor.event(now_ms, event.key, status, space, operations)
+                        inbox, written = _inbox(now_ms, event)
+                        self._auditor.event(now_ms, event.key, status, inbox, written)
         self._auditor.batch_ended(trio.current_time())
         self._check_deltas(decision)
 

@@ -35,6 +35,8 @@ class Plan:
     ping_ms: int
     first_jitter_ms: int
     offline_share: float
+    join_share: float
+    delete_share: float
     post_every_s: float
 
 
@@ -42,6 +44,8 @@ def drawn(seed: int, profile: str) -> Plan:
     random = Random(f"{profile}/{seed}/plan")
     share = random.choice((0.2, 0.5, 0.8))
     faults = frozenset(fault for fault in FAULTS if random.random() < share)
+    if random.random() < 0.4:
+        faults |= {"grants"}  # with few others a connection lives long enough to see a grant go
     devices = random.choice((2, 3, 4, 6, 8))
     if profile == "storm":
         devices = random.choice((12, 20, 30))
@@ -50,6 +54,11 @@ def drawn(seed: int, profile: str) -> Plan:
         faults |= {"cut", "kill-device"}
     edits = random.randint(100, 400)  # in all: the auditor's cost grows faster than these
     safety_s = random.choice((40.0, 90.0, 200.0)) * (4 if profile == "offline" else 1)
+    # Pages that are read while others write: small ones, on a link that takes few at a time.
+    page_bytes, buffer_bytes, latency_s = random.choice((
+        (1, 256, 0.2), (1, 700, 0.2), (300, 256, 0.5), (300, 4096, 0.02), (1500, 700, 0.02), (262_144, 65536, 0.001),
+        (262_144, 256, 0.02),
+    ))  # fmt: skip
     return Plan(
         profile=profile,
         devices=devices,
@@ -59,15 +68,17 @@ def drawn(seed: int, profile: str) -> Plan:
         edit_every_s=safety_s * devices / edits,
         fault_every_s=random.choice((3.0, 8.0, 20.0)),
         faults=faults,
-        page_bytes=random.choice((1, 300, 1500, 262_144)),
+        page_bytes=page_bytes,
         disk_s=random.choice((0.0, 0.002, 0.02, 0.2)),
         fault_share=random.choice((0.0, 0.01, 0.04)) if "power-cut" in faults else 0.0,
-        latency_s=random.choice((0.001, 0.02, 0.2)),
-        buffer_bytes=random.choice((256, 700, 4096, 65536)),
+        latency_s=latency_s,
+        buffer_bytes=buffer_bytes,
         short_share=random.choice((0.0, 0.0, 0.1, 0.4)),
-        token_s=random.choice((20.0, 60.0, 600.0)),
+        token_s=random.choice((20.0, 20.0, 60.0, 600.0)),
         ping_ms=random.choice((15_000, 30_000)),
         first_jitter_ms=random.choice((200, 1000, 5000)),
         offline_share=random.choice((0.3, 0.6)) if profile == "offline" else random.choice((0.0, 0.05, 0.15)),
+        join_share=random.choice((0.05, 0.05, 0.3)),
+        delete_share=random.choice((0.03, 0.2)),
         post_every_s=safety_s / random.randint(3, 20),
     )

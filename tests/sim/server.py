@@ -15,7 +15,7 @@ import trio
 from syncd.app.daemon import adds_data, size_bytes
 from syncd.engine.commands import Command, Decision, Failed, Result
 from syncd.engine.engine import Engine
-from syncd.env.ports import Environment
+from syncd.env.ports import Environment, T, Ts
 from syncd.net.api import Api
 from syncd.net.auth import Authenticator, Principal, token_key
 from syncd.net.exchange import Health
@@ -47,7 +47,7 @@ class Disk:
         self._server, self._life = server, life
         self._lock = trio.Lock()
 
-    async def run(self, fn: Callable[..., Any], *args: Any) -> Any:
+    async def run(self, fn: Callable[[*Ts], T], *args: *Ts) -> T:
         server = self._server
         async with self._lock:
             await trio.sleep(server.random.random() * server.disk_s)
@@ -121,7 +121,7 @@ class SimServer:
         self._scope = trio.CancelScope()
         self._is_down = trio.Event()
 
-    def committed(self, args: Sequence[Any], result: tuple[Sequence[Result], Decision]) -> None:
+    def committed(self, args: Any, result: Any) -> None:
         now_ms, commands = args
         self.trace.record("server", f"committed {len(commands)} commands")
         self._on_commit(now_ms, commands, result[0], result[1])

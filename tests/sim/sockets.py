@@ -10,12 +10,12 @@ from typing import Protocol
 
 import h11
 import trio
-from syncd_client.errors import TransportClosed as ClientClosed
-from syncd_client.errors import Unreachable
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, TextMessage
 
 from syncd.env.ports import TransportClosed
+from syncd_client.errors import TransportClosed as ClientClosed
+from syncd_client.errors import Unreachable
 from tests.sim.network import Network, Socket
 
 CONNECT_S = 10.0

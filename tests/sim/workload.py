@@ -8,10 +8,10 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import trio
-from syncd_client.codec import json_value
 
 from syncd.engine.grants import Grant, Role
 from syncd.net.auth import sign_token
+from syncd_client.codec import json_value
 from tests.oracle.histories import random_wire
 from tests.oracle.oracle import packed
 from tests.sim.auditor import Violation
@@ -24,25 +24,27 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 BACKEND = "backend"
-DOCUMENTS = ("a", "b", "c", "d", "e", "f")
+DOCUMENTS = tuple("abcdefghijkl")
 ASK_S = 20.0  # how long a backend waits for an answer
 RETRIES_MAX = 12
 
 
-def random_operation(random: Random) -> list[Any]:
+def random_operation(random: Random, delete_share: float) -> list[Any]:
     """One operation on a few documents; the first are the most contended."""
     while True:
         operation = list(random_wire(random))
         if operation[0] == "counter.inc" and not operation[4]:
             continue  # the client refuses it before it is a change
-        if random.random() < 0.06:
+        if random.random() < delete_share:
             operation = ["delete", "", ""]
-        operation[1:3] = ["c", random.choice(DOCUMENTS[: random.choice((1, 3, 6))])]
+        operation[1:3] = ["c", random.choice(DOCUMENTS[: random.choice((1, 4, 12))])]
         return operation
 
 
-def random_change(random: Random) -> list[list[Any]]:
-    operations = [random_operation(random) for _ in range(1 if random.random() < 0.7 else random.randint(2, 4))]
+def random_change(random: Random, delete_share: float) -> list[list[Any]]:
+    operations = [
+        random_operation(random, delete_share) for _ in range(1 if random.random() < 0.7 else random.randint(2, 4))
+    ]
     if random.random() < 0.5:
         # Clients create what they edit: without this most changes would be refused.
         operations.insert(0, ["create", *operations[0][1:3]])
@@ -74,9 +76,9 @@ class Person:
                 # Whatever this device is now, it was told to be online.
                 if self._device.client is not None:
                     self._device.client.go_online()
-            elif roll < plan.offline_share + 0.06:
+            elif roll < plan.offline_share + plan.join_share:
                 self._join_or_leave()
-            elif roll < plan.offline_share + 0.09:
+            elif roll < plan.offline_share + plan.join_share + 0.03:
                 client.background(60_000) if random.random() < 0.5 else client.foreground()
             else:
                 for _ in range(1 if random.random() < 0.9 else random.randint(2, 12)):
@@ -101,7 +103,7 @@ class Person:
         random, client = self._random, self._device.client
         assert client is not None
         space = client.space(random.choice(self._world.spaces_of(self._device.user)))
-        operations = random_change(random)
+        operations = random_change(random, self._world.plan.delete_share)
         read_at = None
         if random.random() < 0.1:
             read_at = self._read_at.get(space.name)
@@ -111,9 +113,7 @@ class Person:
             self._read_at[space.name] = before.read_at
         complete = space.row.complete
         change = space.commit(operations, read_at=read_at)
-        self._world.auditor.committed(
-            self._device.id, space.name, change.n, change.nonce, complete, operations
-        )
+        self._world.auditor.committed(self._device.id, space.name, change.n, change.nonce, complete, operations)
         self._world.trace.record(
             self._device.name, f"commits {space.name} n={change.n} at={complete} {[item[0] for item in operations]}"
         )
@@ -133,8 +133,10 @@ class Person:
         name, n, target, field, value = written
         space, told = client.space(name), client.store.outcome(name, n)
         row = space.row
-        if row.revoked is not None or not row.is_subscribed or (
-            told is not None and (told.seq is None or told.seq <= row.complete)
+        if (
+            row.revoked is not None
+            or not row.is_subscribed
+            or (told is not None and (told.seq is None or told.seq <= row.complete))
         ):
             self._written = None
             return
@@ -144,7 +146,9 @@ class Person:
         if synced is None or synced.fields.get(field, ("reg", None))[0] != "reg":
             return
         if shown is None or packed(shown.fields.get(field)) != packed(value):
-            violation = Violation("S9", f"{self._device.name} no longer shows its own n = {n} of {name}", self._device.name)
+            violation = Violation(
+                "S9", f"{self._device.name} no longer shows its own n = {n} of {name}", self._device.name
+            )
             self._world.fail(violation)
 
 
@@ -165,7 +169,7 @@ class Backend:
     async def _post(self) -> None:
         random = self._random
         space = random.choice(self._world.shared_spaces)
-        body: dict[str, Any] = {"operations": [json_value(item) for item in random_change(random)]}
+        body: dict[str, Any] = {"operations": [json_value(item) for item in random_change(random, 0.05)]}
         if random.random() < 0.4 and space in self._positions:
             body["base"] = self._positions[space]
         token = sign_token(KEY, BACKEND, [Grant("s/**", Role.WRITER)], 3600, true_ms())

@@ -9,23 +9,24 @@ import logging
 import shutil
 import signal
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-import syncd_client.device
 import trio
-from syncd_client.policy import State
 
+import syncd_client.device
 from syncd.engine import reading
-from syncd.engine.commands import Command, CreateKey, Decision, Post, Result
 from syncd.engine.commands import Author as EngineAuthor
+from syncd.engine.commands import Command, CreateKey, Decision, Post, Result
 from syncd.engine.grants import Grant, Role
 from syncd.net.auth import make_key, secret_hash, sign_token
 from syncd.net.limits import NetLimits
 from syncd.wire.limits import DEFAULT
+from syncd_client.policy import State
 from tests.sim import determinism
 from tests.sim.auditor import READER, WRITER, Auditor, Recorded, Violation
 from tests.sim.clocks import true_ms
@@ -121,7 +122,9 @@ class World:
             self.failure = violation
             self._scope.cancel()
 
-    def _guarded(self, read: Callable[..., None]) -> Callable[[int, Sequence[Command], Sequence[Result], Decision], None]:
+    def _guarded(
+        self, read: Callable[..., None]
+    ) -> Callable[[int, Sequence[Command], Sequence[Result], Decision], None]:
         def guarded(now_ms: int, commands: Sequence[Command], results: Sequence[Result], decision: Decision) -> None:
             try:
                 read(now_ms, commands, results, decision)
@@ -282,7 +285,7 @@ class World:
         server, hub = self.server.server, self.server.hub
         assert server is not None and hub is not None
         due_s = trio.current_time() + 300
-        while server.connection_count and trio.current_time() < due_s:
+        while server.connection_count and trio.current_time() < due_s:  # noqa: ASYNC110
             await trio.sleep(1)
         if server.connection_count or hub.room_count or hub.members:
             raise Violation(
@@ -400,7 +403,8 @@ def _leaf(error: BaseException) -> BaseException:
 
 
 def _report(world: World, failure: BaseException | None, virtual_s: float) -> Report:
-    trace, nodes = world.trace, ()
+    trace = world.trace
+    nodes: tuple[str, ...] = ()
     detail, code, verdict = "", 0, "PASS"
     if isinstance(failure, Violation):
         nodes = failure.nodes
@@ -408,8 +412,6 @@ def _report(world: World, failure: BaseException | None, virtual_s: float) -> Re
     elif isinstance(failure, NotLive):
         verdict, code, detail = "liveness", 2, str(failure)
     elif failure is not None:
-        import traceback
-
         verdict, code, detail = "crash", 3, "".join(traceback.format_exception(failure))
     lines = tuple(trace.last(nodes, 60)) if failure is not None else ()
     return Report(

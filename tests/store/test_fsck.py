@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from typing import Any
+from zlib import crc32
 
 import pytest
 
 from syncd.core.fields import Field
 from syncd.engine.commands import CreateKey, Event, Forget, Idempotency, Post, PostEvents
 from syncd.store import keys
-from syncd.store.api import Writer
+from syncd.store.api import StoreDamaged, Writer
 from syncd.store.fsck import Finding, check
 from syncd.store.memory import MemoryStore
 from syncd.store.tables import (
@@ -290,6 +291,13 @@ def test_each_damage_gives_its_findings_and_no_others(
     assert len(found) == len(expected), found
     for table, problem in expected:
         assert any(finding.table == table and problem in finding.problem for finding in found), (table, problem, found)
+
+
+@pytest.mark.parametrize("row", [b"", b"\x92\x01", b"\x05", b"\xa3abc", b"\x81\x90\x01", b"\x97" + b"\x01" * 7])
+def test_what_is_no_row_is_damage_also_under_a_right_checksum(row: bytes) -> None:
+    record = row + crc32(row, crc32(b"key")).to_bytes(4)
+    with pytest.raises(StoreDamaged, match=b"key".hex()):
+        DOCUMENTS.row(b"key", record)
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)

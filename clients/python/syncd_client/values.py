@@ -117,20 +117,23 @@ def checked_space(name: Value) -> str:
 
 
 def canonical(value: Value, depth: int = 0) -> Value:
-    """The canonical form of what came from the server: normalised and copied. Raises InvalidInput if it nests too deep.
+    """The canonical form of what came from the server: normalised and copied. Raises InvalidInput if it is no value (an
+    infinite number, NaN, an extension of MessagePack) or nests too deep.
 
     The other limits are the writer's; a field of a delta (a set, say) may hold more bytes than a single value may, and
     is one level deeper. The depth is checked here too: how deep Python itself can follow depends on its version.
     """
     if isinstance(value, float):
-        return int(value) if value.is_integer() and abs(value) <= INTEGER_MAX else value
+        return checked_number(value, "value")
     if isinstance(value, (list, tuple, dict)) and depth > DEPTH_MAX:
         raise InvalidInput(f"nested deeper than {DEPTH_MAX}")
-    if isinstance(value, (list, tuple)):
+    if type(value) in (list, tuple):  # not isinstance: an extension of MessagePack is a named tuple
         return [canonical(item, depth + 1) for item in value]
     if isinstance(value, dict):
         return {key: canonical(value[key], depth + 1) for key in sorted(value, key=str.encode)}
-    return value
+    if value is None or isinstance(value, (bool, int, str, bytes)):
+        return value
+    raise InvalidInput(f"{type(value).__name__} is no type of a value")
 
 
 def packed(value: Value) -> bytes:
