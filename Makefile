@@ -14,7 +14,7 @@ PYTHON := $(shell for candidate in python3.11 python3.12 python3.13 python3.14 p
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo run test test-long sim oracle crash powerloss autobahn fuzz check bench clean
+.PHONY: help demo run test test-long sim oracle crash failures powerloss autobahn fuzz check bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,21 +58,25 @@ oracle: $(STAMP) ## 20,000 random offline histories through the merge core, and 
 crash: $(STAMP) ## kill -9 of the daemon, 50 times, and of devices, 30 times, under load of 20 devices
 	@$(BIN)/python -m tests.crash $(ARGS)
 
+failures: $(STAMP) ## The Nth call of every kind fails, once and for ever, for N = 1, 2, ...
+	@$(BIN)/python -m tests.failures $(ARGS)
+
 powerloss: $(STAMP) ## Every disk that a power cut may leave, some thousands of them: nothing acknowledged is lost
 	@$(BIN)/python -m tests.powerloss $(ARGS)
 
 SEEDS ?= 300
-SECONDS ?= 480
 
+sim: SECONDS ?= 480
 sim: $(STAMP) ## The whole system simulated: SEEDS=300 different runs, SECONDS=480 at most
 	@$(BIN)/python -m tests.sim --seeds 1..$(SEEDS) --seconds $(SECONDS)
 
 autobahn: $(STAMP) ## Autobahn's 517 WebSocket cases against our stack (needs a CPython 2.7; says so where there is none)
 	@$(BIN)/python -m tests.conformance.autobahn $(ARGS)
 
+fuzz: SECONDS ?= 300
 fuzz: $(STAMP) ## Coverage-guided fuzzing of all that reads bytes: make fuzz SECONDS=600, shared among the targets
 	@$(PIP) install --group fuzz || echo "atheris or schemathesis could not be installed: plain mutations run instead" >&2
-	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),300) $(ARGS)
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
 check: $(STAMP) ## Style, types, import rules, tidiness
 	@echo "ruff"; $(BIN)/ruff check .
