@@ -109,9 +109,7 @@ def _deleted(document: Document | None, by: Observer, floor: int) -> Applied:
         return Applied(document._replace(deletes=(*document.deletes, by.mark)), "noop")
     unseen = has_unseen(document, by)
     if unseen and by.base < floor:
-        raise OperationRefused(
-            "precondition", "a late delete of a document that changed since it was read"
-        )
+        raise OperationRefused("precondition", "a late delete of a document that changed since it was read")
     tombstone = Document(document.number, by.seq, document.born, document.makers, (by.mark,), (), {})
     if not unseen:
         return Applied(tombstone, "applied")
@@ -128,9 +126,7 @@ def _expected(document: Document | None, name: str, by: Observer) -> None:
         return
     field = document.fields.get(name)
     if field is not None and not by.has_seen(field.seq, field.slot):
-        raise OperationRefused(
-            "precondition", f"the field was written at seq {field.seq}, not seen by this change"
-        )
+        raise OperationRefused("precondition", f"the field was written at seq {field.seq}, not seen by this change")
 
 
 def applied(document: Document | None, operation: Operation, number: int, by: Observer, floor: int = 0) -> Applied:

@@ -243,7 +243,7 @@ def test_what_is_no_value_of_the_protocol_is_refused_also_from_a_server(value: A
     body = {"space": "s", "epoch": bytes(16), "from": 0, "after": 0, "to": 1, "t": 0, "chain": bytes(8)}
     for type_, argument in (("reg", value), ("set", [value])):
         docs = [["notes", "n", 1, 0, {"f": [type_, argument]}]]
-        with pytest.raises(PeerError, match="notes|docs"):
+        with pytest.raises(PeerError, match=r"notes|docs"):
             decoded(msgpack.packb([34, body | {"docs": docs}]), MSGPACK)
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from syncd.core.ids import Dot
 from syncd.engine.batch import space_row
-from syncd.store import fsck, keys
+from syncd.store import keys
 from syncd.store.api import Reader
+from syncd.store.fsck import check
 from syncd.store.tables import ENTRIES, LOG, REPLICAS
 
 
@@ -47,7 +48,7 @@ class Verdict:
 
 def verdict(tx: Reader, acknowledged: Sequence[Acknowledged], replicas: Sequence[Replica]) -> Verdict:
     """Compare everything, over one read transaction."""
-    problems = [f"fsck: {finding.table} {finding.key}: {finding.problem}" for finding in fsck.check(tx)]
+    problems = [f"fsck: {finding.table} {finding.key}: {finding.problem}" for finding in check(tx)]
     missing = [problem for change in acknowledged if (problem := _missing(tx, change)) is not None]
     problems += missing
     spaces = sorted({replica.space for replica in replicas})
