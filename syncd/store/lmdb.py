@@ -18,6 +18,7 @@ fatal: after a failed fsync the kernel may forget that pages were dirty, and a s
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -218,12 +219,12 @@ def open_store(path: Path, *, map_bytes: int, map_bytes_max: int, read_only: boo
         _make_directory(path)
         lock = _locked(path / "daemon.lock")
     try:
+        if not (path / "data.mdb").exists():
+            _make_store(path, map_bytes)
         env = _opened(path, map_bytes, read_only)
         try:
             store = LmdbStore(env, map_bytes_max, lock)
-            _check_versions(store, read_only)
-            if not read_only:
-                _sync_names(path)
+            _check_versions(store)
         except BaseException:
             env.close()
             raise
@@ -252,6 +253,24 @@ def _make_directory(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     for each in missing:
         _sync_names(each.parent)
+
+
+def _make_store(path: Path, map_bytes: int) -> None:
+    """Make a store aside, and give it its name when it is whole: a death in between leaves nothing that must be removed
+    by hand before the next start. The caller holds the lock."""
+    aside = path / "making"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(mode=0o700)
+    store = LmdbStore(_opened(aside, map_bytes, read_only=False), map_bytes, None)
+    try:
+        with store.write() as tx:
+            META.put(tx, keys.meta("schema"), (SCHEMA_VERSION,))
+            META.put(tx, keys.meta("lmdb"), (LMDB_FORMAT,))
+    finally:
+        store.close()
+    os.replace(aside / "data.mdb", path / "data.mdb")
+    _sync_names(path)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sync_names(directory: Path) -> None:
@@ -283,19 +302,13 @@ def _locked(path: Path) -> int:
     return lock
 
 
-def _check_versions(store: LmdbStore, read_only: bool) -> None:
-    """Refuse what another version wrote; say in a new store which version it is."""
+def _check_versions(store: LmdbStore) -> None:
+    """Refuse what another version wrote, or another program."""
     with store.read() as tx:
         schema = META.get(tx, keys.meta("schema"))
         file_format = META.get(tx, keys.meta("lmdb"))
-        is_empty = next(tx.scan(b"\0", b"\xff"), None) is None
-    if schema is None and file_format is None and is_empty and not read_only:
-        with store.write() as tx:
-            META.put(tx, keys.meta("schema"), (SCHEMA_VERSION,))
-            META.put(tx, keys.meta("lmdb"), (LMDB_FORMAT,))
-        return
     if schema is None or file_format is None:
-        raise StoreRefused("the LMDB file is not a store of syncd, or its creation was never finished")
+        raise StoreRefused("the LMDB file is not a store of syncd")
     if schema != (SCHEMA_VERSION,):
         raise StoreRefused(f"the store has schema {schema[0]}, this syncd reads and writes {SCHEMA_VERSION}")
     if file_format != (LMDB_FORMAT,):

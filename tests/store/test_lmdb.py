@@ -258,3 +258,18 @@ def test_ended_readers_that_someone_still_holds_keep_no_slot(tmp_path: Path) -> 
         with store.read() as tx:
             held.append(tx)
     store.close()
+
+
+def test_a_death_while_a_store_is_made_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    aside = tmp_path / "making"
+    aside.mkdir()
+    (aside / "data.mdb").write_bytes(b"half a page")
+    store = opened(tmp_path)
+    with store.write() as tx:
+        tx.put(b"Dkey", b"value")
+    store.close()
+    assert not aside.exists()
+    store = opened(tmp_path)
+    with store.read() as tx:
+        assert tx.get(b"Dkey") == b"value"
+    store.close()
