@@ -3,16 +3,22 @@
 import argparse
 import sys
 import time
-from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from itertools import islice
 from multiprocessing import get_context
 
 from tests.sim.plan import PROFILES
+from tests.sim.variety import Variety
 from tests.sim.world import Report, simulate
 
 PROCESSES_MAX = 2
 SHARES = ("swarm", "swarm", "offline", "swarm", "storm")  # of the profiles, in a run of many seeds
+CROWD_EVERY = 50  # seeds: such a run costs about two others
+
+
+def profile_of(seed: int) -> str:
+    """The profile of a seed in a run of many."""
+    return "crowd" if seed % CROWD_EVERY == 0 else SHARES[seed % len(SHARES)]
 
 
 def line_of(seed: int, profile: str, report: Report) -> str:
@@ -28,7 +34,8 @@ def tell(seed: int, profile: str, report: Report, is_verbose: bool) -> None:
             print(f"  {line}")
         print(f"  replay: python -m tests.sim {seed} --profile {profile}", flush=True)
     elif is_verbose:
-        print(f"  outcomes {dict(report.outcomes)}  faults {dict(report.faults)}  {report.virtual_s:.0f} virtual s")
+        print(f"  outcomes {dict(report.outcomes)}  closes {dict(report.closes)}  {report.virtual_s:.0f} virtual s")
+        print(f"  faults {dict(report.faults)}  power cuts {dict(report.power_cuts)}")
 
 
 def one(job: tuple[int, str]) -> tuple[int, str, Report]:
@@ -36,11 +43,11 @@ def one(job: tuple[int, str]) -> tuple[int, str, Report]:
 
 
 def many(first: int, last: int, seconds: float, profile: str | None) -> int:
-    """Run the seeds in order for at most so long; the greatest exit code."""
-    jobs = [(seed, profile or SHARES[seed % len(SHARES)]) for seed in range(first, last + 1)]
+    """Run the seeds in order for at most so long; the greatest exit code, 1 if too little occurred in many seeds."""
+    jobs = [(seed, profile or profile_of(seed)) for seed in range(first, last + 1)]
     due_s = time.monotonic() + seconds
     codes: list[int] = []
-    totals: Counter[str] = Counter()
+    variety = Variety()
     events = 0
     with ProcessPoolExecutor(PROCESSES_MAX, get_context("fork")) as pool:
         waiting = iter(jobs)
@@ -51,16 +58,16 @@ def many(first: int, last: int, seconds: float, profile: str | None) -> int:
                 seed, name, report = future.result()
                 codes.append(report.exit_code)
                 events += report.events
-                totals.update(report.outcomes)
-                totals.update({f"fault {kind}": count for kind, count in report.faults.items()})
+                variety.add(report)
                 if report.exit_code:
                     tell(seed, name, report, False)
                 if time.monotonic() < due_s:
                     running |= {pool.submit(one, job) for job in islice(waiting, 1)}
     failed = sum(bool(code) for code in codes)
     print(f"{len(codes)} of {len(jobs)} seeds, {failed} failed, {events} events")
-    print("  " + ", ".join(f"{name} {count}" for name, count in sorted(totals.items())))
-    return max(codes, default=0)
+    for line in variety.lines():
+        print(f"  {line}")
+    return max(*codes, variety.exit_code, 0)
 
 
 def main() -> int:

@@ -83,6 +83,7 @@ class Auditor:
         self.posted: dict[bytes, tuple[Any, ...]] = {}  # Idempotency-Key -> what was answered
         self.events: set[bytes] = set()
         self.outcomes: dict[str, int] = {}
+        self.closes: dict[int, int] = {}  # close codes, as devices heard them
         self._touched: dict[str, None] = {}
 
     def space(self, name: str) -> SpaceAudit:

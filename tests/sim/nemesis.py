@@ -30,7 +30,7 @@ class Nemesis:
             await trio.sleep(random.expovariate(1 / plan.fault_every_s))
             kind = random.choice(kinds)
             self._world.trace.record("nemesis", kind)
-            self._world.faults[kind] = self._world.faults.get(kind, 0) + 1
+            self._world.count_fault(kind)
             await self._act(kind, nursery)
 
     async def _act(self, kind: str, nursery: trio.Nursery) -> None:

@@ -10,7 +10,7 @@ FAULTS = (
     "kill-server", "stop-server", "power-cut", "kill-device", "close-device", "cut", "reset", "clock", "weather",
     "grants", "stale-token", "auth-down",
 )  # fmt: skip
-PROFILES = ("swarm", "offline", "storm")
+PROFILES = ("swarm", "offline", "storm", "crowd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,14 @@ def drawn(seed: int, profile: str) -> Plan:
     if profile == "storm":
         devices = random.choice((12, 20, 30))
         faults |= {"kill-server", "power-cut"}
+    if profile == "crowd":
+        devices = random.randint(60, 120)
     if profile == "offline":
         faults |= {"cut", "kill-device"}
     edits = random.randint(100, 400)  # in all: the auditor's cost grows faster than these
     safety_s = random.choice((40.0, 90.0, 200.0)) * (4 if profile == "offline" else 1)
+    if profile == "crowd":
+        edits, safety_s = random.randint(100, 250), random.choice((15.0, 30.0))  # each is heard by everyone
     # Pages that are read while others write: small ones, on a link that takes few at a time.
     page_bytes, buffer_bytes, latency_s = random.choice((
         (1, 256, 0.2), (1, 700, 0.2), (300, 256, 0.5), (300, 4096, 0.02), (1500, 700, 0.02), (262_144, 65536, 0.001),
@@ -62,8 +66,8 @@ def drawn(seed: int, profile: str) -> Plan:
     return Plan(
         profile=profile,
         devices=devices,
-        users=random.randint(1, min(devices, 4)),
-        spaces=random.randint(1, 4),
+        users=random.randint(devices // 16, devices // 8) if profile == "crowd" else random.randint(1, min(devices, 4)),
+        spaces=random.randint(1, 2 if profile == "crowd" else 4),
         safety_s=safety_s,
         edit_every_s=safety_s * devices / edits,
         fault_every_s=random.choice((3.0, 8.0, 20.0)),

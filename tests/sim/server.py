@@ -64,6 +64,7 @@ class Disk:
         server = self._server
         if server.life == self._life and server.random.random() < server.fault_share:
             server.trace.record("server", f"power cut at {name}")
+            server.power_cuts[name] = server.power_cuts.get(name, 0) + 1
             server.unplug()
             raise PowerCut(name)
 
@@ -110,6 +111,7 @@ class SimServer:
         self.disk_s, self.fault_share = 0.0, 0.0
         self.life = 0
         self.defects: list[str] = []
+        self.power_cuts: dict[str, int] = {}  # by the point at which the power went
         self.is_draining = False
         self.server: Server | None = None
         self.hub: Hub | None = None

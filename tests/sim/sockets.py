@@ -29,6 +29,8 @@ class Tap(Protocol):
 
     def received(self, frame: bytes | str) -> None: ...
 
+    def closed(self, code: int) -> None: ...
+
 
 async def send_all(socket: Socket, data: bytes) -> None:
     while data:
@@ -75,7 +77,9 @@ class SimWebSocket:
                 self._feed(data)
                 await self._answer_close()
         except TransportClosed:
-            self._closed = self._closed or ClientClosed(1006)
+            if self._closed is None:
+                self._closed = ClientClosed(1006)
+                self._tap.closed(1006)
             self._ended.set()
             raise self._closed from None
         finally:
@@ -99,6 +103,7 @@ class SimWebSocket:
         for event in self._websocket.events():
             if isinstance(event, CloseConnection):
                 self._closed = ClientClosed(event.code, event.reason or "")
+                self._tap.closed(event.code)
                 self._ended.set()
             elif isinstance(event, TextMessage | BytesMessage):
                 self._pieces.append(bytes(event.data) if isinstance(event, BytesMessage) else event.data)

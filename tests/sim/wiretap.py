@@ -105,6 +105,10 @@ class Wiretap:
         except Violation as violation:
             self._report(violation)
 
+    def closed(self, code: int) -> None:
+        code = int(code)  # WebSocket libraries have names for some of them
+        self._auditor.closes[code] = self._auditor.closes.get(code, 0) + 1
+
     def _sent(self, frame: bytes | str) -> None:
         for name, body in messages_of(frame):
             self._trace.record(self._node, f"> {name} {_told(body)}")

@@ -64,6 +64,8 @@ class Report:
     lines: tuple[str, ...]
     outcomes: Mapping[str, int]
     faults: Mapping[str, int]
+    power_cuts: Mapping[str, int]
+    closes: Mapping[int, int]
     virtual_s: float
 
 
@@ -116,6 +118,9 @@ class World:
     def spaces_of(self, user: str) -> list[str]:
         return [*self.shared_spaces, f"user/{user}"]
 
+    def count_fault(self, kind: str) -> None:
+        self.faults[kind] = self.faults.get(kind, 0) + 1
+
     def fail(self, violation: BaseException) -> None:
         """The first broken invariant ends the run."""
         if self.failure is None:
@@ -139,8 +144,10 @@ class World:
         """The application's own service gives a token; now and then it is down, or an old one was cached."""
         random, faults = self._token_random, self.plan.faults if self.is_safe_phase else frozenset()
         if "auth-down" in faults and random.random() < 0.1:
+            self.count_fault("auth-down")
             raise OSError("the token service does not answer")
         if "stale-token" in faults and random.random() < 0.15 and device.name in self._given:
+            self.count_fault("stale-token")
             return random.choice(self._given[device.name])
         roles = {space: role for space, role in self.roles[device.user].items() if role}
         life_s = self.plan.token_s * (0.5 + random.random()) if self.is_safe_phase else 3600.0
@@ -416,5 +423,6 @@ def _report(world: World, failure: BaseException | None, virtual_s: float) -> Re
     lines = tuple(trace.last(nodes, 60)) if failure is not None else ()
     return Report(
         verdict, code, trace.count, trace.hash, detail, lines,
-        dict(sorted(world.auditor.outcomes.items())), dict(sorted(world.faults.items())), virtual_s,
+        dict(sorted(world.auditor.outcomes.items())), dict(sorted(world.faults.items())),
+        dict(sorted(world.server.power_cuts.items())), dict(sorted(world.auditor.closes.items())), virtual_s,
     )  # fmt: skip
