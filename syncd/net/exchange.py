@@ -1,10 +1,13 @@
 """What the HTTP shell and the API hand to each other: one request, one response, the state of health.
 
+A response may be not there yet (`Later`: a long poll) or never be whole (`Response.stream`: server-sent events). Both
+are waits, which the shell alone can bound, and end when the peer has gone: so they come to it as data, too.
+
 Owns these shapes and the writing of common headers. Must not know sockets, h11 or routes. A response of the API is
 complete: it carries `Date`, `Content-Type` and `Content-Length`; the shell adds only what concerns the connection.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any
@@ -31,18 +34,35 @@ class Request:
     received_ms: int
 
 
+# Hands one piece of a body to the peer; returns when the socket has taken all of it, so whoever writes keeps nothing.
+Send = Callable[[bytes], Awaitable[None]]
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One HTTP response, whole. The answer to HEAD has an empty body and the length of the body it stands for."""
+    """One HTTP response, whole. The answer to HEAD has an empty body and the length of the body it stands for.
+
+    With a `stream` the body is what that writes, piece by piece, until it returns; there is no `Content-Length` then.
+    It is cancelled when the peer has gone, when it takes nothing for `write_s`, and after `stream_s`."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes = b""
+    stream: Callable[[Send], Awaitable[None]] | None = None
 
     def header(self, name: str) -> str | None:
         """The value of the first header of this name, whatever its case."""
         wanted = name.lower()
         return next((value for key, value in self.headers if key.lower() == wanted), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A response that something has to happen for. `answer` waits for it, `wait_s` at most by itself, and is cancelled
+    when the peer has gone; whatever it holds on to, its cancellation lets go of."""
+
+    wait_s: float
+    answer: Callable[[], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)

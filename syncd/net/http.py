@@ -4,8 +4,9 @@ Owns parsing (h11's), the limits on what is read and how long it may take, keep-
 Must not know routes (`api` handles whole requests) or what a WebSocket carries (`connection` goes on with the bytes).
 
 Invariants: H1 nothing is read of a body whose length is refused. H2 one request at a time: the next is not read before
-the last byte of the response before it was taken. H3 every wait has an end: headers, body, handling, writing, idling.
-H4 what cannot be parsed is answered by a problem (RFC 9457) and the end of the connection, never by silence.
+the last byte of the response before it was taken. H3 every wait has an end: headers, body, handling, writing,
+idling; and what a request waits for on purpose ends with its peer, too. H4 what cannot be parsed is answered by a
+problem (RFC 9457) and the end of the connection, never by silence.
 """
 
 import base64
@@ -14,13 +15,14 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Protocol, cast
+from functools import partial
+from typing import Final, Protocol, TypeVar, cast
 
 import h11
 import trio
 
-from syncd.env.ports import Clock, Transport
-from syncd.net.exchange import BODY_BYTES_MAX, Request, Response, http_date
+from syncd.env.ports import Clock, Transport, TransportClosed
+from syncd.net.exchange import BODY_BYTES_MAX, Later, Request, Response, Send, http_date
 from syncd.net.limits import NetLimits
 from syncd.net.problems import problem_response
 from syncd.wire.codec import CODECS, Codec
@@ -33,7 +35,8 @@ PIECES_PER_TURN: Final = 256  # of those between two checkpoints, some 3 ms: a r
 _KEY_BYTES: Final = 16
 _ACCEPT_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 
-Handler = Callable[[Request], Awaitable[Response]]
+T = TypeVar("T")
+Handler = Callable[[Request], Awaitable[Response | Later]]
 
 
 class Door(Protocol):
@@ -157,7 +160,11 @@ class _Conversation:
                 await self._answer(head, self._response(head, _unparsable(error)), is_last=True)
                 break
             with self._shell.busy():
-                response = await self._handled(request)
+                limits = self._shell.limits
+                response = await self._handled(request, partial(self._shell.handle, request), limits.handle_s)
+                if isinstance(response, Later):
+                    wait_s = response.wait_s + limits.handle_s
+                    response = await self._while_there(partial(self._handled, request, response.answer, wait_s))
                 is_last = self._shell.door.is_draining or number == requests_max
                 await self._answer(head, response, is_last=is_last)
             if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
@@ -269,17 +276,64 @@ class _Conversation:
 
     # -- out -----------------------------------------------------------------------------------------------------
 
-    async def _handled(self, request: Request) -> Response:
-        """The response of `api`. What it raises is logged and hurts this request only."""
+    async def _handled(self, request: Request, answer: Callable[[], Awaitable[T]], limit_s: float) -> T | Response:
+        """What `answer` gives. What it raises is logged and hurts this request only."""
         shell = self._shell
         try:
-            with trio.move_on_after(shell.limits.handle_s):
-                return await shell.handle(request)
+            with trio.move_on_after(limit_s):
+                return await answer()
         except Exception:
             shell.log(f"{request.method} {request.path} failed\n{traceback.format_exc()}")
             return problem_response("internal", "the server failed on this request and has logged why", request.path)
-        detail = f"no result within {shell.limits.handle_s:g} seconds; it may still take effect: repeat it with its key"
+        detail = f"no result within {limit_s:g} seconds; it may still take effect: repeat it with its key"
         return problem_response("overloaded", detail, request.path, retry_after(shell.limits.refused_retry_min_s))
+
+    async def _while_there(self, work: Callable[[], Awaitable[T]]) -> T:
+        """The result of `work`, which ends with its peer: a wait for nobody would hold its place to the end. A peer
+        that half-closes counts as gone, as with other servers. Raises `_Ended`, and what `work` raises."""
+        results: list[T] = []
+        failure: Exception | None = None
+
+        async def watch() -> None:
+            try:
+                if data := await self._transport.receive(RECEIVE_BYTES):
+                    self._h11.receive_data(data)  # the next request, early; one piece is kept, and watching ends
+                    return
+            except TransportClosed:
+                pass
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            try:
+                results.append(await work())
+            except Exception as error:  # raised again below, and not as a group
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if not results:
+            raise _Ended
+        return results[0]
+
+    async def _stream(self, stream: Callable[[Send], Awaitable[None]]) -> None:
+        """The body that a stream writes. One that fails, or outlives its time, ends without the mark of the end."""
+
+        async def send(data: bytes) -> None:
+            await trio.lowlevel.checkpoint()  # a peer that takes everything at once must not keep the loop
+            await self._write(self._sent(h11.Data(data=data)))
+
+        shell = self._shell
+        try:
+            with trio.move_on_after(shell.limits.stream_s) as life:
+                await self._while_there(partial(stream, send))
+        except (_Ended, TransportClosed):
+            raise
+        except Exception:
+            shell.log(f"a stream failed\n{traceback.format_exc()}")
+            raise _Ended from None
+        if life.cancelled_caught:
+            raise _Ended
 
     def _response(self, head: h11.Request | None, problem: _Problem) -> Response:
         path = "" if head is None else head.target.partition(b"?")[0].decode("ascii", "replace")
@@ -296,6 +350,10 @@ class _Conversation:
         parts = [self._sent(h11.Response(status_code=response.status, headers=headers))]
         if response.body and (head is None or head.method != b"HEAD"):
             parts.append(self._sent(h11.Data(data=response.body)))
+        if response.stream is not None:
+            await self._write(b"".join(parts))
+            await self._stream(response.stream)
+            parts = []
         parts.append(self._sent(h11.EndOfMessage()))
         await self._write(b"".join(parts))
 

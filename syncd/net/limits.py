@@ -32,6 +32,7 @@ class NetLimits:
     body_s: float = 30.0  # a 4 MiB body at 150 kB/s
     handle_s: float = 30.0  # a queue full of commands is written in seconds; later than this nobody waits any more
     write_s: float = 30.0  # without progress in sending a response
+    stream_s: float = 3_600.0  # of one streamed response: deploys and balancers count on connections that move
     keep_alive_s: float = 75.0  # nginx's default: longer than most clients keep an idle connection
     requests_per_connection_max: int = 10_000  # so that load balancers see connections move; nginx: 1,000
 

@@ -21,7 +21,7 @@ from syncd.env.ports import Environment, Listener, Transport, TransportClosed, h
 from syncd.net.auth import Authenticator
 from syncd.net.connection import Connection
 from syncd.net.delivery import Wiring
-from syncd.net.exchange import Request, Response
+from syncd.net.exchange import Later, Request, Response
 from syncd.net.http import HttpShell
 from syncd.net.hub import Hub
 from syncd.net.limits import NetLimits
@@ -35,7 +35,7 @@ from syncd.wire.limits import DEFAULT, Limits
 class Api(Protocol):
     """What answers plain HTTP requests."""
 
-    async def handle(self, request: Request) -> Response: ...
+    async def handle(self, request: Request) -> Response | Later: ...
 
 
 class Server:

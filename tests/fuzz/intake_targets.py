@@ -27,7 +27,7 @@ from syncd.store.api import StoreDamaged
 from syncd.store.tables import TABLES, packed
 from tests.fuzz import corpus
 from tests.fuzz.runner import Target
-from tests.http.harness import NOW_MS, SIGNING_KEY, Server, check_described
+from tests.http.harness import NOW_MS, SIGNING_KEY, Server, check_described, whole_response
 
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _RECORD_KEY: Final = b"\x05key"
@@ -56,7 +56,7 @@ async def _exchange(stream: bytes, piece_bytes: int) -> tuple[list[str], bytes, 
     upgrades: list[Upgrade | None] = []
 
     async def handle(request: Request) -> Response:
-        response = await server.api.handle(request)
+        response = await whole_response(server.api, request)
         check_described(request.method, request.path, response)
         asked.append(f"{request.method} {request.path}?{request.query} {len(request.body)} {response.status}")
         return response

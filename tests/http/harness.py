@@ -23,7 +23,7 @@ from syncd.env.real import NoFaults
 from syncd.net.api import Api
 from syncd.net.api.service import ROUTES
 from syncd.net.auth import Authenticator, make_key, secret_hash, sign_token, token_key
-from syncd.net.exchange import Health, Request, Response
+from syncd.net.exchange import Health, Later, Request, Response
 from syncd.store.committer import Committer
 from syncd.store.memory import MemoryStore
 
@@ -63,6 +63,12 @@ class Answer:
 
     def header(self, name: str) -> str | None:
         return self.response.header(name)
+
+
+async def whole_response(api: Api, request: Request) -> Response:
+    """The response, waited for if it comes later."""
+    response = await api.handle(request)
+    return await response.answer() if isinstance(response, Later) else response
 
 
 class Server:
@@ -117,7 +123,7 @@ class Server:
             body = json.dumps(body).encode()
             sent.setdefault("content-type", "application/json")
         request = Request(method, path, query, sent, body or b"", "127.0.0.1:1", self.clock.ms)
-        response = await self.api.handle(request)
+        response = await whole_response(self.api, request)
         check_described(method, path, response)
         return Answer(response)
 

@@ -22,6 +22,7 @@ from tests.http.harness import (
     described_routes,
     errors_of,
     served_routes,
+    whole_response,
 )
 
 CLOSED = [
@@ -313,7 +314,7 @@ def test_whatever_comes_the_answer_is_described(
             if has_token:
                 sent["authorization"] = f"Bearer {server.token(any='owner')}"
             request = Request(method, path, query, sent, body, "peer", NOW_MS)
-            response = await server.api.handle(request)
+            response = await whole_response(server.api, request)
             check_described(method, path, response)
             assert response.status < 500
             server.committer.close()

@@ -25,7 +25,7 @@ from syncd.net.auth import Authenticator, sign_token, token_key
 from syncd.net.exchange import Request, Response, content
 from syncd.net.hub import Hub
 from syncd.net.limits import NetLimits
-from syncd.net.server import Server
+from syncd.net.server import Api, Server
 from syncd.store.committer import Committer
 from syncd.store.memory import MemoryStore
 from syncd.wire.limits import DEFAULT, Limits
@@ -127,6 +127,7 @@ async def world(
     wire_limits: Limits = DEFAULT,
     origins: frozenset[str] | None = None,
     offload: Offload | None = None,
+    api: Api | None = None,
 ) -> AsyncIterator[World]:
     """A running server."""
     offload = offload or InlineOffload()
@@ -147,7 +148,7 @@ async def world(
         adds_data=lambda command: isinstance(command, Push), size_bytes=lambda command: 100,
     )  # fmt: skip
     server = Server(
-        env, hub, Echo(), Authenticator([KEY]), store, committer, logs.append,
+        env, hub, api or Echo(), Authenticator([KEY]), store, committer, logs.append,
         limits=limits, wire_limits=wire_limits, origins=origins,
     )  # fmt: skip
     listener = MemoryListener()

@@ -9,9 +9,9 @@ Invariants: A1 a handler of a route that is not open runs only for an authentica
 type application/problem+json. A3 the table and openapi.json describe the same routes (a test compares them).
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from syncd.net.api.calls import ApiServices, Call, Caller, Clock, Executor, parsed_query
@@ -21,11 +21,12 @@ from syncd.net.api.documents import get_document, get_documents, get_explanation
 from syncd.net.api.events import post_events
 from syncd.net.api.operations import get_docs, get_health, get_openapi, get_problem, get_readiness
 from syncd.net.auth import Authenticator, Unauthenticated, bearer, challenge, is_api_key
-from syncd.net.exchange import Health, Request, Response, http_date
+from syncd.net.exchange import Health, Later, Request, Response, http_date
 from syncd.net.problems import ProblemRaised, problem_response, raised
 from syncd.store.api import Store
 
-Handler = Callable[[Call], Awaitable[Response]]
+T = TypeVar("T")
+Handler = Callable[[Call], Awaitable[Response | Later]]
 _JSON: Final = "application/json"
 
 
@@ -77,18 +78,26 @@ class Api:
         for route in ROUTES:
             self._by_path.setdefault(tuple(route.template.split("/")[1:]), {})[route.method] = route
 
-    async def handle(self, request: Request) -> Response:
-        """The response to a request. Raises only what nobody expected."""
-        try:
-            response = await self._answer(request)
-        except ProblemRaised as error:
-            problem = error.problem
-            response = problem_response(problem.name, problem.detail, request.path, problem.headers, **problem.fields)
-        common = (("Date", http_date(self._services.clock.now_ms())), ("X-Content-Type-Options", "nosniff"))
-        body = b"" if request.method == "HEAD" else response.body
-        return replace(response, headers=response.headers + common, body=body)
+    async def handle(self, request: Request) -> Response | Later:
+        """The response to a request, now or later. Raises only what nobody expected."""
+        answer = await _caught(request, self._answer(request))
+        if isinstance(answer, Response):
+            return self._completed(request, answer)
+        later = answer
 
-    async def _answer(self, request: Request) -> Response:
+        async def completed() -> Response:
+            return self._completed(request, await _caught(request, _awaited(later.answer)))
+
+        return Later(later.wait_s, completed)
+
+    def _completed(self, request: Request, response: Response) -> Response:
+        """The response with what all have in common."""
+        common = (("Date", http_date(self._services.clock.now_ms())), ("X-Content-Type-Options", "nosniff"))
+        if request.method == "HEAD":
+            return Response(response.status, response.headers + common)
+        return replace(response, headers=response.headers + common)
+
+    async def _answer(self, request: Request) -> Response | Later:
         route, parameters = self._matched(request)
         caller = None if route.is_open else self._caller(request)
         query = parsed_query(request.query, route.query)
@@ -126,6 +135,19 @@ class Api:
         except Unauthenticated as error:
             header = challenge("invalid_token", error.detail)
             raise raised("unauthenticated", error.detail, (header,), reason=error.reason) from None
+
+
+async def _caught(request: Request, answer: Coroutine[Any, Any, T]) -> T | Response:
+    """An answer, or the problem that it ended with."""
+    try:
+        return await answer
+    except ProblemRaised as error:
+        problem = error.problem
+        return problem_response(problem.name, problem.detail, request.path, problem.headers, **problem.fields)
+
+
+async def _awaited(answer: Callable[[], Awaitable[T]]) -> T:
+    return await answer()
 
 
 def _unescaped(segment: str) -> str:
