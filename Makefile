@@ -14,7 +14,7 @@ PYTHON := $(shell for candidate in python3.11 python3.12 python3.13 python3.14 p
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo run test test-long sim oracle crash failures powerloss autobahn fuzz check bench clean
+.PHONY: help demo run test test-long sim oracle crash failures powerloss autobahn fuzz check bench soak clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,10 @@ check: $(STAMP) ## Style, types, import rules, tidiness
 
 bench: $(STAMP) ## Measure; prints a table and writes bench/results/latest.json
 	@$(BIN)/python -m bench $(ARGS)
+
+soak: SECONDS ?= 3600
+soak: $(STAMP) ## A daemon under a steady mixed load for SECONDS=3600: does its memory grow? ARGS=--gentle beside other work
+	@$(BIN)/python -m bench.soak --seconds $(SECONDS) $(ARGS)
 
 clean: ## Remove the virtual environment and all caches
 	@rm -rf $(VENV) build dist bench/results .hypothesis

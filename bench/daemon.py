@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -32,21 +33,27 @@ RAISED = {
 class Daemon:
     """A running daemon, as a context manager."""
 
-    def __init__(self, directory: Path, core: int) -> None:
+    def __init__(
+        self, directory: Path, core: int | None, *, settings: Mapping[str, str] | None = None, port: int = 0
+    ) -> None:
+        """`core` None: wherever the kernel wants it. `settings`: instead of `RAISED`. `port` 0: any."""
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SYNCD_")}
-        self._environ = environ | RAISED | {
-            "SYNCD_STATE_DIR": str(directory), "SYNCD_LISTEN": "127.0.0.1:0", "SYNCD_ADMIN_LISTEN": "127.0.0.1:0",
+        self._environ = environ | dict(RAISED if settings is None else settings) | {
+            "SYNCD_STATE_DIR": str(directory), "SYNCD_LISTEN": f"127.0.0.1:{port}",
+            "SYNCD_ADMIN_LISTEN": "127.0.0.1:0",
         }  # fmt: skip
         self._log = (directory.parent / f"{directory.name}.log").open("w+")
         self._process = subprocess.Popen(
-            [*_SYNCD, "serve"], env=self._environ, preexec_fn=partial(pin, core), text=True,
+            [*_SYNCD, "serve"], env=self._environ, preexec_fn=None if core is None else partial(pin, core), text=True,
             stdout=subprocess.PIPE, stderr=self._log,
         )  # fmt: skip
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise Failed(f"the daemon did not start: {self._logged()}")
-        self.port = int(json.loads(line)["http"].rpartition(":")[2])
+        ready = json.loads(line)
+        self.port = int(ready["http"].rpartition(":")[2])
+        self.admin_port = int(ready["admin"].rpartition(":")[2])
         self.pid = self._process.pid
 
     def __enter__(self) -> "Daemon":
@@ -60,19 +67,27 @@ class Daemon:
         self._process.communicate()
         self._log.close()
 
-    def token(self, user: str) -> str:
-        """A token of a user who may write every space of the benchmarks."""
-        command = [*_SYNCD, "token", "--user", user, "--grant", "bench/**:writer", "--ttl", "1h"]
-        return subprocess.run(
-            command, env=self._environ, check=True, capture_output=True, text=True, timeout=START_S
-        ).stdout.strip()
+    def token(self, user: str, ttl: str = "1h") -> str:
+        """A token of a user who may write every space of the benchmarks, and the user's own."""
+        grants = ["--grant", "bench/**:writer", "--grant", f"user/{user}:owner"]
+        return self._command("token", "--user", user, *grants, "--ttl", ttl).strip()
+
+    def api_key(self, *scopes: str) -> str:
+        """The secret of a new API key."""
+        asked = [part for scope in scopes for part in ("--scope", scope)]
+        made: dict[str, Any] = json.loads(self._command("apikey", "create", "bench", *asked, "--json"))
+        secret: str = made["secret"]
+        return secret
 
     def status(self) -> dict[str, Any]:
         """What `syncd status --json` says."""
-        command = [*_SYNCD, "status", "--json"]
-        result = subprocess.run(command, env=self._environ, check=True, capture_output=True, text=True, timeout=START_S)
-        status: dict[str, Any] = json.loads(result.stdout)
+        status: dict[str, Any] = json.loads(self._command("status", "--json"))
         return status
+
+    def _command(self, *arguments: str) -> str:
+        return subprocess.run(
+            [*_SYNCD, *arguments], env=self._environ, check=True, capture_output=True, text=True, timeout=START_S
+        ).stdout
 
     def check(self) -> None:
         """Raises `Failed` if the daemon logged anything: a warning or an error makes a figure worthless."""

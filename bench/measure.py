@@ -107,12 +107,16 @@ def cpu_s(pid: int) -> float:
     return total / 1e9
 
 
+def memory_bytes(pid: int) -> dict[str, int]:
+    """What of a process is in RAM, as the kernel counts it: `VmRSS` = `RssAnon`, its own, + `RssFile`, mapped files,
+    + `RssShmem`."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith(("VmRSS", "Rss"))}
+
+
 def rss_bytes(pid: int) -> int:
-    """Memory of a process that is in RAM and belongs to it alone or is shared, as the kernel counts it."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"no VmRSS of process {pid}")
+    """Memory of a process that is in RAM and belongs to it alone or is shared."""
+    return memory_bytes(pid)["VmRSS"]
 
 
 def busy_share(seconds: float = 0.5) -> float:
