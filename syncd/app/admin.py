@@ -4,8 +4,9 @@ Owns its routes and what they answer; the command line is its main user. Must no
 instance on a UNIX socket and one on TCP.
 
 Who may do what: on the UNIX socket everything, because only the daemon's own user (and root) can open the file; that
-permission is the authentication, and nothing that could leak has to be kept for it. On TCP only health and status,
-because a port on loopback is open to every user of the machine, and to every web page that a browser there shows.
+permission is the authentication, and nothing that could leak has to be kept for it. On TCP only health, status and
+metrics, because a port on loopback is open to every user of the machine, and to every web page that a browser there
+shows.
 
 Invariants: O1 a route that reveals data or changes something exists only where `is_trusted`. O2 the secret of an API
 key is answered once, when it is made, and kept nowhere. O3 what writes goes through the committer.
@@ -27,7 +28,7 @@ from syncd.engine.explaining import explained
 from syncd.env.ports import Clock, Entropy
 from syncd.net.api.calls import parsed_query
 from syncd.net.auth import SCOPES_MAX, SECRET_ENTROPY_BYTES, check_scope, make_key, secret_hash
-from syncd.net.exchange import Health, Request, Response, http_date, json_content
+from syncd.net.exchange import Health, Request, Response, content, http_date, json_content
 from syncd.net.problems import ProblemRaised, problem_response, raised
 from syncd.store import keys
 from syncd.store.api import Reader, Store
@@ -106,7 +107,8 @@ class _Route:
 
 
 class Admin:
-    """`status`: the daemon's, ready for JSON. `is_trusted`: whoever reaches this instance may do everything."""
+    """`status`: the daemon's, ready for JSON. `metrics`: media type and body. `is_trusted`: whoever reaches this
+    instance may do everything."""
 
     def __init__(
         self,
@@ -116,15 +118,17 @@ class Admin:
         clock: Clock,
         health: Callable[[], Health],
         status: Callable[[], dict[str, Any]],
+        metrics: Callable[[], tuple[str, bytes]],
         *,
         is_trusted: bool,
     ) -> None:
         self._store, self._committer, self._entropy, self._clock = store, committer, entropy, clock
-        self._health, self._status = health, status
+        self._health, self._status, self._metrics = health, status, metrics
         routes = (
             _Route("GET", "/healthz", (), True, self._healthz),
             _Route("GET", "/readyz", (), True, self._readyz),
             _Route("GET", "/admin/status", (), True, self._get_status),
+            _Route("GET", "/metrics", (), True, self._get_metrics),
             _Route("GET", "/admin/apikeys", (), False, self._list_keys),
             _Route("POST", "/admin/apikeys", (), False, self._create_key),
             _Route("DELETE", "/admin/apikeys/", (), False, self._revoke_key),
@@ -169,6 +173,9 @@ class Admin:
 
     async def _get_status(self, call: _Call) -> Response:
         return json_content(200, self._status())
+
+    async def _get_metrics(self, call: _Call) -> Response:
+        return content(200, *self._metrics())
 
     # -- trusted only --------------------------------------------------------------------------------------------
 

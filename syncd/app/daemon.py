@@ -28,6 +28,7 @@ import trio
 from syncd.app import VERSION, config, logs
 from syncd.app.admin import Admin
 from syncd.app.config import Settings
+from syncd.app.metrics import Facts, Metrics, summary
 from syncd.app.settings import host_and_port
 from syncd.app.systemd import Notifier, inherited_socket
 from syncd.core.changes import Change, Void
@@ -37,10 +38,12 @@ from syncd.env.ports import Environment, Listener, Transport, TransportClosed
 from syncd.env.real import SocketListener, environment, listen_tcp, listen_unix
 from syncd.net.api.service import Api
 from syncd.net.auth import Authenticator
+from syncd.net.counters import Counters
 from syncd.net.exchange import Health
+from syncd.net.gate import Gate
 from syncd.net.http import HttpShell
 from syncd.net.hub import Hub
-from syncd.net.limits import NetLimits
+from syncd.net.limits import DEFAULTS, NetLimits
 from syncd.net.server import Server
 from syncd.store import keys
 from syncd.store.api import Store, StoreError
@@ -123,10 +126,13 @@ class _Daemon:
         limits, wire = _limits(settings)
         self._limits = limits
         _raise_descriptor_limit(limits.connections_max + limits.refusals_max + DESCRIPTORS_RESERVED)
-        self._hub = Hub(limits, wire)
+        self._counters = Counters()
+        self._gate = Gate(limits, self._counters)
+        self._hub = Hub(limits, wire, self._counters)
         self._committer: Committer[Command, Result, Decision] = Committer(
             store, Engine(env.entropy.token).decide, lambda decision: decision.results, self._published, Failed,
             env.clock, env.offload, env.faults, adds_data=adds_data, size_bytes=size_bytes,
+            observe=self._counters.committed,
         )  # fmt: skip
         auth = settings.config.auth
         authenticator = Authenticator(
@@ -134,14 +140,16 @@ class _Daemon:
             leeway_ms=auth.leeway_ms,
         )  # fmt: skip
         api = Api(
-            store=store, committer=self._committer, authenticator=authenticator, clock=env.clock, health=self.health
-        )
+            store=store, committer=self._committer, authenticator=authenticator, clock=env.clock, health=self.health,
+            gate=self._gate,
+        )  # fmt: skip
         origins = settings.config.server.origins
         self._server = Server(
             env, self._hub, api, authenticator, store, self._committer, _log.error,
             name=f"syncd/{VERSION}", limits=limits, wire_limits=wire,
-            origins=None if "*" in origins else frozenset(origins),
+            origins=None if "*" in origins else frozenset(origins), gate=self._gate,
         )  # fmt: skip
+        self._metrics = Metrics(self._counters, self._facts)
         self._is_stopping = False
 
     async def run(
@@ -171,6 +179,7 @@ class _Daemon:
     async def _published(self, decision: Decision) -> None:
         for alarm in decision.alarms:
             _log.error("a defect was contained", extra={"alarm": alarm})
+        self._counters.decided(decision.results)
         await self._hub.publish(decision)
 
     def _tell_ready(self, announce: Callable[[Mapping[str, Any]], None]) -> None:
@@ -200,7 +209,7 @@ class _Daemon:
     async def _serve_admin(self, listener: Listener, is_trusted: bool) -> None:
         admin = Admin(
             self._store, self._committer, self._env.entropy, self._env.clock, self.health, self.status,
-            is_trusted=is_trusted,
+            self._metrics.text, is_trusted=is_trusted,
         )  # fmt: skip
         shell = HttpShell(admin.handle, _NoWebSockets(), self._env.clock, self._limits, _log.error)
         room = trio.Semaphore(ADMIN_CONNECTIONS_MAX)
@@ -224,6 +233,18 @@ class _Daemon:
         if used > limit * self._committer.limits.full_share:
             reasons.append(f"the store is full: {used} of store.map_bytes_max = {limit} bytes are used")
         return Health(tuple(reasons))
+
+    def _facts(self) -> Facts:
+        """What is true now, for /metrics."""
+        stats, usage = self._committer.stats(), self._store.usage()
+        members = self._hub.members
+        return Facts(
+            connections=self._server.connection_count, devices=len(members),
+            behind=sum(member.delivery.is_behind for member in members), rooms=self._hub.room_count,
+            queue_commands=stats.queue_count, queue_bytes=stats.queue_bytes, commands_failed=stats.failed,
+            store_used_bytes=usage.used_bytes, store_bytes_max=self._settings.config.store.map_bytes_max,
+            is_ready=self.health().is_ready,
+        )  # fmt: skip
 
     def status(self) -> dict[str, Any]:
         stats, usage, health = self._committer.stats(), self._store.usage(), self.health()
@@ -251,6 +272,7 @@ class _Daemon:
                 "failed": stats.failed,
                 "last_ms": stats.commit_ms_last,
             },
+            "edge": summary(self._counters),
             "queue": {"commands": stats.queue_count, "used_bytes": stats.queue_bytes},
             "store": {
                 "used_bytes": usage.used_bytes,
@@ -267,6 +289,9 @@ class _NoWebSockets:
 
     def refused_s(self) -> float | None:
         return 1.0
+
+    def request_refused_s(self, peer: str) -> float:
+        return 0.0
 
 
 async def _converse(shell: HttpShell, transport: Transport, room: trio.Semaphore) -> None:
@@ -332,8 +357,16 @@ def _host_port(listener: Listener) -> str:
 
 def _limits(settings: Settings) -> tuple[NetLimits, wire_limits.Limits]:
     """The limits in force: those that are configured over the defaults."""
-    server, reconnect = settings.config.server, settings.config.reconnect
+    server, reconnect, rates = settings.config.server, settings.config.reconnect, settings.config.rates
     net = NetLimits(
+        upgrades_per_s_max=float(server.upgrades_per_s_max),
+        upgrades_burst_max=float(server.upgrades_per_s_max),
+        address_connections=DEFAULTS.address_connections.scaled(rates.address_connections_per_s),
+        address_requests=DEFAULTS.address_requests.scaled(rates.address_requests_per_s),
+        caller_requests=DEFAULTS.caller_requests.scaled(rates.caller_requests_per_s),
+        address_failures=DEFAULTS.address_failures.scaled(rates.address_failures_per_min / 60),
+        user_bytes=DEFAULTS.user_bytes.scaled(rates.user_bytes_per_s),
+        user_changes=DEFAULTS.user_changes.scaled(rates.user_changes_per_s),
         connections_max=server.connections_max,
         connections_per_address_max=server.connections_per_address_max,
         connections_per_user_max=server.connections_per_user_max,

@@ -16,11 +16,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from pydantic.fields import FieldInfo
 
 from syncd.app import toml
-from syncd.net.limits import NetLimits
+from syncd.net.limits import DEFAULTS as NET
 from syncd.wire.limits import ARRAY_ITEMS_MAX, PING_MS_MAX, PING_MS_MIN
 from syncd.wire.limits import DEFAULT as WIRE
 
-NET = NetLimits()  # the defaults stand where the limits are enforced, each with its reason
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
@@ -103,6 +102,11 @@ class Server(Table):
         NET.connections_per_user_max, 1, 10_000, "connections",
         "The devices of one person, with room for connections that died unnoticed.",
     )  # fmt: skip
+    upgrades_per_s_max: int = _integer(
+        int(NET.upgrades_per_s_max), 1, 100_000, "devices per second",
+        "Devices let in before anything is verified; a burst may be as long as a second. Beyond it comes 503 with a"
+        " random Retry-After. 70 % of what the machine was measured to take keeps a crowd outside, not in the queue.",
+    )  # fmt: skip
 
 
 class Store(Table):
@@ -174,6 +178,38 @@ class Limits(Table):
     )  # fmt: skip
 
 
+class Rates(Table):
+    """How often an address, a user or an API key may ask. 0: as often as it likes. Each has a bucket that fills in some
+    seconds, so that what comes in bursts is not hurt. An IPv6 address counts with its /64."""
+
+    address_connections_per_s: int = _integer(
+        int(NET.address_connections.per_s), 0, 1_000_000, "connections per second",
+        "With 5 seconds' worth at once: the phones behind a carrier's gateway come back together. Behind a proxy that"
+        " does not tell addresses, 0. Beyond it: 429.",
+    )  # fmt: skip
+    address_requests_per_s: int = _integer(
+        int(NET.address_requests.per_s), 0, 1_000_000, "HTTP requests per second",
+        "With 5 seconds' worth at once. Judged before the body is read. Beyond it: 429 with Retry-After.",
+    )  # fmt: skip
+    caller_requests_per_s: int = _integer(
+        int(NET.caller_requests.per_s), 0, 1_000_000, "HTTP requests per second",
+        "Of one user or API key, with 5 seconds' worth at once. A batch of events is one request. Beyond it: 429.",
+    )  # fmt: skip
+    address_failures_per_min: int = _integer(
+        round(NET.address_failures.per_s * 60), 0, 60_000, "wrong credentials per minute",
+        "With 5 minutes' worth at once. Beyond it an address is told to wait, unless its credentials were good before.",
+    )  # fmt: skip
+    user_bytes_per_s: int = _integer(
+        int(NET.user_bytes.per_s), 0, 1024 * MIB, "bytes per second",
+        "What the devices of one user send by WebSocket, with 8 seconds' worth at once. Beyond it they are read more"
+        " slowly; nothing is lost.",
+    )  # fmt: skip
+    user_changes_per_s: int = _integer(
+        int(NET.user_changes.per_s), 0, 1_000_000, "changes per second",
+        "What the devices of one user push, with 25 seconds' worth at once. Beyond it they are read more slowly.",
+    )  # fmt: skip
+
+
 class Keepalive(Table):
     """How a silent connection is found out."""
 
@@ -238,6 +274,7 @@ class Config(Table):
     store: Store = Store()
     auth: Auth = Auth()
     limits: Limits = Limits()
+    rates: Rates = Rates()
     keepalive: Keepalive = Keepalive()
     reconnect: Reconnect = Reconnect()
     drain: Drain = Drain()

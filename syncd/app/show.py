@@ -231,6 +231,8 @@ def _label(name: str) -> str:
 
 def _shown(name: str, value: object) -> str:
     """A value of the status, in a unit for people."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {count:,}" for key, count in sorted(value.items())) or "none"
     if isinstance(value, list):
         return "\n".join(str(item) for item in value) or "none"
     if isinstance(value, bool):

@@ -23,6 +23,7 @@ from syncd.engine.grants import Role, role_on
 from syncd.engine.reading import Cursor
 from syncd.env.ports import Transport, TransportClosed
 from syncd.net.auth import Principal
+from syncd.net.counters import BY_PEER, LOST, Counters
 from syncd.net.delivery import Channel, Delivery
 from syncd.net.http import RECEIVE_BYTES, Upgrade
 from syncd.net.services import Services
@@ -77,7 +78,18 @@ class Connection:
 
     __slots__ = (
         *("_acks", "_acks_due_s", "_author", "_authorization", "_closing_due_s", "_expires_ms", "_forgetting"),
-        *("_in_flight", "_inbound", "_room", "_services", "_session", "_session_id", "_unread", "delivery", "due"),
+        *(
+            "_in_flight",
+            "_inbound",
+            "_is_pausing",
+            "_room",
+            "_services",
+            "_session",
+            "_session_id",
+            "_unread",
+            "delivery",
+            "due",
+        ),
     )
 
     def __init__(self, transport: Transport, upgrade: Upgrade, services: Services) -> None:
@@ -96,6 +108,7 @@ class Connection:
         self._expires_ms: int | None = None
         self._closing_due_s: float | None = None  # our close frame is out: when to give up on the peer's
         self._in_flight = 0
+        self._is_pausing = False  # the reader reads nothing for now: the user sends more than its share
         self._room: trio.Event | None = None  # the reader waits for an answered push
         self._acks: dict[str, m.Ack] | None = None
         self._acks_due_s = 0.0
@@ -113,6 +126,9 @@ class Connection:
                 if data:
                     self._session.heard(_now_ms())
                     await self._take(data)
+                    if self._author is not None:
+                        gate = self._services.gate
+                        await self._pause(gate.input_pause_s(self._author.user, len(data)))
                 del data  # an idle connection must not hold on to what it received last
                 data = await receive(RECEIVE_BYTES)
                 if not data:
@@ -122,6 +138,8 @@ class Connection:
         finally:
             self._submit_acks()
             self._session.close()
+            if self._closing_due_s is None:
+                self._counters.closes[LOST] += 1
             self._inbound = None  # the wheel holds this object until its last deadline: not half a message with it
             if self._author is not None:
                 self._services.hub.part(self)  # first: a defect of the delivery must not leave a dead member behind
@@ -146,6 +164,7 @@ class Connection:
                     began_s = trio.current_time()
                     messages = self._session.receive(item, _now_ms())
                     read_s = trio.current_time() - began_s
+                    self._counters.messages_received += len(messages)
                     for message in messages:
                         await self._handle(message)
                         if self._closing_due_s is not None:
@@ -164,6 +183,13 @@ class Connection:
             self._stop_looking()  # where the next frame begins is unknown, so its close frame cannot be waited for
         except Exception:
             self.failed()
+
+    async def _pause(self, seconds: float) -> None:
+        """Read nothing for so long: what the peer sends then waits with it, and nothing is lost."""
+        if seconds:
+            self._is_pausing = True
+            await trio.sleep(seconds)
+            self._is_pausing = False
 
     def _stop_looking(self) -> None:
         """Throw away what else comes. To cut the peer off at once would make the kernel throw away our close frame,
@@ -202,7 +228,7 @@ class Connection:
 
     async def _hello(self, hello: m.Hello) -> None:
         services = self._services
-        principal = services.principal(hello.token, self._authorization)
+        principal = services.principal(hello.token, self._authorization, self.delivery.transport.peer)
         if hello.frame_bytes_max is not None and hello.frame_bytes_max < services.wire_limits.delta_bytes_max:
             needed = services.wire_limits.delta_bytes_max
             raise ProtocolError(FRAME_LIMIT, f"a delta may have {needed} bytes; 'frame_bytes_max' is less")
@@ -248,12 +274,14 @@ class Connection:
     def _turn_away(self, kind: Kind, detail: str, after_ms: int) -> None:
         """No welcome, for now."""
         # Past the session, to which an error of a kind that can leave a connection open is none before `welcome`.
+        self._counters.errors[kind.name] += 1
         self.delivery.send(error(kind, detail, after_ms=after_ms))
         self.close(BUSY, detail)
 
     def _refresh(self, refresh: m.Refresh) -> None:
         """A new token: every subscription is judged again by what it grants."""
-        principal, author = self._services.principal(refresh.token, None), self._known()
+        author, peer = self._known(), self.delivery.transport.peer
+        principal = self._services.principal(refresh.token, None, peer)
         if principal.user != author.user:
             raise ProtocolError(TOKEN_USER, "the token of 'refresh' names another user")
         self._author = Author(author.device, author.installation, author.kind, author.user, principal.grants)
@@ -338,6 +366,7 @@ class Connection:
         command = commands.Push(self._known(), message.space, message.epoch, message.changes)
         if self._submit(command, partial(self._pushed, message.space, floor), message.space):
             self._in_flight += 1
+            await self._pause(self._services.gate.changes_pause_s(self._known().user, len(message.changes)))
 
     def _pushed(self, space: str, floor: int, result: Result) -> None:
         self._in_flight -= 1
@@ -419,14 +448,18 @@ class Connection:
     def _send(self, *messages: m.ServerMessage) -> None:
         payload = self._session.send(*messages)
         if payload:
+            for message in messages:
+                if isinstance(message, m.Error):
+                    self._counters.errors[message.name] += 1
             self.delivery.send_frame(frame(TEXT if self._session.codec.is_text else BINARY, payload))
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, code: int, reason: str, counted: int | str | None = None) -> None:
         """Begin the closing handshake: nothing but the peer's close frame matters from here on. Idempotent."""
         if self._closing_due_s is not None or self.delivery.is_closed:
             return
+        self._counters.closes[code if counted is None else counted] += 1
         self._session.close()
         self.delivery.finish(close_frame(code, reason))
         self._closing_due_s = trio.current_time() + self._services.limits.closing_s
@@ -443,7 +476,7 @@ class Connection:
 
     def _peer_closed(self, code: int) -> None:
         """The peer's close frame: answer it unless it answers ours, and say that nothing follows."""
-        self.close(code, "")
+        self.close(code, "", BY_PEER)  # under a word of ours: the peer may choose among thousands of codes
         self.delivery.end()
 
     def supersede(self) -> None:
@@ -513,6 +546,8 @@ class Connection:
         if delivery.is_stalled and now_s >= delivery.progress_s + self._services.limits.no_progress_s:
             # Nothing can be said to who takes nothing: a close frame would wait where the rest waits.
             self._services.log(f"{delivery.transport.peer} took nothing for too long: cut off as {NO_PROGRESS}")
+            self._counters.closes[NO_PROGRESS] += 1
+            self._closing_due_s = now_s
             delivery.abort()
             return
         if self._expires_ms is not None and self._services.clock.now_ms() >= self._expires_ms:
@@ -520,7 +555,7 @@ class Connection:
             return
         if self._acks and now_s >= self._acks_due_s:
             self._submit_acks()
-        if self._room is not None:
+        if self._room is not None or self._is_pausing:
             session.heard(_now_ms())  # it is we who do not read
         match session.tick(_now_ms()):
             case Due.PING:
@@ -529,6 +564,10 @@ class Connection:
                 self.close(IDLE, "no hello in time" if self._author is None else "nothing was received for too long")
             case Due.NOTHING:
                 pass
+
+    @property
+    def _counters(self) -> Counters:
+        return self._services.gate.counters
 
     # -- for the hub ---------------------------------------------------------------------------------------------
 

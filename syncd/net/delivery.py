@@ -27,6 +27,7 @@ from syncd.engine.commands import Attached, Pushed
 from syncd.engine.grants import Role
 from syncd.engine.reading import Cursor
 from syncd.env.ports import Transport, TransportClosed
+from syncd.net.counters import Counters
 from syncd.net.websocket import BINARY, TEXT, frame
 from syncd.store.api import Store
 from syncd.wire.codec import Codec
@@ -67,6 +68,7 @@ class Wiring:
     nursery: trio.Nursery
     control_bytes_max: int
     channels_max: int
+    counters: Counters
 
 
 class Owner(Protocol):
@@ -156,6 +158,11 @@ class Delivery:
         return self._rest is not None
 
     @property
+    def is_behind(self) -> bool:
+        """Whether something waits for the socket, or for the pump."""
+        return self._rest is not None or bool(self._waiting)
+
+    @property
     def waiting_bytes(self) -> int:
         """How much that is."""
         return self._control_bytes + (0 if self._rest is None else len(self._rest))
@@ -213,6 +220,7 @@ class Delivery:
         except TransportClosed:
             self.abort()
             return
+        self._wiring.counters.bytes_sent += len(data)  # what is left of it will go, or the connection
         if taken != len(data):
             self.keep_rest(data, taken)
 
@@ -239,6 +247,7 @@ class Delivery:
         self._rest = None
         if self._control:
             data = b"".join(self._control)
+            self._wiring.counters.bytes_sent += len(data)
             self._control, self._control_bytes = None, 0
             self._rest = memoryview(data)
             self._flush()
@@ -302,6 +311,7 @@ class Delivery:
         """A live channel stops getting deltas as they commit, and catches up from where it is."""
         assert channel.room is not None
         channel.moved(Step.BLOCKED)
+        self._wiring.counters.fell_behind += 1
         del channel.room.live[self.codec.is_text][channel]
         channel.cursor = Cursor(channel.space, channel.space_id, channel.pos, channel.pos, None)
         self._wait(channel)
@@ -442,6 +452,7 @@ class Delivery:
                 data += self._framed(_subscribed(channel.answer, channel.cursor))
             elif delta is not None and delta.to > delta.from_:
                 data += self._framed(delta)
+                self._wiring.counters.pages += 1
         if data:
             self._hand_over(data)
         return not is_told or self._needs_more(channel, delta)

@@ -22,6 +22,7 @@ import h11
 import trio
 
 from syncd.env.ports import Clock, Transport, TransportClosed
+from syncd.net.counters import Counters
 from syncd.net.exchange import BODY_BYTES_MAX, Later, Request, Response, Send, http_date
 from syncd.net.limits import NetLimits
 from syncd.net.problems import problem_response
@@ -44,6 +45,10 @@ class Door(Protocol):
 
     def refused_s(self) -> float | None:
         """None: a WebSocket may begin. Else: in how many seconds to try again."""
+        ...
+
+    def request_refused_s(self, peer: str) -> float:
+        """0: the request is read on. Else: in how many seconds this address may ask again."""
         ...
 
     @property
@@ -85,10 +90,12 @@ class HttpShell:
         limits: NetLimits,
         log: Callable[[str], None],
         origins: frozenset[str] | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self.handle, self.door, self.clock, self.limits, self.log, self.origins = (
             handle, door, clock, limits, log, origins,
         )  # fmt: skip
+        self.counters = counters or Counters()
         self.idle: set[trio.CancelScope] = set()  # connections between two requests; cancelled when we drain
         self.bodies_bytes = 0  # of the bodies that are being received
         self._busy_count = 0  # requests taken whole and not answered yet
@@ -119,11 +126,12 @@ class HttpShell:
         except _Ended:
             return None
 
-    async def refuse(self, transport: Transport, retry_s: float) -> None:
-        """Answer the first request with 503, whatever it is. Raises `TransportClosed`."""
+    async def refuse(self, transport: Transport, name: str, retry_s: float) -> None:
+        """Answer the first request with a problem, `overloaded` or `rate-limited`, whatever it is. Raises
+        `TransportClosed`."""
         conversation = _Conversation(self, transport)
         try:
-            await conversation.refuse(retry_s)
+            await conversation.refuse(name, retry_s)
         except _Ended:
             return
 
@@ -152,6 +160,8 @@ class _Conversation:
                 head = await self._head()
                 if head.target.partition(b"?")[0] == SYNC_PATH.encode():
                     return await self._upgraded(head)
+                if wait_s := self._shell.door.request_refused_s(self._transport.peer):
+                    raise _rate_limited(wait_s)
                 request = await self._request(head)
             except _Problem as problem:
                 await self._answer(head, self._response(head, problem), is_last=True)
@@ -174,11 +184,11 @@ class _Conversation:
         await self._linger()
         return None
 
-    async def refuse(self, retry_s: float) -> None:
+    async def refuse(self, name: str, retry_s: float) -> None:
         head = None
         try:
             head = await self._head()
-            problem = _overloaded(retry_s)
+            problem = _overloaded(retry_s) if name == "overloaded" else _rate_limited(retry_s)
         except _Problem as error:
             problem = error
         except h11.RemoteProtocolError as error:
@@ -337,6 +347,9 @@ class _Conversation:
 
     def _response(self, head: h11.Request | None, problem: _Problem) -> Response:
         path = "" if head is None else head.target.partition(b"?")[0].decode("ascii", "replace")
+        self._shell.counters.refusals[problem.name] += 1
+        if path == SYNC_PATH:
+            self._shell.counters.upgrades[problem.name] += 1
         response = problem_response(problem.name, problem.detail, path, problem.headers)
         date = (("Date", http_date(self._shell.clock.now_ms())),)
         return Response(response.status, response.headers + date, response.body)
@@ -344,6 +357,7 @@ class _Conversation:
     async def _answer(self, head: h11.Request | None, response: Response, *, is_last: bool) -> None:
         if self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             raise _Ended
+        self._shell.counters.responses[response.status] += 1
         headers = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in response.headers]
         if is_last:
             headers.append((b"Connection", b"close"))
@@ -416,6 +430,7 @@ class _Conversation:
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
             + accept + b"\r\nSec-WebSocket-Protocol: " + name.encode() + b"\r\n\r\n"
         )  # fmt: skip
+        self._shell.counters.upgrades["accepted"] += 1
         return Upgrade(CODECS[name], headers.get("authorization"), bytes(self._h11.trailing_data[0]))
 
 
@@ -448,6 +463,10 @@ def _headers_too_large() -> _Problem:
 
 def _overloaded(wait_s: float) -> _Problem:
     return _Problem("overloaded", "the server takes no more connections at the moment", retry_after(wait_s))
+
+
+def _rate_limited(wait_s: float) -> _Problem:
+    return _Problem("rate-limited", "this address asks too often", retry_after(wait_s))
 
 
 def _unparsable(error: h11.RemoteProtocolError) -> _Problem:

@@ -21,6 +21,7 @@ import trio
 from syncd.engine.commands import Decision, Pushed
 from syncd.engine.grants import Role
 from syncd.env.ports import TransportClosed
+from syncd.net.counters import Counters
 from syncd.net.delivery import Channel, Delivery, Room
 from syncd.net.limits import NetLimits
 from syncd.net.websocket import BINARY, SERVICE_RESTART, TEXT, frame
@@ -56,8 +57,9 @@ class Member(Protocol):
 
 
 class Hub:
-    def __init__(self, limits: NetLimits, wire_limits: Limits) -> None:
+    def __init__(self, limits: NetLimits, wire_limits: Limits, counters: Counters | None = None) -> None:
         self._limits = limits
+        self.counters = counters or Counters()
         self._delta_bytes_max = wire_limits.delta_bytes_max
         self._rooms: dict[str, Room] = {}
         self._members: dict[bytes, Member] = {}
@@ -177,10 +179,11 @@ class Hub:
                     opcode = TEXT if codec.is_text else BINARY
                     is_sendable = len(payload) <= self._delta_bytes_max * (JSON_FACTOR if codec.is_text else 1)
                     data = frame(opcode, payload) if is_sendable else None
-                    sends = await _fan_out(delta, data, list(live), sends + 1)  # to encode costs about one send
+                    # To encode costs about one send.
+                    sends = await _fan_out(delta, data, list(live), sends + 1, self.counters)
 
 
-async def _fan_out(delta: Delta, data: bytes | None, channels: list[Channel], sends: int) -> int:
+async def _fan_out(delta: Delta, data: bytes | None, channels: list[Channel], sends: int, counters: Counters) -> int:
     """To all of them, with turns for others; how many sends there were since the last."""
     start = 0
     while start < len(channels):
@@ -191,14 +194,17 @@ async def _fan_out(delta: Delta, data: bytes | None, channels: list[Channel], se
         if data is None:
             _leave_behind(part)
         else:
-            _hand_out(delta, data, part)
+            sent = _hand_out(delta, data, part)
+            counters.deltas_sent += sent
+            counters.bytes_sent += sent * len(data)
         start += len(part)
         sends += len(part)
     return sends
 
 
-def _hand_out(delta: Delta, data: bytes, channels: list[Channel]) -> None:
-    """The hot loop: one send per subscriber, and as little else as can be."""
+def _hand_out(delta: Delta, data: bytes, channels: list[Channel]) -> int:
+    """The hot loop: one send per subscriber, and as little else as can be. How many there were."""
+    sent = 0
     from_, to, size, live = delta.from_, delta.to, len(data), Subscription.LIVE
     for channel in channels:
         if channel.state is not live or to <= channel.pos:
@@ -214,10 +220,12 @@ def _hand_out(delta: Delta, data: bytes, channels: list[Channel]) -> None:
                 delivery.abort()
                 continue
             channel.pos = to
+            sent += 1
             if taken != size:
                 delivery.keep_rest(data, taken)
         except Exception:  # B4
             delivery.failed()
+    return sent
 
 
 def _leave_behind(channels: list[Channel]) -> None:

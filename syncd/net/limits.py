@@ -6,7 +6,9 @@ beyond one of these.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
+from syncd.net.rates import Rate
 from syncd.wire.limits import PING_MS
 
 
@@ -18,13 +20,25 @@ class NetLimits:
     connections_max: int = 20_000  # at 8 KiB each, 160 MiB; the operator raises it with the file descriptor limit
     connections_per_address_max: int = 5_000  # carrier NAT puts thousands of phones behind one address
     connections_per_user_max: int = 64  # devices of one person, with room for stale connections of each
-    refusals_max: int = 256  # sockets beyond connections_max that get a 503 instead of a reset
+    refusals_max: int = 256  # sockets that get a 503 or a 429 instead of a reset, at a time
     # 70 % of the best that was measured: 750 to 1,445 first contacts per second and core, each an upgrade, an HS256
     # token, a device that is bound and a subscription. Beyond that a crowd waits outside, not in the queue.
     upgrades_per_s_max: float = 1_000.0
     upgrades_burst_max: float = 1_000.0
     refused_retry_min_s: float = 1.0  # Retry-After of a 503 is drawn from here..max: a crowd must not return as one
     refused_retry_max_s: float = 30.0
+
+    # -- rates, each in buckets of its own (`gate`)
+    rate_entries_max: int = 32_768  # buckets of one kind, some 150 bytes each: all kinds together stay below 40 MB
+    # The phones behind a carrier's gateway may all come back at once; beyond that, as many as all upgrades may be.
+    address_connections: Rate = Rate(per_s=1_000.0, burst=5_000.0)
+    address_requests: Rate = Rate(per_s=1_000.0, burst=5_000.0)  # a third of what one core answers
+    caller_requests: Rate = Rate(per_s=1_000.0, burst=5_000.0)  # of a user or API key; batches carry 1,000 events each
+    # Slips and stale keys are a handful; a guesser gets one try in ten seconds, who would need 2^255 of them.
+    address_failures: Rate = Rate(per_s=0.1, burst=30.0)
+    # Enough for an outbox of a month: 32 MiB at once. Beyond it the sender is read at the pace of a good radio link.
+    user_bytes: Rate = Rate(per_s=4_194_304.0, burst=33_554_432.0)
+    user_changes: Rate = Rate(per_s=2_000.0, burst=50_000.0)  # a tenth of what one core commits
 
     # -- HTTP
     header_bytes_max: int = 16_384  # a bearer token of 64 grants is below 16 KiB; nginx takes 8 KiB a line, 32 in all
@@ -60,3 +74,6 @@ class NetLimits:
             "backoff_max_ms": self.backoff_ms_max,
             "stable_ms": self.stable_ms,
         }
+
+
+DEFAULTS: Final = NetLimits()

@@ -86,6 +86,12 @@ KINDS: dict[str, ProblemKind] = {
     "headers-too-large": ProblemKind(
         431, "Header fields too large", "The request line and headers are larger than the server takes."
     ),
+    "rate-limited": ProblemKind(
+        429,
+        "Too many requests",
+        "This address, user or API key asked too often, or this address sent wrong credentials too often. Nothing was"
+        " done. Repeat it after `Retry-After` seconds; batches carry more in fewer requests.",
+    ),
     "internal": ProblemKind(
         500, "Internal error", "The server failed on this request; it was undone and logged. Repeating it is safe."
     ),

@@ -6,8 +6,9 @@ admission goes by, and the way to the end. Must not know what is said on a conne
 All connections and pumps are tasks of one nursery. A nursery for each connection would be the tidier shape, but costs
 an idle one about as much memory again as its reader; that no task outlives its owner is kept by `Delivery.abort`.
 
-Invariants: S1 no connection is accepted beyond `connections_max` + `refusals_max`. S2 what one connection raises ends
-that connection only. S3 after `drain` no connection is left.
+Invariants: S1 no connection is kept beyond `connections_max` that are served and `refusals_max` that are told to come
+back; of the latter none takes the place of one of the former, however many an address opens. S2 what one connection
+raises ends that connection only. S3 after `drain` no connection is left.
 """
 
 import traceback
@@ -17,11 +18,12 @@ from typing import Protocol
 import trio
 
 from syncd.engine.commands import Command, Decision, Result
-from syncd.env.ports import Environment, Listener, Transport, TransportClosed, host_of
+from syncd.env.ports import Environment, Listener, Transport, TransportClosed
 from syncd.net.auth import Authenticator
 from syncd.net.connection import Connection
 from syncd.net.delivery import Wiring
 from syncd.net.exchange import Later, Request, Response
+from syncd.net.gate import Gate, counted_as
 from syncd.net.http import HttpShell
 from syncd.net.hub import Hub
 from syncd.net.limits import NetLimits
@@ -55,14 +57,17 @@ class Server:
         limits: NetLimits | None = None,
         wire_limits: Limits = DEFAULT,
         origins: frozenset[str] | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._env, self._hub, self._authenticator = env, hub, authenticator
         self._store, self._committer, self._log = store, committer, log
         self._limits, self._wire_limits = limits or NetLimits(), wire_limits
         self._name = name
-        self._http = HttpShell(api.handle, self, env.clock, self._limits, log, origins)
-        self._hosts: dict[str, int] = {}  # connections by address
+        self._gate, self._counters = gate or Gate(self._limits, hub.counters), hub.counters
+        self._http = HttpShell(api.handle, self, env.clock, self._limits, log, origins, self._counters)
+        self._hosts: dict[str, int] = {}  # connections that are served, by address
         self._count = 0
+        self._refusing_count = 0  # connections that are only told to come back; not in the other counts
         self._upgrades = self._limits.upgrades_burst_max  # what is left in the bucket
         self._upgrades_s = 0.0
         self._listeners: Sequence[Listener] = ()
@@ -71,7 +76,7 @@ class Server:
 
     @property
     def connection_count(self) -> int:
-        return self._count
+        return self._count + self._refusing_count
 
     async def serve(
         self, listeners: Sequence[Listener], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -83,10 +88,12 @@ class Server:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 channels_max = self._wire_limits.subscriptions_max + self._wire_limits.pushes_in_flight_max
-                wiring = Wiring(self._store, self._hub, nursery, self._limits.control_bytes_max, channels_max)
+                wiring = Wiring(
+                    self._store, self._hub, nursery, self._limits.control_bytes_max, channels_max, self._counters
+                )
                 services = Services(
-                    self._store, self._committer, self._authenticator, self._hub, wheel, wiring, self._env.clock,
-                    self._env.entropy, self._limits, self._wire_limits, self._name,
+                    self._store, self._committer, self._authenticator, self._gate, self._hub, wheel, wiring,
+                    self._env.clock, self._env.entropy, self._limits, self._wire_limits, self._name,
                     self._wire_limits.welcome(), self._limits.reconnect(), self._log,
                 )  # fmt: skip
                 await nursery.start(wheel.run)
@@ -111,30 +118,45 @@ class Server:
     # -- admission -----------------------------------------------------------------------------------------------
 
     async def _accept(self, listener: Listener, services: Services) -> None:
-        limits = self._limits
+        counted, nursery = self._counters.connections, services.wiring.nursery
         try:
             while True:
                 transport = await listener.accept()
                 # Counted and judged here, not in the task: a burst must not pass before its tasks have begun.
-                if self._count >= limits.connections_max + limits.refusals_max:
+                host = counted_as(transport.peer)
+                problem = self._unwelcome(host, transport.peer)
+                if problem is None:
+                    counted["served"] += 1
+                    self._count += 1
+                    self._hosts[host] = self._hosts.get(host, 0) + 1
+                    nursery.start_soon(self._connection, transport, host, services)
+                elif self._refusing_count < self._limits.refusals_max:
+                    self._refusing_count += 1
+                    nursery.start_soon(self._refusal, transport, problem)
+                else:
+                    counted["dropped"] += 1
                     transport.abort()  # too many even to be told so
-                    continue
-                host = host_of(transport.peer)
-                self._count += 1
-                self._hosts[host] = self._hosts.get(host, 0) + 1
-                is_one_too_many = (
-                    self._count > limits.connections_max or self._hosts[host] > limits.connections_per_address_max
-                )
-                services.wiring.nursery.start_soon(self._connection, transport, host, services, is_one_too_many)
         except TransportClosed:
             return
 
-    async def _connection(self, transport: Transport, host: str, services: Services, is_one_too_many: bool) -> None:
+    def _unwelcome(self, host: str, peer: str) -> str | None:
+        """The problem with one more connection of this address, None: it is served."""
+        limits, counted = self._limits, self._counters.connections
+        if self._count >= limits.connections_max:
+            counted["refused_full"] += 1
+            return "overloaded"
+        if self._hosts.get(host, 0) >= limits.connections_per_address_max:
+            counted["refused_address"] += 1
+            return "overloaded"
+        if self._gate.connection_refused_s(peer):
+            counted["refused_rate"] += 1
+            return "rate-limited"
+        return None
+
+    async def _connection(self, transport: Transport, host: str, services: Services) -> None:
         """The whole life of one accepted connection."""
         try:
-            if is_one_too_many:
-                await self._http.refuse(transport, self._retry_s())
-            elif (upgrade := await self._http.converse(transport)) is not None:
+            if (upgrade := await self._http.converse(transport)) is not None:
                 connection = Connection(transport, upgrade, services)
                 del upgrade  # this frame lives as long as the connection
                 await connection.run()
@@ -149,6 +171,18 @@ class Server:
             if not self._hosts[host]:
                 del self._hosts[host]
 
+    async def _refusal(self, transport: Transport, problem: str) -> None:
+        """The whole life of a connection that is one too many."""
+        try:
+            await self._http.refuse(transport, problem, self._retry_s())
+        except TransportClosed:
+            pass
+        except Exception:
+            self._log(f"the refusal of {transport.peer} failed\n{traceback.format_exc()}")
+        finally:
+            transport.abort()
+            self._refusing_count -= 1
+
     def _retry_s(self) -> float:
         return self._env.entropy.uniform(self._limits.refused_retry_min_s, self._limits.refused_retry_max_s)
 
@@ -162,3 +196,6 @@ class Server:
             return self._retry_s()
         self._upgrades -= 1
         return None
+
+    def request_refused_s(self, peer: str) -> float:
+        return self._gate.request_refused_s(peer)

@@ -11,13 +11,14 @@ from syncd.engine.commands import Command, Decision, Result
 from syncd.env.ports import Clock, Entropy
 from syncd.net.auth import Authenticator, Principal, Unauthenticated
 from syncd.net.delivery import Wiring
+from syncd.net.gate import Gate
 from syncd.net.hub import Hub
 from syncd.net.limits import NetLimits
 from syncd.net.wheel import Wheel
 from syncd.store.api import Store
 from syncd.store.committer import Committer
 from syncd.wire import messages as m
-from syncd.wire.errors import TOKEN_EXPIRED, UNAUTHENTICATED, ProtocolError
+from syncd.wire.errors import RATE_LIMITED, TOKEN_EXPIRED, UNAUTHENTICATED, ProtocolError
 from syncd.wire.limits import Limits
 
 
@@ -29,6 +30,7 @@ class Services:
     store: Store
     committer: Committer[Command, Result, Decision]
     authenticator: Authenticator
+    gate: Gate
     hub: Hub
     wheel: Wheel
     wiring: Wiring
@@ -41,19 +43,26 @@ class Services:
     told_reconnect: dict[str, int]
     log: Callable[[str], None]
 
-    def principal(self, token: str | None, authorization: str | None) -> Principal:
+    def principal(self, token: str | None, authorization: str | None, peer: str) -> Principal:
         """Whom a message's token stands for, or else the header of the upgrade request. Raises `ProtocolError`."""
         if token is None and authorization is not None:
             scheme, _, rest = authorization.partition(" ")
             token = rest.strip() if scheme.lower() == "bearer" else None
         if token is None:
             detail = "'hello' has a token, or the upgrade request 'Authorization: Bearer'"
+            self.gate.failed(peer, "missing")
             raise ProtocolError(UNAUTHENTICATED, detail)
+        if wait_s := self.gate.credentials_refused_s(peer, token):
+            detail = f"this address sent wrong credentials too often; again in {int(wait_s) + 1} seconds"
+            raise ProtocolError(RATE_LIMITED, detail)
         try:
-            return self.authenticator.token(token, self.clock.now_ms())
+            principal = self.authenticator.token(token, self.clock.now_ms())
         except Unauthenticated as refused:
+            self.gate.failed(peer, refused.reason)
             kind = TOKEN_EXPIRED if refused.reason == "expired" else UNAUTHENTICATED
             raise ProtocolError(kind, refused.detail) from None
+        self.gate.accepted(token)
+        return principal
 
     def welcome(self, session: bytes, user: str, is_resumed: bool, ping_ms: int, expires_ms: int | None) -> m.Welcome:
         return m.Welcome(

@@ -113,7 +113,8 @@ class Committer(Generic[C, R, D]):
     """Injected: `decide` (pure over the transaction; runs in the writer thread), `results` (of a decision: one per
     command, in order), `publish`, `failed(reason, detail)` (the result of a command that could not be carried out:
     `store_full`, `internal`), `adds_data` (whether a command is refused when the store is nearly full), `size_bytes`
-    (about how much memory a command holds). `done` callbacks run in the loop thread and must not raise."""
+    (about how much memory a command holds), `observe` (of each commit: how many commands, how many seconds). `done`
+    callbacks run in the loop thread and must not raise."""
 
     def __init__(
         self,
@@ -129,11 +130,12 @@ class Committer(Generic[C, R, D]):
         adds_data: Callable[[C], bool],
         size_bytes: Callable[[C], int],
         limits: CommitterLimits | None = None,
+        observe: Callable[[int, float], None] | None = None,
     ) -> None:
         self._store = store
         self._decide, self._results, self._publish, self._failed = decide, results, publish, failed
         self._clock, self._offload, self._faults = clock, offload, faults
-        self._adds_data, self._size_bytes = adds_data, size_bytes
+        self._adds_data, self._size_bytes, self._observe = adds_data, size_bytes, observe
         self.limits = limits or CommitterLimits()
         self._queue: deque[_Entry[C, R]] = deque()
         self._queue_bytes = 0
@@ -265,12 +267,15 @@ class Committer(Generic[C, R, D]):
         commands = [entry.command for entry in entries]
         self._faults.reach("commit.before")
         began_ms = self._writing_since_ms = self._clock.now_ms()
+        began_s = trio.current_time()
         try:
             results, decision = await self._offload.run(self._transact, began_ms, commands)
         finally:
             self._writing_since_ms = None
         self._faults.reach("commit.after")
         self._commit_ms_last = max(0, self._clock.now_ms() - began_ms)
+        if self._observe is not None:
+            self._observe(len(commands), trio.current_time() - began_s)
         self._batches += 1
         self._commands += len(commands)
         return results, decision

@@ -65,7 +65,11 @@ TOO_MANY_SUBSCRIPTIONS: Final = Kind(
     "The connection has `subscriptions_max` subscriptions; this one was not made.",
 )
 RATE_LIMITED: Final = Kind(
-    10, "rate_limited", "backoff", 4100, "More messages than `messages_per_s_max` and its bucket allow."
+    10,
+    "rate_limited",
+    "backoff",
+    4100,
+    "More messages than `messages_per_s_max` and its bucket allow, or too many wrong credentials from this address.",
 )
 OVERLOADED: Final = Kind(11, "overloaded", "backoff", None, "The server took nothing of the request; send it again.")
 STORE_FULL: Final = Kind(

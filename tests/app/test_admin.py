@@ -14,7 +14,7 @@ from syncd.engine.commands import Ack, Author, Command, CreateKey, Event, Forget
 from syncd.net.exchange import Health, Request, Response
 from tests.http.harness import Server
 
-OPEN = ["/healthz", "/readyz", "/admin/status"]
+OPEN = ["/healthz", "/readyz", "/admin/status", "/metrics"]
 TRUSTED = ["/admin/apikeys", "/admin/explain?space=a&collection=b&id=c", "/admin/deadletters?space=a"]
 
 
@@ -44,7 +44,7 @@ class Operators:
         server = self.server
         return Admin(
             server.store, server.committer, Entropy(), server.clock, lambda: self.health, lambda: {"pid": 1},
-            is_trusted=is_trusted,
+            lambda: ("text/plain", b"x 1\n"),            is_trusted=is_trusted,
         )  # fmt: skip
 
     async def ask(self, method: str, target: str, body: Any = None, *, admin: Admin | None = None) -> tuple[int, Any]:
@@ -74,7 +74,7 @@ async def test_what_reveals_data_does_not_exist_on_the_open_listener(operators: 
 
 @pytest.mark.parametrize("target", OPEN)
 async def test_health_and_status_are_told_to_all(operators: Operators, target: str) -> None:
-    assert (await operators.ask("GET", target, admin=operators.open))[0] == 200
+    assert (await operators.response("GET", target, admin=operators.open)).status == 200
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])

@@ -20,8 +20,11 @@ from syncd.net.api.docs import loaded_pages
 from syncd.net.api.documents import get_document, get_documents, get_explanation
 from syncd.net.api.events import post_events
 from syncd.net.api.operations import get_docs, get_health, get_openapi, get_problem, get_readiness
-from syncd.net.auth import Authenticator, Unauthenticated, bearer, challenge, is_api_key
+from syncd.net.auth import Authenticator, KeyPrincipal, Unauthenticated, bearer, challenge, is_api_key
+from syncd.net.counters import Counters
 from syncd.net.exchange import Health, Later, Request, Response, http_date
+from syncd.net.gate import Gate
+from syncd.net.limits import NetLimits
 from syncd.net.problems import ProblemRaised, problem_response, raised
 from syncd.store.api import Store
 
@@ -72,7 +75,9 @@ class Api:
         authenticator: Authenticator,
         clock: Clock,
         health: Callable[[], Health],
+        gate: Gate | None = None,
     ) -> None:
+        self._gate = gate or Gate(NetLimits(), Counters())
         self._services = ApiServices(store, committer, authenticator, clock, health, loaded_pages())
         self._by_path: dict[tuple[str, ...], dict[str, Route]] = {}
         for route in ROUTES:
@@ -122,19 +127,36 @@ class Api:
         raise raised("not-found", "there is nothing at this address; /docs lists what there is")
 
     def _caller(self, request: Request) -> Caller:
-        services = self._services
+        gate = self._gate
         try:
             credentials = bearer(request.headers.get("authorization"))
             if credentials is None:
+                gate.failed(request.peer, "missing")
                 detail = "expected 'Authorization: Bearer' and a token or an API key"
                 raise raised("unauthenticated", detail, (challenge(),), reason="missing")
-            if is_api_key(credentials):
-                with services.store.read() as tx:
-                    return services.authenticator.api_key(tx, credentials, services.clock.now_ms())
-            return services.authenticator.token(credentials, services.clock.now_ms())
+            if wait_s := gate.credentials_refused_s(request.peer, credentials):
+                raise rate_limited("this address sent wrong credentials too often", wait_s)
+            caller = self._verified(credentials)
         except Unauthenticated as error:
+            gate.failed(request.peer, error.reason)
             header = challenge("invalid_token", error.detail)
             raise raised("unauthenticated", error.detail, (header,), reason=error.reason) from None
+        gate.accepted(credentials)
+        name = f"key:{caller.name}" if isinstance(caller, KeyPrincipal) else f"user:{caller.user}"
+        if wait_s := gate.caller_refused_s(name):
+            raise rate_limited("these credentials ask too often", wait_s)
+        return caller
+
+    def _verified(self, credentials: str) -> Caller:
+        services = self._services
+        if is_api_key(credentials):
+            with services.store.read() as tx:
+                return services.authenticator.api_key(tx, credentials, services.clock.now_ms())
+        return services.authenticator.token(credentials, services.clock.now_ms())
+
+
+def rate_limited(detail: str, wait_s: float) -> ProblemRaised:
+    return raised("rate-limited", detail, (("Retry-After", str(int(wait_s) + 1)),))
 
 
 async def _caught(request: Request, answer: Coroutine[Any, Any, T]) -> T | Response:

@@ -1,0 +1,91 @@
+"""Counters: what happened at the edge, as plain numbers.
+
+Owns one object for each server, which whoever decides something increments, and nothing else. Must not know who reads
+it: `app` turns it into Prometheus text and into the answer of `syncd status`. An increment is an addition to an
+attribute or to an entry of a small dict; nothing here formats, locks or looks at a clock.
+
+Invariant: K1 labels are bounded: each key of each dict is a word of a table of ours, a code that we chose, or one of
+the words given here; nothing that a peer wrote becomes one.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+
+from syncd.engine.commands import Posted, Pushed, Result
+
+# How an end is counted that has no close code of ours: the peer closed first, or the stream broke off.
+BY_PEER, LOST = "peer", "lost"
+
+COMMIT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)  # an fsync of NVMe, to a sick disk
+BATCH_COMMANDS = (1, 2, 4, 8, 16, 32, 64)  # up to the committer's batch_count_max
+
+
+class Histogram:
+    """How many values were at most each bound; the last place counts those beyond all."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts)
+
+
+class Counters:
+    """All that is counted, since the process began.
+
+    `connections`: `served`, or `refused_full`, `refused_address`, `refused_rate`; `dropped`: of those refused, cut off
+    without an answer. `upgrades`: requests for a WebSocket, `accepted` or the name of the problem.
+    `responses`: HTTP answers by status. `refusals`: problems that the HTTP shell answered, by name. `closes`: ends of
+    WebSockets by our close code, or `peer`, `lost`. `errors`: `error` messages sent, by name. `rate_limited`: by kind
+    of rate, whether it was refused or made to wait. `unauthenticated`: failed authentications by reason. `changes`:
+    outcomes decided, by name. `pages`: deltas read from the store for one who was behind.
+    """
+
+    __slots__ = (
+        *("batch_commands", "bytes_sent", "changes", "closes", "commit_s", "connections", "deltas_sent", "errors"),
+        *("fell_behind", "messages_received", "pages", "rate_limited", "refusals", "responses", "unauthenticated"),
+        "upgrades",
+    )
+
+    def __init__(self) -> None:
+        self.connections: Counter[str] = Counter()
+        self.upgrades: Counter[str] = Counter()
+        self.responses: Counter[int] = Counter()
+        self.refusals: Counter[str] = Counter()
+        self.closes: Counter[int | str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.rate_limited: Counter[str] = Counter()
+        self.unauthenticated: Counter[str] = Counter()
+        self.changes: Counter[str] = Counter()
+        self.messages_received = 0
+        self.deltas_sent = 0
+        self.bytes_sent = 0
+        self.pages = 0
+        self.fell_behind = 0
+        self.commit_s = Histogram(COMMIT_S)
+        self.batch_commands = Histogram(BATCH_COMMANDS)
+
+    def committed(self, commands: int, seconds: float) -> None:
+        """One write transaction has returned."""
+        self.batch_commands.observe(commands)
+        self.commit_s.observe(seconds)
+
+    def decided(self, results: Sequence[Result]) -> None:
+        """What a commit made of the changes in it."""
+        changes = self.changes
+        for result in results:
+            if isinstance(result, Pushed):
+                for entry in result.outcomes:
+                    changes[entry.outcome] += 1
+            elif isinstance(result, Posted):
+                changes[result.outcome] += 1
