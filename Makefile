@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml clients/python/pyproject.toml
 	@echo "[2/4] pip"
 	@$(PIP) install 'pip>=25.1'
 	@echo "[3/4] syncd and its reference client (from this tree)"
-	@PYTHONWARNINGS='ignore:Editable' $(PIP) install -e ./clients/python
+	@PYTHONWARNINGS='ignore:Editable' $(PIP) install -e './clients/python[asyncio]'
 	@PYTHONWARNINGS='ignore:Editable' $(PIP) install -e '.[demo]'
 	@echo "[4/4] tools: tests, types, style, benchmarks"
 	@$(PIP) install --group test --group bench

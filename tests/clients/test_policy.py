@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syncd_client.keepalive import Does, KeepAlive
 from syncd_client.messages import Reconnect
-from syncd_client.policy import TRANSITIONS, Disposition, Event, KeepAlive, Retry, State, disposition, next_state
+from syncd_client.policy import TRANSITIONS, Disposition, Event, Retry, State, disposition, next_state
 
 PARAMETERS = Reconnect(first_jitter_ms=2_000, backoff_ms=500, backoff_max_ms=8_000, stable_ms=60_000)
 
@@ -54,11 +55,36 @@ def test_every_state_can_be_left_and_every_state_can_go_offline() -> None:
         assert any(source is state and target is not State.CLOSED for (source, _), target in TRANSITIONS.items())
 
 
+def alive(ping_ms: int = 30_000, now_s: float = 100) -> KeepAlive:
+    life = KeepAlive(now_s)
+    life.heard(now_s)
+    life.welcomed(ping_ms)
+    return life
+
+
 def test_silence_is_answered_by_one_probe_and_then_by_leaving() -> None:
-    alive = KeepAlive(ping_s=30, received_s=100)
-    assert alive.due(134.9) == ("wait", 135)
-    assert alive.due(135) == ("probe", 135)
-    probed = alive.probed(135)
-    assert probed.due(144) == ("wait", 145)
-    assert probed.due(145) == ("drop", 145)
-    assert probed.received(140).due(145) == ("wait", 175)
+    life = alive()
+    assert life.tick(134.9) is Does.NOTHING
+    assert life.tick(135) is Does.PROBE
+    assert life.tick(144.9) is Does.NOTHING
+    assert life.tick(145) is Does.DROP
+    life = alive()
+    life.tick(135)
+    life.heard(140)
+    assert life.tick(145) is Does.NOTHING
+    assert life.deadline_s == 175
+
+
+def test_a_socket_after_sleep_has_a_short_time_to_answer_however_often_it_is_asked() -> None:
+    life = alive()
+    assert life.woke(110) is Does.PROBE
+    assert life.woke(114) is Does.NOTHING
+    assert life.deadline_s == 115
+    assert life.tick(115) is Does.DROP
+
+
+def test_bytes_without_a_welcome_buy_no_time() -> None:
+    life = KeepAlive(0)
+    life.heard(9)
+    assert life.woke(9.5) is Does.NOTHING
+    assert life.tick(10) is Does.DROP

@@ -1,12 +1,17 @@
-"""The reference client behind the lines of protocol/conformance/client.py: what any client needs to be checked."""
+"""The reference client behind the lines of protocol/conformance/client.py: what any client needs to be checked.
 
+Its argument is the shell: `trio` (as without one) or `asyncio`.
+"""
+
+import asyncio
 import json
 import os
+import sys
 from typing import Any
 
 import trio
 
-from syncd_client import open_device, replica
+from syncd_client import aio, open_device, replica
 from syncd_client.codec import json_value, value_from_json
 from syncd_client.device import Device
 
@@ -40,16 +45,41 @@ def answer(device: Device, command: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-async def main() -> None:
-    url, token = os.environ["SYNCD_URL"], os.environ["SYNCD_TOKEN"]
-    async with open_device("replica", url=url, token=token, binding="json") as device:
-        unread = b""
-        stdin = trio.lowlevel.FdStream(os.dup(0))
+class Lines:
+    """What was read of the input, answered line by line."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.unread = b""
+
+    def take(self, data: bytes) -> None:
+        *lines, self.unread = (self.unread + data).split(b"\n")
+        for line in lines:
+            print(json.dumps(answer(self.device, json.loads(line))), flush=True)
+
+
+def options() -> dict[str, Any]:
+    return {"url": os.environ["SYNCD_URL"], "token": os.environ["SYNCD_TOKEN"], "binding": "json"}
+
+
+async def trio_main() -> None:
+    async with open_device("replica", **options()) as device:
+        lines, stdin = Lines(device), trio.lowlevel.FdStream(os.dup(0))
         while data := await stdin.receive_some():
-            *lines, unread = (unread + data).split(b"\n")
-            for line in lines:
-                print(json.dumps(answer(device, json.loads(line))), flush=True)
+            lines.take(data)
+
+
+async def asyncio_main() -> None:
+    async with aio.open_device("replica", **options()) as device:
+        lines, reader = Lines(device), asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        while data := await reader.read(65_536):
+            lines.take(data)
 
 
 if __name__ == "__main__":
-    trio.run(main)
+    if sys.argv[1:] == ["asyncio"]:
+        aio.run(asyncio_main)
+    else:
+        trio.run(trio_main)

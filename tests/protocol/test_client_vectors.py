@@ -15,8 +15,9 @@ from protocol.conformance.cddl import parsed
 from syncd_client import codec, replica
 from syncd_client import messages as cm
 from syncd_client.errors import InvalidInput, PeerError
+from syncd_client.keepalive import Does, KeepAlive
 from syncd_client.operations import operation_from
-from syncd_client.policy import Disposition, KeepAlive, Retry, State, disposition, goaway_delay_ms
+from syncd_client.policy import Disposition, Retry, State, disposition, goaway_delay_ms
 from syncd_client.session import Notice, Session
 from syncd_client.store import Store
 from syncd_client.sums import document_sum, hashed, sum_bytes
@@ -141,13 +142,14 @@ def test_a_close_code_is_obeyed_by_its_range() -> None:
 
 def test_keep_alive() -> None:
     times = TIMING["keep_alive"]["client"]
-    life = KeepAlive(times["ping_ms"] / 1000, 0.0)
+    life = KeepAlive(0.0)
+    life.welcomed(times["ping_ms"])
     probe_s = times["probe_after_ms"] / 1000
-    assert life.due(probe_s - 0.001)[0] == "wait"
-    assert life.due(probe_s)[0] == "probe"
+    assert life.tick(probe_s - 0.001) is Does.NOTHING
+    assert life.tick(probe_s) is Does.PROBE
     drop_s = probe_s + times["drop_after_probe_ms"] / 1000
-    assert life.probed(probe_s).due(drop_s - 0.001)[0] == "wait"
-    assert life.probed(probe_s).due(drop_s)[0] == "drop"
+    assert life.tick(drop_s - 0.001) is Does.NOTHING
+    assert life.tick(drop_s) is Does.DROP
 
 
 # -- sessions ---------------------------------------------------------------------------------------------------------

@@ -20,8 +20,9 @@ async def test_the_daemon_conforms(tmp_path: Path, capsys: pytest.CaptureFixture
         assert daemon.stop() == 0
 
 
+@pytest.mark.parametrize("shell", ["trio", "asyncio"])
 async def test_the_reference_client_conforms(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, shell: str
 ) -> None:
     """Over real sockets, in a process of its own: the three sessions with the most steps at the edge of the core.
 
@@ -29,5 +30,5 @@ async def test_the_reference_client_conforms(
     """
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(ROOT / "clients/python"))))
     for name in ("resume-in-the-middle", "goaway", "void-after-gap"):
-        failures = await client.run([sys.executable, "-m", "tests.protocol.adapter"], name)
+        failures = await client.run([sys.executable, "-m", "tests.protocol.adapter", shell], name)
         assert failures == 0, capsys.readouterr().out

@@ -11,9 +11,8 @@ from typing import Any
 
 import trio
 
-from syncd_client import Device, open_device
+from syncd_client import Device, Ports, open_device
 from syncd_client.errors import Unreachable
-from syncd_client.shell import Ports
 from tests.sim.clocks import SimClock
 from tests.sim.network import Network
 from tests.sim.sockets import SimWebSocket, Tap, connect_websocket

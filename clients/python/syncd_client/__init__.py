@@ -1,10 +1,14 @@
 """The Python client of syncd: a durable, offline-first replica. See README.md for a tour.
 
-Start with `open_device`. Reading order of the source: values, operations, replay, tables, replica (what a message does
-to a replica), policy and session (what to say when), store (what is on disk), shell and device (trio), cli.
+Start with `open_device` (trio) or `syncd_client.aio.open_device` (asyncio). Reading order of the source: values,
+operations, replay, tables, replica (what a message does to a replica), policy and session (what to say when), store
+(what is on disk), keepalive, conversation and reconnect (a connection without its waiting), shell and device (the
+waiting), trio_shell and aio (two event loops), cli.
 """
 
-from .device import Device, Status, open_device, system_ports
+from typing import TYPE_CHECKING, Any
+
+from .device import Device, Status
 from .errors import (
     DocumentExists,
     InvalidInput,
@@ -23,6 +27,9 @@ from .shell import Ports, Transport
 from .space import Change, Document, Space
 from .tables import OutcomeRow, RefusedRow, SpaceRow
 from .watching import Changed
+
+if TYPE_CHECKING:
+    from .trio_shell import open_device, system_ports
 
 __all__ = [
     "Change",
@@ -52,3 +59,12 @@ __all__ = [
     "operation",
     "system_ports",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What is trio's own is imported when it is asked for: an asyncio application needs no trio."""
+    if name in ("open_device", "system_ports"):
+        from . import trio_shell
+
+        return getattr(trio_shell, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,13 +21,14 @@ import orjson
 import trio
 
 from .codec import value_from_json
-from .device import Device, open_device
+from .device import Device
 from .errors import DocumentExists, InvalidInput, SyncdError
 from .lines import document_line, outcome_line, put_line, refused_line, space_line, status_line
 from .operations import Operation, operation, operation_from
 from .policy import State
 from .script import Script
 from .shell import Token
+from .trio_shell import open_device
 from .values import Value
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 5
@@ -324,16 +325,8 @@ def sync(options: Options, spaces: Sequence[str]) -> None:
             handles = [device.space(name) for name in spaces]
             handles = handles or [device.space(row.name) for row in device.spaces() if row.is_subscribed]
 
-            def is_done() -> bool:
-                session = device.session
-                settled = device.forked is not None or device.outbox_depth() == 0
-                shut = [space for space in handles if session is not None and session.is_shut(space.name)]
-                complete = all(space.is_complete for space in handles if space not in shut)
-                ended = device.status.state is State.STOPPED
-                return ended or (session is not None and session.welcome is not None and settled and complete)
-
             with trio.move_on_after(options.timeout_s) as scope:
-                await device.wait_until(is_done)
+                await device.sync(*(space.name for space in handles))
             for space in handles:
                 put_line(space_line(device, space))
             if device.status.state in (State.READY, State.DRAINING):

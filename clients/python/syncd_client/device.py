@@ -1,33 +1,34 @@
 """A device: the application's way in, and the loop that keeps it connected.
 
-Owns the public API, the decision when to connect again, and what is told to whom. Every write returns at once, durable
-in the local store; nothing here waits for the network unless the application asks for an outcome.
+Owns the public API, the states of the connection, and what is told to whom. Every write returns at once, durable in the
+local store; nothing here waits for the network unless the application asks for an outcome. Knows no event loop but
+through `loops.Loop`: the shells under trio and asyncio are this one.
 
 1. A process that holds the store's sync lock is the only one that connects. Another one that opened the store writes to
    the outbox, and this one sees it within POLL_S; the other one sees the outcome in the store in the same way.
 2. No task outlives `open_device`.
+3. One attempt at a time. Whatever ends it, `_over` sees its end once, while the sync lock is still held.
 """
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-from urllib.parse import urlsplit
-
-import trio
+from typing import Literal, TypeAlias
 
 from . import messages as m
 from . import replica
 from .codec import BINDINGS, FRAME_BYTES_MAX
+from .conversation import Conversation
 from .errors import OutcomeForgotten, StoreError, TransportClosed, Unreachable
-from .policy import Disposition, Event, Retry, State, disposition, goaway_delay_ms, next_state
-from .session import Effect, Notice, Session, Settled, Suspicion, Touched
-from .shell import Connection, Ports, Token, connect_websocket, token_text
+from .loops import Loop
+from .policy import Disposition, Event, State, next_state
+from .reconnect import Reconnecting
+from .session import Effect, Notice, Session, Settled, Touched
+from .shell import Connection, Ports, Token, token_text
 from .space import Change, Space
 from .store import Store
 from .tables import OutcomeRow, SpaceRow
@@ -36,37 +37,53 @@ from .watching import Following, Pulse, Watcher, Watchers
 
 POLL_S = 0.2  # how soon a change made by another process on the same store is seen
 LEAVE_S = 2.0  # for the last acks and the closing handshake when the device goes offline
+Binding: TypeAlias = Literal["msgpack", "json"]
+Durability: TypeAlias = Literal["full", "off"]
 CLIENT = {"name": "syncd-client-python", "version": "0.1.0"}
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The connection as the application sees it. `reason` says why it is not ready, if it is not."""
+    """The connection as the application sees it. `reason` says why it is not ready, if it is not; `code` is the close
+    code with which the last connection ended, if that is the reason. STOPPED stays until `go_online`; 4901 then means
+    that another connection of this device took over, 4902 that the device belongs to another user."""
 
     state: State
     reason: str = ""
+    code: int | None = None
 
 
 class Device:
     """One durable replica. Made by `open_device`; use from the task tree that opened it."""
 
-    def __init__(self, store: Store, ports: Ports, url: str | None, token: Token, binding: str) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        store: Store,
+        ports: Ports,
+        *,
+        url: str | None = None,
+        token: Token = None,
+        binding: Binding = "msgpack",
+        keepalive_ms: int | None = None,
+    ) -> None:
+        self.loop = loop
         self.store = store
         self.ports = ports
         self.status = Status(State.CLOSED, "" if url else "no url")
         self.user: str | None = None
-        self.watchers = Watchers()
+        self.watchers = Watchers(loop)
         self._url = url
-        self._next_url: str | None = None
         self._token = token
         self._binding = BINDINGS[binding]
+        self._keepalive_ms = keepalive_ms
+        self._reconnecting = Reconnecting(url, renews=callable(token))
         self._is_wanted = False
         self._connection: Connection | None = None
-        self._attempt = trio.CancelScope()
-        self._suspicion: Suspicion | None = None
-        self._session_id: bytes | None = None
-        self._retry = Retry()
-        self._reconnect = m.Reconnect()
+        self._ending: TransportClosed | None = None  # how the present attempt ended
+        self._interrupt = loop.event()  # ends the present attempt
+        self._sooner = Pulse(loop)  # `due_s` may have moved
+        self._background: m.Background | None = None
         self._known_n: dict[str, int] = {}
         self._awaited: dict[tuple[str, int], Pulse] = {}
 
@@ -97,7 +114,7 @@ class Device:
         """Connect, and stay connected. Also starts again after a terminal close code."""
         if self._url is not None and not self._is_wanted:
             self._is_wanted = True
-            self._retry = Retry()
+            self._reconnecting.start()
             # While a connection is still leaving, its end brings the next one about.
             if self.status.state in (State.CLOSED, State.STOPPED):
                 self._move(Event.GO, "")
@@ -108,27 +125,49 @@ class Device:
             self._is_wanted = False
             try:
                 if self._connection is not None:
-                    self._connection.leave()
-                    with trio.move_on_after(LEAVE_S):
-                        await self.watchers.pulse.wait_until(lambda: self._connection is None)
+                    self._connection.conversation.leave()
+                    self._connection.wake()
+                    limit_s = self.loop.now_s() + LEAVE_S
+                    await self.loop.within(limit_s, lambda: self.wait_until(lambda: self._connection is None))
             finally:
                 # Also if nobody waits any more; but not against an application that has changed its mind meanwhile.
                 if not self._is_wanted:
-                    self._attempt.cancel()
+                    self._interrupt.set()
                     self._move(Event.HALT, "offline")
 
     def background(self, keepalive_ms: int | None = None) -> None:
-        """The app went to the background: acknowledge, and let the server ping less often."""
+        """The app went to the background: acknowledge, and ask less often whether the connection lives: each
+        `keepalive_ms` (15 s to 10 min, by default the longest). Holds for later connections too, until `foreground`."""
+        self._background = m.Background(keepalive_ms)
         if self._connection is not None:
-            with self.store.reading() as tx:
-                for ack in self._connection.session.acks(tx, trio.current_time()):
-                    self._connection.session.say(ack)
-            self._say(m.Background(keepalive_ms))
+            self._connection.conversation.rest(self._background, self.loop.now_s())
+            self._connection.wake()
 
     def foreground(self) -> None:
-        """The app is visible again: end `background`, and test a socket that may have died meanwhile."""
-        self._say(m.Foreground())
-        self._say(m.Probe())
+        """The app is visible again: end `background`, and `probe`."""
+        is_back, self._background = self._background is not None, None
+        if is_back and self._connection is not None:
+            self._connection.conversation.rise(self.loop.now_s())
+        self.probe()
+
+    def probe(self) -> None:
+        """The device may have slept. A connection that does not answer within 5 s is given up; a device that waits for
+        its next attempt tries now."""
+        if self._connection is not None:
+            self._connection.conversation.probe(self.loop.now_s())
+            self._connection.wake()
+        elif self.status.state is State.WAITING and self._reconnecting.hasten(self.loop.now_s()):
+            self._sooner.beat()
+
+    def network_changed(self) -> None:
+        """The system has another network. Whatever was open goes by the old one: it is dropped without farewell, and
+        the next attempt is made at once; but three times in a row at most, then one each 20 s, and never before the
+        time at which the server asked to come back."""
+        if self.status.state in (State.CONNECTING, State.HELLO, State.READY, State.DRAINING) and self._is_wanted:
+            self._ending = TransportClosed(1006, "the network changed")
+            self._interrupt.set()
+        elif self.status.state is State.WAITING and self._reconnecting.hasten(self.loop.now_s()):
+            self._sooner.beat()
 
     def statuses(self) -> AsyncIterator[Status]:
         """The connection's status now and after each change; a slow reader misses those in between."""
@@ -173,19 +212,42 @@ class Device:
         """Wait for something that a commit, a message, an outcome or a change of the connection may bring about."""
         await self.watchers.pulse.wait_until(condition)
 
+    def is_synced(self, spaces: Collection[str]) -> bool:
+        """The outbox is empty, and each of these spaces has all that the server had when it was subscribed."""
+        session = self.session
+        if session is None or session.welcome is None or self.outbox_depth() > 0:
+            return False
+        return all(self.space(name).is_complete for name in spaces)
+
+    async def sync(self, *spaces: str) -> bool:
+        """Wait until the outbox is empty and `spaces` (default: all subscribed) are complete. False if that cannot be:
+        the connection has stopped, another replica uses this device id, or a space may not be read."""
+        names = spaces or tuple(row.name for row in self.spaces() if row.is_subscribed)
+        await self.wait_until(lambda: self.is_synced(names) or self._is_stuck(names))
+        return self.is_synced(names)
+
+    def _is_stuck(self, names: Collection[str]) -> bool:
+        """What is missing will not come on this connection, and all else is there."""
+        session = self.session
+        if session is None or session.welcome is None:
+            return self.status.state in (State.STOPPED, State.CLOSED)
+        missing = [name for name in names if not self.space(name).is_complete]
+        is_shut = all(session.is_shut(name) for name in missing)
+        return is_shut and (self.forked is not None or (bool(missing) and self.outbox_depth() == 0))
+
     # -- what the space handle uses ----------------------------------------------------------------------------------
 
     @property
     def session(self) -> Session | None:
-        return self._connection.session if self._connection is not None else None
+        return self._connection.conversation.session if self._connection is not None else None
 
     async def wait_outcome(self, space: str, n: int) -> OutcomeRow:
-        await trio.lowlevel.checkpoint()
+        await self.loop.checkpoint()
         # A pulse for each change: a thousand waiters on the common one would all look at each message.
         while (row := self.store.outcome(space, n)) is None:
             if n <= replica.space_row(self.store, space).settled:
                 raise OutcomeForgotten(f"{space}: the outcome of n = {n} is no longer kept")
-            await self._awaited.setdefault((space, n), Pulse()).wait()
+            await self._awaited.setdefault((space, n), Pulse(self.loop)).wait()
         return row
 
     def committed(self, change: Change) -> None:
@@ -196,15 +258,10 @@ class Device:
         self.watchers.touch(space, keys)
         self.watchers.pulse.beat()
         if self._connection is not None:
-            self._connection.session.look_at(space)
+            self._connection.conversation.session.look_at(space)
             self._connection.wake()
 
     # -- effects -----------------------------------------------------------------------------------------------------
-
-    def _say(self, message: m.ClientMessage) -> None:
-        if self._connection is not None and self._connection.session.welcome is not None:
-            self._connection.session.say(message)
-            self._connection.wake()
 
     def _carry_out(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -219,17 +276,19 @@ class Device:
                     awaited.beat()
         connection = self._connection
         if connection is not None:
-            session = connection.session
+            session = connection.conversation.session
             if session.welcome is not None and self.status.state is State.HELLO:
-                self._session_id, self.user = session.welcome.session, session.welcome.user
-                self._reconnect = session.parameters.reconnect
+                self.user = session.welcome.user
+                self._reconnecting.welcomed(session)
                 self._move(Event.WELCOMED, "")
+                if self._background is not None:
+                    connection.conversation.rest(self._background, self.loop.now_s())
             if session.state is State.DRAINING and self.status.state in (State.HELLO, State.READY):
                 self._move(Event.GOAWAY, "the server said goaway")
         self.watchers.pulse.beat()
 
-    def _move(self, event: Event, reason: str) -> None:
-        self._show(Status(next_state(self.status.state, event), reason))
+    def _move(self, event: Event, reason: str, code: int | None = None) -> None:
+        self._show(Status(next_state(self.status.state, event), reason, code))
 
     def _show(self, status: Status) -> None:
         if status != self.status:
@@ -248,7 +307,7 @@ class Device:
                 if seen is not None and seen != version:
                     self._look_again()
                 seen = version
-            await trio.sleep(POLL_S)
+            await self.loop.sleep_until(self.loop.now_s() + POLL_S)
 
     def _look_again(self) -> None:
         """Only the process that is connected changes synced state; from another one, only outbox entries come."""
@@ -268,106 +327,94 @@ class Device:
     # -- staying connected -------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        delay_s = 0.0
         while True:
             if not self._is_wanted:
-                await self.watchers.pulse.wait_until(lambda: self._is_wanted)
-                delay_s = 0.0
-            wait_s, delay_s = delay_s, 0.0
-            with trio.CancelScope() as self._attempt:
-                await trio.sleep(wait_s)
-                while not self.store.acquire_sync_lock():
-                    self._show(Status(State.WAITING, "another process is syncing this store"))
-                    await trio.sleep(POLL_S)
-                if not self._is_over:
-                    delay_s = await self._attempt_once()
-            self._connection = None
-            self.store.release_sync_lock()
-            self.watchers.pulse.beat()
+                await self.wait_until(lambda: self._is_wanted)
+            self._interrupt, self._ending = self.loop.event(), None
+            await self.loop.race(self._attempt, self._interrupt.wait)
+            self._over()
 
-    async def _attempt_once(self) -> float:
-        """Connect once and converse until it ends. Returns the seconds to wait before the next attempt."""
+    async def _attempt(self) -> None:
+        """Wait until it is time and the store is free, connect, and converse until it ends."""
+        while self.loop.now_s() < self._reconnecting.due_s:
+            await self.loop.within(self._reconnecting.due_s, self._sooner.wait)
+        await self.loop.checkpoint()
+        while not self.store.acquire_sync_lock():
+            self._show(Status(State.WAITING, "another process is syncing this store"))
+            await self.loop.sleep_until(self.loop.now_s() + POLL_S)
+        if self._is_interrupted:
+            return
         self._move(Event.DUE, "")
-        url = self._next_url or self._url
-        assert url is not None
-        self._next_url = None
-        connection: Connection | None = None
-        ending = TransportClosed(1006)
         try:
-            token = await token_text(self._token)
-            async with self.ports.connect(url, self._binding.name) as transport:
-                if self._is_over:
-                    return 0.0
+            token = await token_text(self.loop, self._token)
+            async with self.ports.connect(self._reconnecting.target(), self._binding.name) as transport:
+                if self._is_interrupted:
+                    return
                 self._move(Event.OPENED, "")
-                session = Session(lambda: self.ports.entropy(8), self._suspicion)
-                connection = self._connection = Connection(
-                    transport, session, self.store, self.ports, self._binding, self._token, self._carry_out
-                )
-                ending = await connection.run(self._hello(token))
+                session = Session(lambda: self.ports.entropy(8), self._reconnecting.suspicion)
+                conversation = Conversation(
+                    session, self.store, self._binding, self._hello(token), self.loop.now_s(),
+                    token_renews=callable(self._token),
+                )  # fmt: skip
+                connection = Connection(self.loop, transport, conversation, self.ports, self._token, self._carry_out)
+                self._connection = connection
+                self._ending = await connection.run()
         except Unreachable as error:
-            ending = TransportClosed(1006, str(error))
-        ready_s = connection.ready_s if connection is not None else None
-        ready_for_ms = 0.0 if ready_s is None else 1000 * (trio.current_time() - ready_s)
-        return 0.0 if self._is_over else self._after(ending, ready_for_ms, connection)
+            self._ending = self._ending or TransportClosed(1006, str(error))
 
     @property
-    def _is_over(self) -> bool:
-        """The application went offline, although the attempt's task may not have met a checkpoint since."""
-        return self._attempt.cancel_called or not self._is_wanted
+    def _is_interrupted(self) -> bool:
+        """The application does not want this attempt, although its task may not have met a checkpoint since."""
+        return self._interrupt.is_set() or not self._is_wanted
 
     def _hello(self, token: str | None) -> m.Hello:
         return m.Hello(
             device=self.store.device,
             installation=self.store.installation,
             time=self.ports.clock_ms(),
-            session=self._session_id,
+            session=self._reconnecting.session_id,
             token=token,
             client=CLIENT,
             frame_bytes_max=FRAME_BYTES_MAX // 6,
+            keepalive_ms=self._keepalive_ms,
         )
 
-    def _after(self, ending: TransportClosed, ready_for_ms: float, connection: Connection | None) -> float:
+    def _over(self) -> None:
+        """The attempt has ended. If that is news to the application, obey the way in which it did."""
+        connection, self._connection = self._connection, None
+        is_news = self.status.state in (State.CONNECTING, State.HELLO, State.READY, State.DRAINING)
+        if self._is_wanted and is_news:
+            self._after(self._ending or TransportClosed(1006), connection)
+        self.store.release_sync_lock()
+        self.watchers.pulse.beat()
+
+    def _after(self, ending: TransportClosed, connection: Connection | None) -> None:
         """Obey the way in which a connection ended: state, durable consequences, and the wait before the next."""
-        session = connection.session if connection is not None else None
-        self._connection = None
-        what = disposition(ending.code)
-        reason = f"{ending.code} {ending.reason}".strip()
-        if session is not None:
-            self._suspicion = session.suspicion
-            if session.error is not None:
-                # The close frame's reason says the same once more, cut to 123 bytes.
-                reason = f"{ending.code} {session.error.name}: {session.error.detail or ending.reason}"
-        if what is Disposition.REAUTHENTICATE and not callable(self._token):
-            what = Disposition.STOP  # a token that is a text cannot become another one
-        if what is Disposition.STOP and session is not None:
+        now_s = self.loop.now_s()
+        conversation = connection.conversation if connection is not None else None
+        session = conversation.session if conversation is not None else None
+        ready_s = conversation.ready_s if conversation is not None else None
+        ready_for_s = 0.0 if ready_s is None else now_s - ready_s
+        verdict = self._reconnecting.ended(ending, session, ready_for_s, self.ports.random(), now_s)
+        if verdict.what is Disposition.STOP:
             self._is_wanted = False
-            self._move(Event.TERMINAL, reason)
-            self.watchers.notify(Notice("stopped", None, reason))
-            return 0.0
+            self._move(Event.TERMINAL, verdict.reason, verdict.code)
+            self.watchers.notify(Notice("stopped", None, verdict.reason))
+            return
         if session is not None:
             try:
-                self._heal(what, session)
+                self._heal(verdict.what, session)
             except StoreError as error:  # nothing was altered, so the server will say the same again
                 self.watchers.notify(Notice("error", None, str(error)))
-        self._retry = self._retry.after(what, ready_for_ms, self._reconnect)
-        random = self.ports.random()
-        goaway = session.goaway if session is not None else None
-        if goaway is not None:
-            delay_ms = goaway_delay_ms(goaway.retry_after_ms, goaway.spread_ms, random)
-            self._next_url = self._followed(goaway.resume_url)
-        elif what is Disposition.RESUME_NOW:
-            delay_ms = random * self._reconnect.first_jitter_ms
-        else:
-            delay_ms = self._retry.delay_ms(self._reconnect, random)
-        self._retry = self._retry.failed()
-        self._move(Event.LOST, reason)
-        return delay_ms / 1000
+        if self._interrupt.is_set() or (conversation is not None and conversation.slept):
+            self._reconnecting.hasten(now_s)
+        self._move(Event.LOST, verdict.reason, verdict.code)
 
     def _heal(self, what: Disposition, session: Session) -> None:
         effects: list[Effect] = []
         if what is Disposition.BISECT:
             with self.store.transaction() as tx:
-                self._suspicion, effects = session.suspected(tx)
+                self._reconnecting.suspicion, effects = session.suspected(tx)
         elif what is Disposition.RESYNC:
             with self.store.transaction() as tx:
                 for row in tx.spaces():
@@ -375,52 +422,34 @@ class Device:
                     effects.append(Touched(row.name, None))
         self._carry_out(effects)
 
-    def _followed(self, url: str | None) -> str | None:
-        """Another host that the server names, unless that would take a token from TLS to plain text."""
-        if url is None or self._url is None:
-            return None
-        scheme, now = urlsplit(url).scheme, urlsplit(self._url).scheme
-        return url if scheme == now or scheme == "wss" else None
-
-
-def system_ports() -> Ports:
-    """The real world: the wall clock, the system's entropy, trio-websocket."""
-    return Ports(clock_ms=lambda: time.time_ns() // 1_000_000, entropy=os.urandom, connect=connect_websocket)
-
 
 @asynccontextmanager
-async def open_device(
+async def opened(
+    loop: Loop,
     directory: str | os.PathLike[str] | Path,
+    ports: Ports,
     *,
-    url: str | None = None,
-    token: Token = None,
-    binding: Literal["msgpack", "json"] = "msgpack",
-    online: bool = True,
-    ports: Ports | None = None,
-    durability: Literal["full", "off"] = "full",
+    url: str | None,
+    token: Token,
+    binding: Binding,
+    online: bool,
+    keepalive_ms: int | None,
+    durability: Durability,
 ) -> AsyncIterator[Device]:
-    """Open (or make) the store in `directory` and, if there is a `url`, connect and stay connected.
-
-    `token` is a text, or a function (sync or async) that gives a fresh one each time it is called. Raises StoreError.
-    `durability="off"` is for simulators: commits survive the process but not a power cut.
-    """
-    ports = ports or system_ports()
+    """What each shell's `open_device` does, on its loop."""
     store = Store(directory, entropy=ports.entropy, durability=durability)
     failure: Exception | None = None
     try:
-        device = Device(store, ports, url, token, binding)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(device.run)
-            nursery.start_soon(device.poll)
+        device = Device(loop, store, ports, url=url, token=token, binding=binding, keepalive_ms=keepalive_ms)
+        async with loop.beside(device.run, device.poll):
             if online:
                 device.go_online()
-            # The application's own error must leave as it is, not inside a group made by the nursery.
+            # The application's own error must leave as it is, not inside a group made by the loop.
             try:
                 yield device
             except Exception as error:
                 failure = error
             await device.go_offline()
-            nursery.cancel_scope.cancel()
     finally:
         store.close()
     if failure is not None:

@@ -1,6 +1,7 @@
-"""When to connect, when to give a connection up, and what a close code means.
+"""When to connect, and what a close code means.
 
-Owns the table of connection states, sections 11 and 12 of the protocol. Pure: time and random numbers are passed in.
+Owns the table of connection states (drawn in states.md), and of sections 11 and 12 of the protocol what concerns
+reconnecting. Pure: time and random numbers are passed in.
 
 1. Every change of state passes `next_state`; a pair that is not in the table is a mistake of the caller.
 2. An unknown close code is obeyed by its range, so that an old client obeys a new code.
@@ -114,29 +115,20 @@ def goaway_delay_ms(retry_after_ms: int, spread_ms: int, random: float) -> float
     return retry_after_ms + random * spread_ms
 
 
-# Section 11: five seconds for the ping to cross a slow network, then one question with ten seconds for the answer.
-SILENCE_GRACE_S = 5.0
-PROBE_ANSWER_S = 10.0
+# A phone that leaves its Wi-Fi changes networks twice or three times within seconds; more often is a radio that flaps.
+HASTE_MAX = 3.0
+HASTE_S = 20.0  # one more is allowed after so long
 
 
 @dataclass(frozen=True, slots=True)
-class KeepAlive:
-    """The client's side of the keep-alive: `due` says when to look again, and whether to probe or to drop now."""
+class Haste:
+    """Reconnects at the application's word, without backing off: a bucket, so that an application that cries wolf costs
+    the server no more than HASTE_MAX connections at once and one each HASTE_S."""
 
-    ping_s: float
-    received_s: float
-    probed_s: float | None = None
+    left: float = HASTE_MAX
+    at_s: float = 0.0
 
-    def received(self, now_s: float) -> KeepAlive:
-        return KeepAlive(self.ping_s, now_s)
-
-    def probed(self, now_s: float) -> KeepAlive:
-        return KeepAlive(self.ping_s, self.received_s, now_s)
-
-    def due(self, now_s: float) -> tuple[str, float]:
-        """`("wait" | "probe" | "drop", when)`."""
-        if self.probed_s is not None:
-            drop_s = self.probed_s + PROBE_ANSWER_S
-            return ("drop" if now_s >= drop_s else "wait", drop_s)
-        probe_s = self.received_s + self.ping_s + SILENCE_GRACE_S
-        return ("probe" if now_s >= probe_s else "wait", probe_s)
+    def taken(self, now_s: float) -> Haste | None:
+        """The bucket after one more; None if it is empty."""
+        left = min(HASTE_MAX, self.left + max(0.0, now_s - self.at_s) / HASTE_S)
+        return Haste(left - 1, now_s) if left >= 1 else None

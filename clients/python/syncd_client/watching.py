@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import trio
-
+from .loops import Loop
 from .session import Notice
 from .tables import Key
 
@@ -35,11 +34,12 @@ class Changed:
 class Pulse:
     """Wakes everyone who waits now. A waiter checks its condition, waits, and checks again."""
 
-    def __init__(self) -> None:
-        self._event = trio.Event()
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._event = loop.event()
 
     def beat(self) -> None:
-        event, self._event = self._event, trio.Event()
+        event, self._event = self._event, self._loop.event()
         event.set()
 
     async def wait(self) -> None:
@@ -48,9 +48,12 @@ class Pulse:
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Return in the step in which the condition was seen to hold. Always a checkpoint: whoever changes something
         each time that something has changed would else keep everyone else, the network too, from running."""
-        await trio.lowlevel.checkpoint()
+        await self._loop.checkpoint()
         while not condition():
             await self.wait()
+
+    async def checkpoint(self) -> None:
+        await self._loop.checkpoint()
 
 
 T = TypeVar("T")
@@ -72,7 +75,7 @@ class Following(Generic[T]):
         if not self._ready:
             await self._pulse.wait_until(self._is_fed)
         else:
-            await trio.lowlevel.checkpoint()
+            await self._pulse.checkpoint()
         return self._ready.popleft()
 
     def _is_fed(self) -> bool:
@@ -83,10 +86,10 @@ class Following(Generic[T]):
 class Watcher:
     """An async iterator of `Changed`. Each round gives all that changed since the round before."""
 
-    def __init__(self, space: str | None) -> None:
+    def __init__(self, space: str | None, loop: Loop) -> None:
         self._space = space
         self._spaces: dict[str, dict[Key, None] | None] = {}
-        self._pulse = Pulse()
+        self._pulse = Pulse(loop)
 
     def touch(self, space: str, keys: tuple[Key, ...] | None) -> None:
         if self._space not in (None, space) or keys == ():
@@ -112,15 +115,16 @@ class Watcher:
 class Watchers:
     """The open watchers of a device, and its last notices."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
         self._open: dict[int, Watcher] = {}
-        self.pulse = Pulse()
+        self.pulse = Pulse(loop)
         self.notices: deque[Notice] = deque(maxlen=NOTICES_MAX)
         self.notice_count = 0
 
     @contextmanager
     def opened(self, space: str | None) -> Iterator[Watcher]:
-        watcher = Watcher(space)
+        watcher = Watcher(space, self._loop)
         self._open[id(watcher)] = watcher
         try:
             yield watcher
