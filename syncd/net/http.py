@@ -181,6 +181,9 @@ class _Conversation:
                 break
             self._h11.start_next_cycle()
             self._is_first = False
+            if self._h11.trailing_data[0]:
+                # The next request is here already, and nothing on its way need wait: others get a turn between the two.
+                await trio.lowlevel.checkpoint()
         await self._linger()
         return None
 

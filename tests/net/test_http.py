@@ -272,3 +272,16 @@ async def test_connections_of_an_address_are_bounded(autojump_clock: MockClock) 
         await send_all(other, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert b"200" in await everything(other)
         other.abort()
+
+
+async def test_between_pipelined_requests_others_get_their_turn(autojump_clock: MockClock) -> None:
+    """All that one read brings was answered in one go: a thousand requests held up everyone for a second."""
+    async with world() as w:
+        transport = w.connect(buffer_bytes=1 << 20)
+        await send_all(transport, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n" * 1_000)
+        turns = 0
+        while w.hub.counters.responses[200] < 1_000:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+        assert turns > 500
+        transport.abort()
