@@ -7,7 +7,7 @@ A change that is malformed *inside* still has a dot, and must end in an outcome,
 for ever: so `parsed_change` returns a `RefusedChange` for it. Only a change whose header cannot be read raises.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import call
 from typing import Any, NamedTuple
@@ -21,6 +21,11 @@ CHANGE_BYTES_MAX = 262144
 REASON_BYTES_MAX = 500
 _TOLD_DEPTH_MAX = 64  # of a refused change: a well-formed one nests 2 + 16 deep
 VOID_COUNT_MAX = 1000  # each number given up is a row in the device log; a longer range comes as several voids
+
+
+_new = (
+    tuple.__new__
+)  # what a named tuple's own constructor calls, after twice the time: there may be a thousand in a push
 
 
 class ChangeMalformed(ValueError):
@@ -48,8 +53,7 @@ class Operation(NamedTuple):
         return items
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A well-formed change. `stamp` in ms. `payload` is the canonical encoding of its operations."""
 
     n: int
@@ -126,30 +130,33 @@ VERBS: dict[str, tuple[Callable[[object], Value], ...] | None] = {
 }
 
 
-def parsed_operation(raw: object) -> Operation:
-    """Check one operation array. Raises `BadName` or `ValueRefused`, saying what was expected."""
+def parsed_operation(raw: object, previous: Operation | None = None) -> Operation:
+    """Check one operation array. `previous`: the one before it in its change, most often on the same document, whose
+    names need no second look. Raises `BadName` or `ValueRefused`, saying what was expected."""
     if type(raw) is not list and type(raw) is not tuple:
         raise ValueRefused("an operation is an array")
-    if len(raw) < 3 or type(raw[0]) is not str:
+    size = len(raw)
+    if size < 3 or type(raw[0]) is not str:
         raise ValueRefused("an operation begins with its name, a collection and a document id")
-    verb = raw[0]
+    verb, collection, document = raw[0], raw[1], raw[2]
     try:
         checks = VERBS[verb]
     except KeyError:
         raise ValueRefused(f"unknown operation {verb[:40]!r}") from None
-    collection = check_name(raw[1], "a collection")
-    document = check_name(raw[2], "a document id")
-    if checks is None:
-        field, checks, first = None, (), 3
-    else:
-        if len(raw) < 4:
+    if previous is None or document != previous.id or collection != previous.collection:
+        check_name(collection, "a collection")
+        check_name(document, "a document id")
+    args: tuple[Value, ...] = ()
+    field, end = None, 3
+    if checks is not None:
+        if size < 4:
             raise ValueRefused(f"{verb} names a field")
-        field, first = check_name(raw[3], "a field"), 4
-    end = first + len(checks)
-    if len(raw) < end or len(raw) > end + 1:
-        raise ValueRefused(f"{verb} has {end} items, not {len(raw)}")
-    args = tuple(map(call, checks, raw[first:end]))
-    return Operation(verb, collection, document, field, args, _seen(raw[end]) if len(raw) > end else 0)
+        field, end = check_name(raw[3], "a field"), 4 + len(checks)
+        if end <= size <= end + 1:
+            args = (checks[0](raw[4]),) if end == 5 else tuple(map(call, checks, raw[4:end]))
+    if not end <= size <= end + 1:
+        raise ValueRefused(f"{verb} has {end} items, not {size}")
+    return _new(Operation, (verb, collection, document, field, args, _seen(raw[end]) if size > end else 0))
 
 
 def _seen(raw: object) -> int:
@@ -182,15 +189,15 @@ def parsed_change(raw: object) -> Change | Void | RefusedChange:
     try:
         if len(raw) > 5:
             raise _ChangeRefused("invalid", None, "a change has five items; a context is not supported")
-        operations = _parsed_operations(items)
-        payload = encoded([operation.wire() for operation in operations])
+        operations, wires = _parsed_operations(items)
+        payload = encoded(wires)
         if len(payload) > CHANGE_BYTES_MAX:
             raise _ChangeRefused(
                 "too_large", None, f"the operations have at most {CHANGE_BYTES_MAX} bytes, not {len(payload)}"
             )
     except _ChangeRefused as refused:
         return RefusedChange(n, nonce, base, stamp, refused.outcome, refused.op, refused.reason, _kept(items))
-    return Change(n, nonce, base, stamp, operations, payload)
+    return _new(Change, (n, nonce, base, stamp, operations, payload))
 
 
 def _parsed_void(raw: list[Any] | tuple[Any, ...]) -> Void:
@@ -212,27 +219,32 @@ def _parsed_void(raw: list[Any] | tuple[Any, ...]) -> Void:
     return Void(n, last, nonce, reason)
 
 
-def _parsed_operations(items: object) -> tuple[Operation, ...]:
+def _parsed_operations(items: object) -> tuple[tuple[Operation, ...], Sequence[Any]]:
+    """The operations, and what their canonical encoding is made of: the arrays as they came, where nothing in them had
+    to be brought into canonical form."""
     if type(items) is not list and type(items) is not tuple:
         raise _ChangeRefused("invalid", None, "the operations are an array")
     if not items:
         raise _ChangeRefused("invalid", None, "a change has at least one operation")
     if len(items) > OPERATIONS_MAX:
         raise _ChangeRefused("too_large", None, f"a change has at most {OPERATIONS_MAX} operations")
-    operations = []
-    documents = set()
+    operations: list[Operation] = []
+    operation: Operation | None = None
+    is_canonical = True
     for index, item in enumerate(items):
         try:
-            operation = parsed_operation(item)
+            operation = parsed_operation(item, operation)
         except ValueTooLarge as error:
             raise _ChangeRefused("too_large", index, str(error)) from None
         except (ValueRefused, BadName) as error:
             raise _ChangeRefused("invalid", index, str(error)) from None
         operations.append(operation)
-        documents.add((operation.collection, operation.id))
-    if len(documents) > DOCUMENTS_MAX:
+        # Only the last argument can be other than a name; what is canonical is handed back as the same object.
+        if operation.args and operation.args[-1] is not item[3 + len(operation.args)]:
+            is_canonical = False
+    if len(operations) > DOCUMENTS_MAX and len({(each.collection, each.id) for each in operations}) > DOCUMENTS_MAX:
         raise _ChangeRefused("too_large", None, f"a change touches at most {DOCUMENTS_MAX} documents")
-    return tuple(operations)
+    return tuple(operations), items if is_canonical else [operation.wire() for operation in operations]
 
 
 def _kept(items: object) -> bytes:

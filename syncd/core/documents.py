@@ -3,6 +3,9 @@
 Owns creation, deletion and the rule that an update never resurrects. Field values are `fields`' business; where a
 document is stored, and what becomes of dead letters, is `engine`'s.
 
+A change is applied to a `Draft` of each document that it touches, operation by operation, and a `Document` is made of
+it once: the fields are copied once for each change, not for each of its operations.
+
 Invariants: D1 a `Document` is never altered in place. D2 no operation takes effect on an incarnation of which its
 author had not seen a maker. D3 a delete ends only what its author knew to exist; what it had not seen of the content
 is handed back as lost. D4 `rev` moves iff something visible changed. D5 a tombstone has no fields.
@@ -12,8 +15,8 @@ from collections.abc import Mapping
 from itertools import starmap
 from typing import NamedTuple
 
-from syncd.core.changes import Operation
-from syncd.core.fields import Field, Mark, Observer, OperationRefused, stepped
+from syncd.core.changes import VERBS, Operation
+from syncd.core.fields import TYPES, Field, Mark, Observer, OperationRefused, stepped
 from syncd.core.values import Value
 
 DOCUMENT_BYTES_MAX = 262144  # as stored; Firestore allows 1 MiB, Couchbase 20 MiB, both for whole-document writes
@@ -50,10 +53,15 @@ class Applied(NamedTuple):
     """What an operation did. `verdict`: `applied`, `merged` or `noop`. `met`: concurrent changes, each with what became
     of it. `lost`: payloads to keep as dead letters: (kind, value)."""
 
-    document: Document | None
     verdict: str
     met: tuple[tuple[str, int], ...] = ()
     lost: tuple[tuple[str, Value], ...] = ()
+
+
+_APPLIED, _NOOP = Applied("applied"), Applied("noop")
+# verb -> (type, action) of the operations on fields
+_ON_FIELDS = {verb: (kind, action) for verb in VERBS for kind, _, action in [verb.partition(".")] if kind in TYPES}
+_new = tuple.__new__  # what a named tuple's own constructor calls, after twice the time (see fields.py)
 
 
 def _knows(document: Document, by: Observer) -> bool:
@@ -81,40 +89,40 @@ def has_unseen(document: Document, by: Observer) -> bool:
     return any(not by.has_seen(seq, slot) for seq, slot in document.writers)
 
 
-def _created(document: Document | None, number: int, by: Observer) -> Applied:
+def _created(document: Document | None, number: int, by: Observer) -> tuple[Document, Applied]:
     if document is not None and document.is_live:
         if _knows(document, by):
-            return Applied(document, "noop")
+            return document, _NOOP
         makers = (*document.makers, by.mark)
         writers = _with_writer(document.writers, by)
         merged = document._replace(makers=makers, writers=writers)
-        return Applied(merged, "merged", (("maker", document.makers[-1][0]),))
+        return merged, Applied("merged", (("maker", document.makers[-1][0]),))
     if document is not None:
         knew_delete = any(by.has_seen(seq, slot) for seq, slot in document.deletes)
         if _knows(document, by) and not knew_delete:
             raise OperationRefused("gone", "the document was deleted; this create had seen it but not its deletion")
         number = document.number
-    return Applied(Document(number, by.seq, by.seq, (by.mark,), (), (by.mark,), {}), "applied")
+    return Document(number, by.seq, by.seq, (by.mark,), (), (by.mark,), {}), _APPLIED
 
 
-def _deleted(document: Document | None, by: Observer, floor: int) -> Applied:
+def _deleted(document: Document | None, by: Observer, floor: int) -> tuple[Document | None, Applied]:
     if document is None:
-        return Applied(None, "noop")
+        return None, _NOOP
     if not all(by.has_seen(seq, slot) for seq, slot in document.makers):
         met = tuple(("maker", seq) for seq, slot in document.makers if not by.has_seen(seq, slot))
-        return Applied(document, "noop", met)
+        return document, Applied("noop", met)
     if not document.is_live:
         if any(slot == by.slot for _, slot in document.deletes):
-            return Applied(document, "noop")  # a device that goes on deleting must not lengthen the tombstone for ever
-        return Applied(document._replace(deletes=(*document.deletes, by.mark)), "noop")
+            return document, _NOOP  # a device that goes on deleting must not lengthen the tombstone for ever
+        return document._replace(deletes=(*document.deletes, by.mark)), _NOOP
     unseen = has_unseen(document, by)
     if unseen and by.base < floor:
         raise OperationRefused("precondition", "a late delete of a document that changed since it was read")
     tombstone = Document(document.number, by.seq, document.born, document.makers, (by.mark,), (), {})
     if not unseen:
-        return Applied(tombstone, "applied")
+        return tombstone, _APPLIED
     met = tuple(("ended", seq) for seq, slot in document.writers if not by.has_seen(seq, slot))
-    return Applied(tombstone, "merged", met, (("document", document.visible()),))
+    return tombstone, Applied("merged", met, (("document", document.visible()),))
 
 
 def _expected(document: Document | None, name: str, by: Observer) -> None:
@@ -129,37 +137,79 @@ def _expected(document: Document | None, name: str, by: Observer) -> None:
         raise OperationRefused("precondition", f"the field was written at seq {field.seq}, not seen by this change")
 
 
-def applied(document: Document | None, operation: Operation, number: int, by: Observer, floor: int = 0) -> Applied:
-    """Apply one operation to a document (None: never made, or its tombstone is gone).
+class Draft:
+    """A document (None: never made, or its tombstone is gone) while one change is applied to it.
 
-    `number` is given to a document that is made. Raises `OperationRefused` with the outcome of the whole change. The
-    result is a new document; the old one is unchanged, so a refused change is undone by forgetting what it made.
+    `apply` takes the change's operations on it, in order, and raises `OperationRefused` with the outcome of the whole
+    change; `document` is what they made of it. The document that it began with is unchanged, so a refused change is
+    undone by forgetting its drafts.
     """
-    if operation.seen > by.base:
-        by = by._replace(base=operation.seen)
-    verb = operation.verb
-    if verb == "create":
-        return _created(document, number, by)
-    if verb == "delete":
-        return _deleted(document, by, floor)
-    name = operation.field
-    assert name is not None, "every other operation names a field"
-    if verb == "expect":
-        _expected(document, name, by)
-        return Applied(document, "noop")
-    if document is None or not document.is_live:
-        raise OperationRefused("gone", "the document does not exist")
-    if not _knows(document, by):
-        raise OperationRefused("gone", "the document was made anew by a change that this one had not seen")
-    type_name, _, action = verb.partition(".")
-    field = document.fields.get(name)
-    after, step = stepped(field, type_name, action, operation.args, by)
-    if after is not field:
-        fields = dict(document.fields)
-        fields[name] = after
-        rev = by.seq if step.visible else document.rev
-        writers = _with_writer(document.writers, by)
-        # In full, not by `_replace`, which takes thrice as long and is called for each operation.
-        document = Document(document.number, rev, document.born, document.makers, document.deletes, writers, fields)
-    verdict = "merged" if step.met else "applied" if step.visible else "noop"
-    return Applied(document, verdict, step.met, tuple([("value", value) for value in step.lost]) if step.lost else ())
+
+    __slots__ = ("_by", "_document", "_fields", "_is_known", "_rev")
+
+    def __init__(self, document: Document | None, by: Observer) -> None:
+        self._by = by
+        self._document = document
+        self._fields: dict[str, Field] | None = None  # a copy, once a field has been written
+        self._rev = 0  # with it
+        self._is_known = False  # `by` was found to know the document as it stands
+
+    def document(self) -> Document | None:
+        """What the operations so far made of it."""
+        fields, old = self._fields, self._document
+        if fields is not None:
+            assert old is not None, "a document has the fields"
+            writers = _with_writer(old.writers, self._by)
+            self._document = _new(
+                Document, (old.number, self._rev, old.born, old.makers, old.deletes, writers, fields)
+            )  # fmt: skip
+            self._fields = None
+        return self._document
+
+    def apply(self, operation: Operation, number: int, floor: int = 0) -> Applied:
+        """Apply one operation. `number` is given to a document that is made."""
+        by = self._by
+        is_raised = operation.seen > by.base
+        if is_raised:
+            by = by._replace(base=operation.seen)
+        on_field = _ON_FIELDS.get(operation.verb)
+        if on_field is None:
+            return self._apply_whole(operation, number, by, floor)
+        document = self._document
+        # What this change knows without `seen`, it knows; with `seen`, it may know more for one operation.
+        if not self._is_known:
+            if document is None or document.deletes:
+                raise OperationRefused("gone", "the document does not exist")
+            if not _knows(document, by):
+                raise OperationRefused("gone", "the document was made anew by a change that this one had not seen")
+            self._is_known = not is_raised
+        name = operation.field
+        assert document is not None and name is not None, "these operations name a field"
+        fields = self._fields
+        field = (document.fields if fields is None else fields).get(name)
+        after, step = stepped(field, *on_field, operation.args, by)
+        if after is not field:
+            if fields is None:
+                self._fields = fields = dict(document.fields)
+                self._rev = document.rev
+            fields[name] = after
+            if step.visible:
+                self._rev = by.seq
+        if step.met or step.lost:
+            verdict = "merged" if step.met else "applied" if step.visible else "noop"
+            return Applied(verdict, step.met, tuple([("value", value) for value in step.lost]))
+        return _APPLIED if step.visible else _NOOP
+
+    def _apply_whole(self, operation: Operation, number: int, by: Observer, floor: int) -> Applied:
+        """`create`, `delete`, `expect`: they look at the document, not into one field's state."""
+        document = self.document()
+        if operation.verb == "create":
+            self._document, result = _created(document, number, by)
+        elif operation.verb == "delete":
+            self._document, result = _deleted(document, by, floor)
+        else:
+            assert operation.verb == "expect" and operation.field is not None
+            _expected(document, operation.field, by)
+            result = _NOOP
+        self._is_known = False
+        return result

@@ -15,6 +15,9 @@ from syncd.core.values import INTEGER_MAX, ITEMS_MAX, Value, decoded, encoded, i
 MV_VALUES_MAX = 8
 MAP_DROPPED_MAX = 256  # markers of dropped keys that a map keeps; the oldest are forgotten and counted
 
+# A named tuple's own constructor is a Python function around this call; the tuples below are made for each operation.
+_new = tuple.__new__
+
 Mark = tuple[int, int]  # (seq, slot): which change wrote this
 Register = tuple[bool, Value, int, int, int]  # present, value, eff, seq, slot
 
@@ -59,19 +62,22 @@ class Step(NamedTuple):
 
 def _written(state: Register | None, present: bool, value: Value, by: Observer) -> Step:
     """The register rule, for `reg` and for each key of a `map`."""
-    eff = min(by.stamp, by.time)
+    _, slot, _, seq, eff, time = by
+    if eff > time:
+        eff = time
     if state is None:
-        return Step((present, value, eff, by.seq, by.slot), present)
+        return _new(Step, ((present, value, eff, seq, slot), present, (), ()))
     was_present, old, old_eff, old_seq, old_slot = state
     met: tuple[tuple[str, int], ...] = ()
     if by.has_seen(old_seq, old_slot):
-        eff = max(eff, old_eff)
+        if eff < old_eff:
+            eff = old_eff
     elif eff < old_eff:
         return Step(state, False, (("lost", old_seq),))
     else:
         met = (("won", old_seq),)
     visible = present != was_present or (present and not is_same(value, old))
-    return Step((present, value, eff, by.seq, by.slot), visible, met)
+    return _new(Step, ((present, value, eff, seq, slot), visible, met, ()))
 
 
 def _reg(state: Register | None, action: str, args: tuple[Value, ...], by: Observer) -> Step:
@@ -204,7 +210,7 @@ class Field(NamedTuple):
     @property
     def value(self) -> Value:
         """What a delta shows of it."""
-        return TYPES[self.type].value_of(self.state)
+        return self.state[1] if self.type == "reg" else TYPES[self.type].value_of(self.state)
 
 
 def stepped(
@@ -213,10 +219,12 @@ def stepped(
     """Apply one operation to a field (None: it does not exist yet). Raises `OperationRefused`."""
     if field is None:
         step = TYPES[type_name].step(None, action, args, by)
-        return Field(type_name, by.seq if step.visible else 0, by.seq, by.slot, step.state), step
-    if field.type != type_name:
+        rev = by.seq if step.visible else 0
+    elif field.type != type_name:
         raise OperationRefused("type_mismatch", f"the field is of type {field.type}, not {type_name}")
-    step = TYPES[type_name].step(field.state, action, args, by)
-    if step.state is field.state:
-        return field, step
-    return Field(type_name, by.seq if step.visible else field.rev, by.seq, by.slot, step.state), step
+    else:
+        step = TYPES[type_name].step(field.state, action, args, by)
+        if step.state is field.state:
+            return field, step
+        rev = by.seq if step.visible else field.rev
+    return _new(Field, (type_name, rev, by.seq, by.slot, step.state)), step

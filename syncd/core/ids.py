@@ -80,21 +80,24 @@ def check_name(name: object, what: str) -> str:
     """Return `name` if it may name a collection, document, field or map key (`what` says which). Raises `BadName`."""
     if not isinstance(name, str):
         raise BadName(f"{what} is text of 1-{NAME_BYTES_MAX} bytes")
-    return _checked_name(name, what)
+    try:
+        return _checked_name(name)
+    except BadName as wrong:
+        raise BadName(f"{what} {wrong}") from None
 
 
-# Three names in each operation, and the same few again and again: remembering them halves the cost of parsing a change.
+# Names in each operation, and the same few again and again: remembering them halves the cost of parsing a change.
 # 1 MB at most: what is not a name is not remembered.
 @lru_cache(maxsize=4096)
-def _checked_name(name: str, what: str) -> str:
+def _checked_name(name: str) -> str:
     try:
         size = len(name) if name.isascii() else len(name.encode())
     except UnicodeEncodeError:
-        raise BadName(f"{what} is valid UTF-8") from None
+        raise BadName("is valid UTF-8") from None
     if not 0 < size <= NAME_BYTES_MAX:
-        raise BadName(f"{what} has 1-{NAME_BYTES_MAX} bytes, not {size}")
+        raise BadName(f"has 1-{NAME_BYTES_MAX} bytes, not {size}")
     if _CONTROL.search(name):
-        raise BadName(f"{what} has no control characters")
+        raise BadName("has no control characters")
     return name
 
 

@@ -5,6 +5,7 @@ integers modulo 2^64 here, and 8 bytes on the wire.
 """
 
 from hashlib import sha256
+from struct import Struct
 from typing import Final
 
 from syncd.core.documents import Document
@@ -14,10 +15,13 @@ BUCKET_COUNT: Final = 1024
 SUM_MASK: Final = 2**64 - 1
 CHAIN_START: Final = bytes(8)
 
+_U64: Final = Struct(">Q")
+
 
 def hashed(item: tuple[Value, ...]) -> int:
     """h of the specification: the first 8 bytes of SHA-256 over the canonical encoding of an array, as an integer."""
-    return int.from_bytes(sha256(encoded(item)).digest()[:8])
+    first: int = _U64.unpack_from(sha256(encoded(item)).digest())[0]
+    return first
 
 
 def bucket_of(collection: str, document_id: str) -> int:
@@ -41,12 +45,13 @@ def sum_change(collection: str, document_id: str, before: Document | None, after
         total += hashed(("d", collection, document_id, after.rev))
     for name, field in new.items():
         previous = old.get(name)
-        if previous is not None and previous.rev == field.rev:
-            continue  # not changed visibly since
+        if previous is not None:
+            if previous.rev == field.rev:
+                continue  # not changed visibly since
+            if previous.is_visible:
+                total -= hashed(("f", collection, document_id, name, previous.value))
         if field.is_visible:
             total += hashed(("f", collection, document_id, name, field.value))
-        if previous is not None and previous.is_visible:
-            total -= hashed(("f", collection, document_id, name, previous.value))
     for name, field in old.items():
         if name not in new and field.is_visible:
             total -= hashed(("f", collection, document_id, name, field.value))
@@ -55,4 +60,4 @@ def sum_change(collection: str, document_id: str, before: Document | None, after
 
 def chained(chain: bytes, device: bytes, n: int, nonce: bytes) -> bytes:
     """The chain value after one more change: tells apart two histories that reached the same seq."""
-    return sha256(b"".join((chain, device, n.to_bytes(8), nonce))).digest()[:8]
+    return sha256(chain + device + _U64.pack(n) + nonce).digest()[:8]

@@ -27,6 +27,9 @@ VALUE_BYTES_MAX: Final = 65536
 
 _KEPT_AS_THEY_ARE: Final = frozenset({str, bytes, bool, type(None)})
 _INTEGERS: Final = {int}
+_SHORT: Final = (
+    VALUE_BYTES_MAX // 5
+)  # bytes, or characters of ASCII, whose encoding is not too large whatever its header
 _LONG: Final = 8  # items from which on looking at all kinds at once is the cheaper way
 
 
@@ -125,14 +128,14 @@ def decoded(data: bytes) -> Value:
 
 
 def checked(value: object) -> Value:
-    """`normalized`, and small enough: raises `ValueTooLarge` above `VALUE_BYTES_MAX` bytes."""
+    """`normalized`, and small enough: raises `ValueTooLarge` above `VALUE_BYTES_MAX` bytes. What is a scalar in
+    canonical form is handed back as the same object."""
+    # A scalar other than text and bytes has at most 9 bytes; short text cannot be too long: skip the encoding.
+    if type(value) is str and len(value) <= _SHORT and value.isascii():
+        return value
     result = normalized(value)
     kind = type(result)
-    # A scalar other than text and bytes has at most 9 bytes; short text cannot be too long: skip the encoding.
-    if kind is str or kind is bytes:
-        if len(result) > VALUE_BYTES_MAX // 5 or (kind is str and not result.isascii()):
-            _check_size(result)
-    elif kind is list or kind is dict:
+    if kind is str or kind is list or kind is dict or (kind is bytes and len(result) > _SHORT):
         _check_size(result)
     return result
 

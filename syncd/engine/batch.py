@@ -25,7 +25,6 @@ from syncd.store.tables import (
     DEVICES,
     DOCUMENTS,
     LETTERS,
-    LOG,
     LOW_WATERS,
     REPLICAS,
     SLOTS,
@@ -100,7 +99,7 @@ class SpaceWork:
         self.head, self.time, self.chain = row.head, row.time, row.chain
         self.sum, self.document_count, self.number_next = row.sum, row.document_count, row.number_next
         self.documents: dict[DocumentName, Document | None] = {}
-        self._stored: dict[DocumentName, Document | None] = {}
+        self._stored: dict[DocumentName, tuple[bytes, Document | None]] = {}  # key, and what is stored under it
         self._bytes: dict[DocumentName, int] = {}
         self.loaded_bytes = 0  # of all documents read so far, as stored
         self._buckets: dict[int, int] = {}
@@ -115,7 +114,8 @@ class SpaceWork:
             key = keys.document(self.row.id, *name)
             record = self._tx.get(key)
             found = None if record is None else DOCUMENTS.row(key, record)
-            self.documents[name] = self._stored[name] = found
+            self.documents[name] = found
+            self._stored[name] = key, found
             self._bytes[name] = UNSTORED_BYTES if record is None else len(record)
             self.loaded_bytes += 0 if record is None else len(record)
         return self.documents[name]
@@ -141,7 +141,8 @@ class SpaceWork:
         self.head += 1
         self.time = max(self.time, self.now_ms)
         self.chain = chained(self.chain, device, n, nonce)
-        LOG.put(self._tx, keys.log(self.row.id, self.head), LogRow(slot, n, self.time, self.chain))
+        key = keys.log(self.row.id, self.head)
+        self._tx.put(key, packed(key, tuple.__new__(LogRow, (slot, n, self.time, self.chain))))
         return self.head
 
     # -- devices ----------------------------------------------------------------------------------------------------
@@ -201,10 +202,11 @@ class SpaceWork:
         """Write back all that changed; the delta of the batch, or None if no change was accepted."""
         entries = []
         for name, document in self.documents.items():
-            stored = self._stored[name]
+            key, stored = self._stored[name]
             if document is stored or document is None:
                 continue
-            self._write(name, stored, document)
+            self._tx.put(key, packed(key, document))
+            self._index(name, stored, document)
             if document.rev > self.row.head:
                 entries.append(entry_of(name, document, self.row.head))
         for device in self._dirty_replicas:
@@ -237,9 +239,8 @@ class SpaceWork:
             sum=self.row.sum.to_bytes(8),
         )
 
-    def _write(self, name: DocumentName, stored: Document | None, document: Document) -> None:
-        key = keys.document(self.row.id, *name)
-        self._tx.put(key, packed(key, document))
+    def _index(self, name: DocumentName, stored: Document | None, document: Document) -> None:
+        """What is kept beside a document that replaces `stored`: its place by rev, and what it adds to sums."""
         before_rev = 0 if stored is None else stored.rev
         if document.rev == before_rev:
             return  # nothing visible changed: no rev, no sum

@@ -167,10 +167,17 @@ class Table(Generic[Row]):
             yield key, self.row(key, record)
 
 
+_FIELD_ITEMS = len(Field._fields)
+
+
 def _document(
     number: int, rev: int, born: int, makers: Any, deletes: Any, writers: Any, fields: dict[str, list[Any]]
 ) -> Document:
-    typed = {name: Field(*items) for name, items in fields.items()}
+    typed = {}
+    for name, items in fields.items():
+        if type(items) is not list or len(items) != _FIELD_ITEMS:
+            raise TypeError(f"the field {name!r} is no array of {_FIELD_ITEMS} items")
+        typed[name] = tuple.__new__(Field, items)
     return Document(number, rev, born, makers, deletes, writers, typed)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from syncd.core.changes import Change, parsed_change
-from syncd.core.documents import Applied, Document, applied, has_unseen
+from syncd.core.documents import Applied, Document, Draft, has_unseen
 from syncd.core.fields import Observer, OperationRefused
 
 
@@ -24,13 +24,12 @@ class Space:
         change = parsed_change([1, bytes(8), 0, 0, operations])
         assert isinstance(change, Change)
         by = Observer(self.head if base is None else base, slot, memory, self.head + 1, 0, 1_000)
-        document, step = self.document, None
+        draft, step = Draft(self.document, by), None
         for operation in change.operations:
-            step = applied(document, operation, 1, by, floor)
-            document = step.document
+            step = draft.apply(operation, 1, floor)
         assert step is not None
         self.head += 1
-        self.document = document
+        self.document = draft.document()
         return step
 
     def refused(self, *verbs: Any, **who: Any) -> str:
@@ -69,7 +68,7 @@ def test_an_update_of_one_life_does_not_touch_the_next() -> None:
 def test_creating_twice_without_knowing_merges_both() -> None:
     space = Space()
     space("create", put(1, "f"))
-    assert space("create", put(2, "g"), slot=2, base=0).document is not None
+    assert space("create", put(2, "g"), slot=2, base=0).verdict == "applied"
     assert space.document is not None and space.document.makers == ((1, 1), (2, 2))
     assert space.document.visible() == {"f": ["reg", 1], "g": ["reg", 2]} and space.document.born == 1
 

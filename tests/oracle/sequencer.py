@@ -1,10 +1,9 @@
 """The least server there can be: it gives seqs and calls the merge core directly, with no store and no engine."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from syncd.core.changes import Change, RefusedChange, parsed_change
-from syncd.core.documents import Document, applied
+from syncd.core.documents import Document, Draft
 from syncd.core.fields import Observer, OperationRefused
 from syncd.core.sums import SUM_MASK, document_sum, sum_change
 from syncd.engine.batch import SpaceWork, entry_of
@@ -34,22 +33,22 @@ class Sequencer:
         assert isinstance(change, Change)
         time = max(self.time, now_ms)
         by = Observer(change.base, device + 1, device != KEY_AUTHOR, self.head + 1, change.stamp, time)
-        made: dict[Key, Document | None] = {}
+        drafts: dict[Key, Draft] = {}
         met: list[tuple[int, str, int]] = []
         verdicts = set()
         for index, operation in enumerate(change.operations):
             key = (operation.collection, operation.id)
-            before: Any = made.get(key, self.documents.get(key))
+            if key not in drafts:
+                drafts[key] = Draft(self.documents.get(key), by)
             try:
-                step = applied(before, operation, 1, by)
+                step = drafts[key].apply(operation, 1)
             except OperationRefused as refused:
                 return Answer(refused.outcome, None, index, ())
-            made[key] = step.document
             verdicts.add(step.verdict)
             met.extend((index, what, seq) for what, seq in step.met)
         self.head, self.time = self.head + 1, time
-        for key, document in made.items():
-            self._keep(key, document, len(change.payload) + GROWTH_BYTES_MAX * len(change.operations))
+        for key, draft in drafts.items():
+            self._keep(key, draft.document(), len(change.payload) + GROWTH_BYTES_MAX * len(change.operations))
         outcome = next((word for word in ("merged", "applied") if word in verdicts), "noop")
         return Answer(outcome, self.head, None, tuple(met))
 

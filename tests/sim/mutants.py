@@ -140,12 +140,12 @@ MUTANTS = (
     ),
     Mutant(
         "the sum forgets what a deleted document made up",
-        "syncd.engine.batch", "SpaceWork._write",
+        "syncd.engine.batch", "SpaceWork._index",
         "self.sum = (self.sum + change) & SUM_MASK", "self.sum = (self.sum + change * document.is_live) & SUM_MASK",
     ),
     Mutant(
         "a bucket forgets what a deleted document made up",
-        "syncd.engine.batch", "SpaceWork._write",
+        "syncd.engine.batch", "SpaceWork._index",
         "(self._buckets[number] + change) & SUM_MASK", "(self._buckets[number] + change * document.is_live) & SUM_MASK",
     ),
     Mutant(
