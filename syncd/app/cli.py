@@ -21,10 +21,12 @@ import click
 
 from syncd.app import VERSION, admin, client, config, daemon, show
 from syncd.app.config import ConfigError, Settings
+from syncd.app.listening import CannotServe
 from syncd.app.settings import example
 from syncd.core.ids import BadName
 from syncd.engine.grants import Grant, parsed_grant
 from syncd.env.real import SystemClock, SystemEntropy
+from syncd.env.tls import BadCertificate, server_context
 from syncd.net.auth import Authenticator, BadKey, Unauthenticated, sign_token
 from syncd.store.api import Reader, Store, StoreDamaged, StoreError
 from syncd.store.lmdb import open_store
@@ -56,7 +58,7 @@ class _Group(click.Group):
             self._end(DAMAGED, f"the store is damaged: {error}\n{DAMAGED_ADVICE}")
         except client.Unreachable as error:
             self._end(UNREACHABLE, str(error))
-        except (StoreError, client.RequestRefused, daemon.CannotServe, Failure, BadName, BadKey) as error:
+        except (StoreError, client.RequestRefused, CannotServe, Failure, BadName, BadKey) as error:
             self._end(FAILED, str(error))
 
     @staticmethod
@@ -199,6 +201,12 @@ def check(file: Path | None, state_dir: Path | None, as_json: bool, is_example: 
         return
     settings = _loaded(file, state_dir)
     keys = config.verifying_keys(settings)
+    files = config.certificate_files(settings)
+    if files is not None:
+        try:
+            server_context(*files)
+        except BadCertificate as error:
+            raise config.ConfigError([f"tls.certificate, tls.private_key: {error}"]) from None
     show.configuration(settings, [key.kid for key in keys], as_json)
 
 

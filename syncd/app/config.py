@@ -184,11 +184,23 @@ def ensure_generated_key(settings: Settings, entropy: Callable[[int], bytes]) ->
     return True
 
 
+def certificate_files(settings: Settings) -> tuple[Path, Path] | None:
+    """The files of certificate and key, if TLS is configured. They may be missing."""
+    tls = settings.config.tls
+    return (
+        (_found(tls.certificate, settings.bases), _found(tls.private_key, settings.bases)) if tls.private_key else None
+    )
+
+
+def _found(name: str, bases: tuple[Path, ...]) -> Path:
+    """A file by the first base that has it, else by the last."""
+    candidates = [base / name for base in bases]  # joining an absolute name yields that name
+    return next((path for path in candidates if path.is_file()), candidates[-1])
+
+
 def read_key(entry: AuthKey, bases: tuple[Path, ...]) -> TokenKey:
-    """One key from its file: the first base that has it, else the last. Raises `OSError`, `BadKey`."""
-    candidates = [base / entry.file for base in bases]  # joining an absolute name yields that name
-    path = next((path for path in candidates if path.is_file()), candidates[-1])
-    with path.open("rb") as file:
+    """One key from its file. Raises `OSError`, `BadKey`."""
+    with _found(entry.file, bases).open("rb") as file:
         material = file.read(KEY_BYTES_MAX)
     # Whoever writes a secret with an editor or `echo` leaves a line feed behind it, which is not part of it.
     return token_key(entry.kid, entry.algorithm, material.strip() if entry.algorithm == "HS256" else material)

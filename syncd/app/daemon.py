@@ -16,7 +16,7 @@ second signal comes.
 import gc
 import resource
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from logging import getLogger
@@ -28,14 +28,14 @@ import trio
 from syncd.app import VERSION, config, logs
 from syncd.app.admin import Admin
 from syncd.app.config import Settings
+from syncd.app.listening import CannotServe, Listeners, host_port, listeners
 from syncd.app.metrics import Facts, Metrics, summary
-from syncd.app.settings import host_and_port
-from syncd.app.systemd import Notifier, inherited_socket
+from syncd.app.systemd import Notifier
 from syncd.core.changes import Change, Void
 from syncd.engine.commands import Ack, Command, Decision, Failed, Forget, Post, PostEvents, Push, Result, RevokeKey
 from syncd.engine.engine import Engine
 from syncd.env.ports import Environment, Listener, Transport, TransportClosed
-from syncd.env.real import SocketListener, environment, listen_tcp, listen_unix
+from syncd.env.real import environment
 from syncd.net.api.service import Api
 from syncd.net.auth import Authenticator
 from syncd.net.counters import Counters
@@ -64,10 +64,6 @@ OPERATION_BYTES = 300  # of an operation's objects, beside its encoding
 # makes goes by its reference count; with Python's 700, looking for cycles took a quarter of the processor time of
 # durable pushes, over and over through the commands that wait. So many containers hold a few megabytes.
 GARBAGE_COUNT = 50_000
-
-
-class CannotServe(Exception):
-    """The daemon could not start, or was told to stop before it was done. The text says why."""
 
 
 def main(settings: Settings, environ: Mapping[str, str], announce: Callable[[Mapping[str, Any]], None]) -> None:
@@ -106,11 +102,10 @@ async def serve(
         stack.callback(store.close)
         if config.ensure_generated_key(settings, env.entropy.token):
             _log.info("no token key is configured: made one", extra={"file": str(settings.generated_key)})
-        clients, admin, socket = _listeners(settings, environ)
-        for listener in (clients, admin, socket):
-            stack.callback(listener.close)
-        daemon = _Daemon(settings, env, store, (clients, admin), Notifier(environ))
-        await daemon.run(clients, admin, socket, announce)
+        made = listeners(settings, environ, _log.warning)
+        stack.callback(made.close)
+        daemon = _Daemon(settings, env, store, made, Notifier(environ))
+        await daemon.run(announce)
     _log.info("stopped")
 
 
@@ -118,11 +113,12 @@ class _Daemon:
     """The parts of a running daemon."""
 
     def __init__(
-        self, settings: Settings, env: Environment, store: Store, addressed: Sequence[Listener], notifier: Notifier
+        self, settings: Settings, env: Environment, store: Store, listeners: Listeners, notifier: Notifier
     ) -> None:
         self._settings, self._env, self._store, self._notifier = settings, env, store, notifier
+        self._listeners = listeners
         self._began_ms = env.clock.now_ms()
-        self._addresses = tuple(_host_port(listener) for listener in addressed)
+        self._addresses = (host_port(listeners.clients), host_port(listeners.admin))
         limits, wire = _limits(settings)
         self._limits = limits
         _raise_descriptor_limit(limits.connections_max + limits.refusals_max + DESCRIPTORS_RESERVED)
@@ -152,16 +148,17 @@ class _Daemon:
         self._metrics = Metrics(self._counters, self._facts)
         self._is_stopping = False
 
-    async def run(
-        self, clients: Listener, admin: Listener, socket: Listener, announce: Callable[[Mapping[str, Any]], None]
-    ) -> None:
+    async def run(self, announce: Callable[[Mapping[str, Any]], None]) -> None:
+        listeners = self._listeners
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 committed = trio.Event()
                 await nursery.start(partial(self._run_committer, committed))
-                await nursery.start(self._server.serve, (clients,))
-                nursery.start_soon(self._serve_admin, admin, False)
-                nursery.start_soon(self._serve_admin, socket, True)
+                if listeners.proxied is not None:
+                    nursery.start_soon(listeners.proxied.run)
+                await nursery.start(self._server.serve, (listeners.clients,))
+                nursery.start_soon(self._serve_admin, listeners.admin, False)
+                nursery.start_soon(self._serve_admin, listeners.socket, True)
                 nursery.start_soon(self._notifier.run_watchdog)
                 self._tell_ready(announce)
                 number = await anext(signals)
@@ -260,6 +257,7 @@ class _Daemon:
             "reasons": list(health.reasons),
             "http": clients,
             "admin": admin,
+            "tls": bool(self._settings.config.tls.private_key),
             "connections": {
                 "open": self._server.connection_count,
                 "devices": len(self._hub.members),
@@ -318,41 +316,6 @@ def _opened(settings: Settings) -> Store:
         raise CannotServe(
             f"cannot use the state directory {settings.state_directory} (store.directory): {error.strerror}"
         ) from None
-
-
-def _listeners(settings: Settings, environ: Mapping[str, str]) -> tuple[Listener, Listener, Listener]:
-    """For clients, for operators by TCP, for operators by UNIX socket."""
-    server = settings.config.server
-    with ExitStack() as stack:
-        try:
-            inherited = inherited_socket(environ)
-        except ValueError as error:
-            raise CannotServe(str(error)) from None
-        clients = _listen_tcp("server.listen", server.listen) if inherited is None else SocketListener(inherited)
-        stack.callback(clients.close)
-        admin = _listen_tcp("server.admin_listen", server.admin_listen)
-        stack.callback(admin.close)
-        try:
-            socket = listen_unix(settings.admin_socket)
-        except OSError as error:
-            hint = "; a shorter state directory is needed" if "too long" in str(error) else ""
-            raise CannotServe(f"cannot listen on {settings.admin_socket}: {error.strerror or error}{hint}") from None
-        stack.pop_all()
-    return clients, admin, socket
-
-
-def _listen_tcp(key: str, text: str) -> Listener:
-    host, port = host_and_port(text)
-    try:
-        return listen_tcp(host, port)
-    except OSError as error:
-        hint = "; another program listens there, perhaps another syncd" if "in use" in str(error).lower() else ""
-        raise CannotServe(f"cannot listen on {text} ({key}): {error.strerror}{hint}") from None
-
-
-def _host_port(listener: Listener) -> str:
-    host, port = listener.address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _limits(settings: Settings) -> tuple[NetLimits, wire_limits.Limits]:

@@ -10,6 +10,7 @@ stands beside its key, because it is what an operator needs before changing it.
 import re
 import textwrap
 from collections.abc import Iterator
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -67,6 +68,12 @@ def _checked_listen(text: str) -> str:
     return text
 
 
+def _checked_network(text: str) -> str:
+    ip_network(text)
+    return text
+
+
+ProxyNetwork = Annotated[str, AfterValidator(_checked_network)]
 Listen = Annotated[str, AfterValidator(_checked_listen)]
 Origin = Annotated[str, StringConstraints(pattern=f"^(?:{_ORIGIN.pattern}|\\*)$")]
 
@@ -76,7 +83,7 @@ class Server(Table):
 
     listen: Listen = _text(
         "127.0.0.1:8740", LISTEN_EXPECTED,
-        "Clients and backends, HTTP and WebSocket. Loopback by default: TLS and the outside belong to a proxy.",
+        "Clients and backends, HTTP and WebSocket. Loopback by default: the outside needs TLS, here or in a proxy.",
     )  # fmt: skip
     admin_listen: Listen = _text(
         "127.0.0.1:8741", LISTEN_EXPECTED,
@@ -88,6 +95,11 @@ class Server(Table):
         "Web pages whose scripts may open a WebSocket. Any page may by default: a browser adds no token of its own"
         " accord, so a foreign page has nothing to ride on. A list keeps foreign pages from even trying.",
     )  # fmt: skip
+    proxies: tuple[ProxyNetwork, ...] = _list(
+        (), 'a list of addresses or networks such as "10.0.0.7" or "10.1.0.0/16"',
+        "Load balancers that begin each connection to server.listen with a header of the PROXY protocol, version 2, so"
+        " that limits go by the addresses of their clients. With any named here, nobody else can connect.",
+    )  # fmt: skip
     connections_max: int = _integer(
         NET.connections_max, 1, 1_000_000, "connections",
         "Each costs about 8 KiB and a file descriptor; the daemon raises its own limit of descriptors as far as the"
@@ -96,7 +108,7 @@ class Server(Table):
     connections_per_address_max: int = _integer(
         NET.connections_per_address_max, 1, 1_000_000, "connections",
         "One address must not take all connections. It is high because a carrier's gateway stands for thousands of"
-        " phones; behind a proxy set it to connections_max.",
+        " phones; behind a proxy that is not in server.proxies set it to connections_max.",
     )  # fmt: skip
     connections_per_user_max: int = _integer(
         NET.connections_per_user_max, 1, 10_000, "connections",
@@ -106,6 +118,20 @@ class Server(Table):
         int(NET.upgrades_per_s_max), 1, 100_000, "devices per second",
         "Devices let in before anything is verified; a burst may be as long as a second. Beyond it comes 503 with a"
         " random Retry-After. 70 % of what the machine was measured to take keeps a crowd outside, not in the queue.",
+    )  # fmt: skip
+
+
+class Tls(Table):
+    """TLS in the daemon itself, for `server.listen`. Without it, TLS belongs to a proxy in front."""
+
+    certificate: str = _text(
+        "", "the path of a PEM file: the certificate, then those that lead to a root; empty: no TLS",
+        "A relative path is looked up as that of a key is. A renewed file is taken within a minute, for new"
+        " connections; one that cannot be used leaves the old certificate in force and is logged.",
+    )  # fmt: skip
+    private_key: str = _text(
+        "", "the path of a PEM file with the private key, without a password; empty: no TLS",
+        "Readable by the daemon only; it may be the same file.",
     )  # fmt: skip
 
 
@@ -271,6 +297,7 @@ class Config(Table):
     """The whole configuration."""
 
     server: Server = Server()
+    tls: Tls = Tls()
     store: Store = Store()
     auth: Auth = Auth()
     limits: Limits = Limits()
@@ -289,6 +316,9 @@ def broken_relations(config: Config) -> Iterator[tuple[toml.Path, object, str]]:
     if reconnect.backoff_ms > reconnect.backoff_max_ms:
         expected = f"at most reconnect.backoff_max_ms, {reconnect.backoff_max_ms}"
         yield ("reconnect", "backoff_ms"), reconnect.backoff_ms, expected
+    for this, other in (("certificate", "private_key"), ("private_key", "certificate")):
+        if getattr(config.tls, other) and not getattr(config.tls, this):
+            yield ("tls", this), "", f"the path of a PEM file, as tls.{other} is given"
     seen: set[str] = set()
     for index, key in enumerate(config.auth.key):
         if not 0 < len(key.kid) <= 128:

@@ -13,6 +13,7 @@ import trio
 from syncd.env.ports import T, TransportClosed, Ts
 
 BUFFER_BYTES = 65536  # what a sender may run ahead; loopback sockets take more, slow radio links less
+REFUSED_BYTES = 64  # of what was not taken, to see that it is offered again
 
 
 class _Pipe:
@@ -40,14 +41,17 @@ class MemoryTransport:
         self._outward = outward
         self._inward = inward
         self._is_aborted = False
+        self._refused = b""  # the beginning of what was offered last and not taken
 
     def send_now(self, data: bytes | memoryview) -> int:
         self._check_sending()
         pipe = self._outward
+        assert bytes(data[: len(self._refused)]) == self._refused, "P6: what was not taken comes first"
         taken = min(len(data), pipe.room_bytes)
         if taken:
             pipe.buffer += data[:taken]
             pipe.changed.unpark_all()
+        self._refused = bytes(data[taken : taken + REFUSED_BYTES])
         return taken
 
     async def receive(self, bytes_max: int) -> bytes:

@@ -6,7 +6,9 @@ simulator brings its own clock, entropy and faults. What decides takes `now_ms` 
 Invariants of a `Transport` (tests/env/kit.py accepts one): P1 bytes arrive in order, once, or not at all. P2 `send_now`
 never blocks and may take fewer bytes than it is given; 0 means that `wait_writable` is due. P3 after `abort` every
 method raises `TransportClosed`, and whoever waits is woken with it. P4 `receive` returns b"" for ever after the peer's
-half-close. P5 what one side's `send_now` took is bounded as long as the other does not receive.
+half-close. P5 what one side's `send_now` took is bounded as long as the other does not receive. P6, the caller's: what
+was offered and not taken is offered again before anything else, unless the connection is given up. (An encrypted record
+cannot be taken back.)
 """
 
 from collections.abc import Callable
@@ -50,10 +52,8 @@ class Offload(Protocol):
 class Transport(Protocol):
     """One byte stream. At most one task receives and at most one waits to write, at a time."""
 
-    @property
-    def peer(self) -> str:
-        """Who is at the other end, for logs and limits: `HOST:PORT`, `[HOST]:PORT`, or `unix`."""
-        ...
+    peer: str
+    """Who is at the other end, for logs and limits: `HOST:PORT`, `[HOST]:PORT`, or `unix`."""
 
     def send_now(self, data: bytes | memoryview) -> int:
         """How many bytes were taken: 0 if it would block. Raises `TransportClosed`."""
