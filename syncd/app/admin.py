@@ -1,4 +1,4 @@
-"""The operators' interface: API keys, status, explanations, dead letters, over HTTP.
+"""The operators' interface: API keys, status, explanations, consumers, dead letters, over HTTP.
 
 Owns its routes and what they answer; the command line is its main user. Must not know sockets: `daemon.py` serves one
 instance on a UNIX socket and one on TCP.
@@ -25,8 +25,10 @@ from syncd.core.values import decoded
 from syncd.engine.batch import space_row
 from syncd.engine.commands import Command, CreateKey, Failed, Refused, Result, RevokeKey
 from syncd.engine.explaining import explained
+from syncd.engine.feeding import consumers
 from syncd.env.ports import Clock, Entropy
 from syncd.net.api.calls import parsed_query
+from syncd.net.api.consumers import consumer_json
 from syncd.net.auth import SCOPES_MAX, SECRET_ENTROPY_BYTES, check_scope, make_key, secret_hash
 from syncd.net.exchange import Health, Request, Response, content, http_date, json_content
 from syncd.net.problems import ProblemRaised, problem_response, raised
@@ -88,6 +90,12 @@ def dead_letters(tx: Reader, space: str, first: int, limit: int) -> list[dict[st
     return found
 
 
+def consumers_of(tx: Reader, space: str) -> list[dict[str, Any]]:
+    """The named consumers of a space, of all owners, those farthest behind first. Raises `BadName`."""
+    found = [consumer_json(each) | {"owner": each.owner} for each in consumers(tx, check_space(space))]
+    return sorted(found, key=lambda each: (each["lag"] is not None, -(each["lag"] or 0), each["owner"], each["name"]))
+
+
 # -- HTTP -------------------------------------------------------------------------------------------------------------
 
 
@@ -133,6 +141,7 @@ class Admin:
             _Route("POST", "/admin/apikeys", (), False, self._create_key),
             _Route("DELETE", "/admin/apikeys/", (), False, self._revoke_key),
             _Route("GET", "/admin/explain", ("space", "collection", "id", "field"), False, self._explain),
+            _Route("GET", "/admin/consumers", ("space",), False, self._list_consumers),
             _Route("GET", "/admin/deadletters", ("space", "from", "limit"), False, self._list_letters),
         )
         self._routes = tuple(route for route in routes if is_trusted or route.is_open)
@@ -207,6 +216,12 @@ class Admin:
         with self._store.read() as tx:
             answer = explanation(tx, query["space"], query["collection"], query["id"], query.get("field"))
         return json_content(200, answer)
+
+    async def _list_consumers(self, call: _Call) -> Response:
+        if "space" not in call.query:
+            raise raised("malformed-request", "the query parameter 'space' is missing", parameter="space")
+        with self._store.read() as tx:
+            return json_content(200, {"consumers": consumers_of(tx, call.query["space"])})
 
     async def _list_letters(self, call: _Call) -> Response:
         if "space" not in call.query:

@@ -341,6 +341,19 @@ def explain(
         raise click.exceptions.Exit(FAILED)
 
 
+@cli.command(short_help="Show who follows a space, and how far behind.")
+@click.argument("space")
+@_settings_options
+@_json_option
+def consumers(space: str, file: Path | None, state_dir: Path | None, as_json: bool) -> None:
+    """Show the named consumers of a space: whose they are, where they stand, and how far behind the head."""
+    found = _asked(
+        _loaded(file, state_dir), ("admin", "consumers"), {"space": space},
+        lambda tx: {"consumers": admin.consumers_of(tx, space)},
+    )  # fmt: skip
+    show.consumers(space, found["consumers"], as_json)
+
+
 @cli.group()
 def deadletters() -> None:
     """What was refused or gave way, and is kept."""

@@ -32,7 +32,21 @@ from syncd.app.listening import CannotServe, Listeners, host_port, listeners
 from syncd.app.metrics import Facts, Metrics, summary
 from syncd.app.systemd import Notifier
 from syncd.core.changes import Change, Void
-from syncd.engine.commands import Ack, Command, Decision, Failed, Forget, Post, PostEvents, Push, Result, RevokeKey
+from syncd.engine.commands import (
+    Ack,
+    AckConsumer,
+    Command,
+    Decision,
+    DropConsumer,
+    Failed,
+    Forget,
+    Post,
+    PostEvents,
+    Push,
+    Result,
+    RevokeKey,
+    UseConsumer,
+)
 from syncd.engine.engine import Engine
 from syncd.env.ports import Environment, Listener, Transport, TransportClosed
 from syncd.env.real import environment
@@ -137,7 +151,7 @@ class _Daemon:
         )  # fmt: skip
         api = Api(
             store=store, committer=self._committer, authenticator=authenticator, clock=env.clock, health=self.health,
-            gate=self._gate,
+            waiters=self._hub.waiters, uniform=env.entropy.uniform, gate=self._gate,
         )  # fmt: skip
         origins = settings.config.server.origins
         self._server = Server(
@@ -262,6 +276,7 @@ class _Daemon:
                 "open": self._server.connection_count,
                 "devices": len(self._hub.members),
                 "listened_spaces": self._hub.room_count,
+                "waiting_requests": self._hub.waiters.count,
             },
             "spaces": 0 if last is None else int.from_bytes(last[0][1:5]),
             "commits": {
@@ -362,7 +377,7 @@ def _raise_descriptor_limit(needed: int) -> None:
 def adds_data(command: Command) -> bool:
     """Whether a command is refused while the store is nearly full: all but those that make room or only tell."""
     match command:
-        case Ack() | Forget() | RevokeKey():
+        case Ack() | Forget() | RevokeKey() | UseConsumer() | AckConsumer() | DropConsumer():
             return False
         case Push():
             return not all(

@@ -162,6 +162,19 @@ def letters(space: str, found: Sequence[Mapping[str, Any]], as_json: bool) -> No
     _print(table, f"there are no dead letters in {space}", bool(found))
 
 
+def consumers(space: str, found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json_text(found))
+        return
+    table = _table("owner", "consumer", "position", "head", "lag", "used")
+    for consumer in found:
+        lag = "expired" if consumer["lag"] is None else f"{consumer['lag']:,}"
+        # Within one epoch the numbers tell all; the epoch has 32 digits.
+        position, head = (consumer[name].partition("@")[0] for name in ("position", "head"))
+        table.add_row(consumer["owner"], consumer["name"], position, head, lag, _time(consumer["used_ms"]))
+    _print(table, f"there are no consumers in {space}", bool(found))
+
+
 class _Counting:
     """A reader that counts the rows that are read, for the progress display."""
 

@@ -62,6 +62,37 @@ def parse_position(text: str) -> Position:
     return Position(bytes.fromhex(epoch), int(seq))
 
 
+class Place(NamedTuple):
+    """Where a reader of a space's feed stands: everything up to `complete` is known, and pages beyond it were taken up
+    to `resume`. Between two pages both are needed: a document that changes again moves behind the pages already taken,
+    with its earlier changes still unseen. Where they are equal it is a position, and is written as one."""
+
+    epoch: bytes
+    complete: int
+    resume: int
+
+    def __str__(self) -> str:
+        between = "" if self.resume == self.complete else f"~{self.complete}"
+        return f"{self.resume}{between}@{self.epoch.hex()}"
+
+
+def parse_place(text: str) -> Place:
+    """Read `SEQ@EPOCH`, or `RESUME~COMPLETE@EPOCH` with COMPLETE < RESUME. Raises `BadName`."""
+    numbers, at, epoch = text.partition("@")
+    resume, between, complete = numbers.partition("~")
+    try:
+        place = Place(
+            *parse_position(f"{complete if between else resume}@{epoch}"), parse_position(resume + at + epoch)[1]
+        )
+        if bool(between) == (place.complete < place.resume):
+            return place
+    except BadName:
+        pass
+    raise BadName(
+        "a place in a feed is SEQ@EPOCH, or between two pages RESUME~COMPLETE@EPOCH, as an answer's 'to' gave it"
+    )
+
+
 def check_space(name: object) -> str:
     """Return `name` if it is a valid space name, else raise `BadName`."""
     if not isinstance(name, str):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from syncd.core.changes import Change, RefusedChange, Void
-from syncd.core.ids import Position
+from syncd.core.ids import Place, Position
 from syncd.engine.grants import Grant
 from syncd.wire.messages import Delta, OutcomeEntry
 
@@ -141,7 +141,53 @@ class RevokeKey:
     name: str
 
 
-Command = Bind | Attach | Forget | Push | Ack | Post | PostEvents | CreateKey | RevokeKey
+@dataclass(frozen=True, slots=True)
+class PutConsumer:
+    """A named consumer of a space's feed, made unless `owner` has it already. `start`: a place, `0` or `head`.
+    Answer: `Consumer`, `Expired` or `Refused` (`forbidden`, `unknown_space`, `bad_position`, `too_many`)."""
+
+    author: Author
+    owner: str
+    space: str
+    name: str
+    start: Place | str
+
+
+@dataclass(frozen=True, slots=True)
+class UseConsumer:
+    """A consumer is being read: note the time. Answer: `Done`."""
+
+    owner: str
+    space: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AckConsumer:
+    """What comes before `place` is done with. Answer: `Consumer`, where it stands now; `Expired` or `Refused`
+    (`forbidden`, `unknown`, `bad_position`)."""
+
+    author: Author
+    owner: str
+    space: str
+    name: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class DropConsumer:
+    """Answer: `Done`, or `Refused` (`forbidden`, `unknown`)."""
+
+    author: Author
+    owner: str
+    space: str
+    name: str
+
+
+Command = (
+    Bind | Attach | Forget | Push | Ack | Post | PostEvents | CreateKey | RevokeKey
+    | PutConsumer | UseConsumer | AckConsumer | DropConsumer
+)  # fmt: skip
 
 
 # -- results ----------------------------------------------------------------------------------------------------------
@@ -225,7 +271,20 @@ class Failed:
     detail: str
 
 
-Result = Refused | Expired | Bound | Done | Attached | Pushed | Posted | EventResults | Failed
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """A consumer, and the head of its space. `is_new`: this command made it."""
+
+    name: str
+    owner: str
+    place: Place
+    head: Position
+    made_ms: int
+    used_ms: int
+    is_new: bool = False
+
+
+Result = Refused | Expired | Bound | Done | Attached | Pushed | Posted | EventResults | Consumer | Failed
 
 
 @dataclass(frozen=True, slots=True)

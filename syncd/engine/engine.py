@@ -15,6 +15,7 @@ from syncd.engine.batch import Batch, SpaceWork, is_other
 from syncd.engine.changes import take
 from syncd.engine.commands import (
     Ack,
+    AckConsumer,
     Attach,
     Attached,
     Author,
@@ -24,16 +25,20 @@ from syncd.engine.commands import (
     CreateKey,
     Decision,
     Done,
+    DropConsumer,
     Expired,
     Forget,
     Post,
     PostEvents,
     Push,
     Pushed,
+    PutConsumer,
     Refused,
     Result,
     RevokeKey,
+    UseConsumer,
 )
+from syncd.engine.feeding import consumer_acked, consumer_dropped, consumer_made, consumer_used
 from syncd.engine.grants import Role, role_on
 from syncd.engine.posting import post, post_events, trim_idempotency
 from syncd.store import keys
@@ -75,6 +80,14 @@ class Engine:
                 return _create_key(batch, command)
             case RevokeKey():
                 return _revoke_key(batch, command)
+            case PutConsumer():
+                return consumer_made(batch, command)
+            case UseConsumer():
+                return consumer_used(batch, command)
+            case AckConsumer():
+                return consumer_acked(batch, command)
+            case DropConsumer():
+                return consumer_dropped(batch, command)
 
 
 def _bind(batch: Batch, command: Bind) -> Result:

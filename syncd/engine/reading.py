@@ -138,7 +138,7 @@ def outcomes_after(
 # -- pages ------------------------------------------------------------------------------------------------------------
 
 
-def page(tx: Reader, cursor: Cursor, bytes_target: int = PAGE_BYTES) -> Delta:
+def page(tx: Reader, cursor: Cursor, bytes_target: int = PAGE_BYTES, rows_max: int = PAGE_ROWS_MAX) -> Delta:
     """The next delta for a subscription; `complete` says that it is the last, and reaches the head."""
     row = space_row(tx, cursor.space)
     assert row is not None and row.id == cursor.space_id, "a subscription outlives no space"
@@ -151,7 +151,7 @@ def page(tx: Reader, cursor: Cursor, bytes_target: int = PAGE_BYTES) -> Delta:
     is_last = True
     for rev, group in _groups(tx, row.id, cursor.resume):
         group_size = sum(length for _, _, length in group)
-        if rows and (size + group_size > bytes_target or rows + len(group) > PAGE_ROWS_MAX):
+        if rows and (size + group_size > bytes_target or rows + len(group) > rows_max):
             is_last = False
             break
         for name, document, _ in group:

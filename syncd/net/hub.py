@@ -24,6 +24,7 @@ from syncd.env.ports import TransportClosed
 from syncd.net.counters import Counters
 from syncd.net.delivery import Channel, Delivery, Room
 from syncd.net.limits import NetLimits
+from syncd.net.waiters import Waiters
 from syncd.net.websocket import BINARY, SERVICE_RESTART, TEXT, frame
 from syncd.wire.codec import JSON, MSGPACK
 from syncd.wire.limits import JSON_FACTOR, Limits
@@ -61,6 +62,7 @@ class Hub:
         self._limits = limits
         self.counters = counters or Counters()
         self._delta_bytes_max = wire_limits.delta_bytes_max
+        self.waiters = Waiters(limits)
         self._rooms: dict[str, Room] = {}
         self._members: dict[bytes, Member] = {}
         self._users: dict[str, int] = {}
@@ -108,9 +110,11 @@ class Hub:
 
     async def drain(self, deadline_s: float, uniform: Callable[[float, float], float]) -> None:
         """Send every device away, each with a delay of its own, serve those that stay, and close them at the deadline.
+        Requests that wait are answered first: whoever asks again finds the next process.
 
         The delays are spread over the time in which the next process can take all of them.
         """
+        await self.waiters.end()
         limits = self._limits
         spread_ms = 1000 * len(self._members) / limits.upgrades_per_s_max
         for number, member in enumerate(self.members, 1):
@@ -168,7 +172,9 @@ class Hub:
     async def publish(self, decision: Decision) -> None:
         """Hand out the deltas of one commit. The results of its commands were called back before."""
         sends = 0  # since the last checkpoint: a batch may have a thousand deltas with a few subscribers each
+        woken = 0
         for delta in decision.deltas:
+            woken = await self.waiters.wake(delta.space, woken)
             room = self._rooms.get(delta.space)
             if room is None:
                 continue

@@ -50,6 +50,16 @@ class NetLimits:
     keep_alive_s: float = 75.0  # nginx's default: longer than most clients keep an idle connection
     requests_per_connection_max: int = 10_000  # so that load balancers see connections move; nginx: 1,000
 
+    # -- waiting for changes over HTTP: long polls and event streams
+    waiters_max: int = 10_000  # half of the connections: a wait must not keep devices out
+    waiters_per_caller_max: int = 256  # of one API key or user: workers of one backend, with room for a restart
+    waiters_per_address_max: int = 2_000  # a gateway of many backends, or of many users
+    wait_s_max: int = 55  # common proxies (nginx, ALB) end a request that is silent for 60 s
+    stream_keep_alive_s: float = 15.0  # a comment so often, as WHATWG advises against proxies that drop idle streams
+    stream_retry_s_min: float = 1.0  # the `retry` of a stream is drawn from here..max: a crowd must not return as one
+    stream_retry_s_max: float = 5.0
+    shared_bytes_max: int = 8_388_608  # of pages read for one waiter and kept for the next at the same place
+
     # -- WebSocket
     closing_s: float = 5.0  # from our close frame to the peer's: one slow round trip
     no_progress_s: float = 30.0  # nothing of what waits was taken: longer than a phone's change from WLAN to cell

@@ -59,11 +59,19 @@ KINDS: dict[str, ProblemKind] = {
     "bad-position": ProblemKind(
         409, "Position beyond the head", "The position lies beyond what the space holds. Use one that you have read."
     ),
+    "too-many-consumers": ProblemKind(
+        409,
+        "Too many consumers",
+        "The space, or the owner, has as many named consumers as it may. Delete those that nobody uses: `lag` and"
+        " `used_ms` of the list tell which.",
+    ),
     "expired-position": ProblemKind(
         410,
         "Expired position",
-        "The position belongs to another epoch of the space, from before a restore. `epoch` is the present one; up to"
-        " seq `fork` both share their history. Read again and repeat the request with a position of this epoch.",
+        "The position belongs to another epoch of the space, from before a restore, or lies before what is still known"
+        " of deletions. `epoch` is the present one; up to seq `fork` both share their history: a reader that stands at"
+        " or before it goes on at the same seq of the present epoch, any other reads all again and drops what it is not"
+        " told of.",
     ),
     "precondition-failed": ProblemKind(
         412, "Precondition failed", "The document is not at the revision that `If-Match` names. Read it again."
@@ -91,6 +99,12 @@ KINDS: dict[str, ProblemKind] = {
         "Too many requests",
         "This address, user or API key asked too often, or this address sent wrong credentials too often. Nothing was"
         " done. Repeat it after `Retry-After` seconds; batches carry more in fewer requests.",
+    ),
+    "too-many-waiting": ProblemKind(
+        429,
+        "Too many waiting",
+        "The caller, or its address, has as many long polls and event streams waiting as it may. End some, follow"
+        " several spaces by turns, or repeat after `Retry-After` seconds.",
     ),
     "internal": ProblemKind(
         500, "Internal error", "The server failed on this request; it was undone and logged. Repeating it is safe."

@@ -13,6 +13,7 @@ nothing else. Time: about three reads per document, two per log row.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final
 
 from syncd.core.documents import Document
@@ -24,6 +25,8 @@ from syncd.store.tables import (
     API_KEYS,
     BUCKETS,
     BYREV,
+    CONSUMER_OWNERS,
+    CONSUMERS,
     DEVICES,
     DOCUMENTS,
     ENTRIES,
@@ -112,7 +115,7 @@ def _get(tx: Reader, table: Table[Any], key: bytes) -> Any:
 
 # -- the whole store --------------------------------------------------------------------------------------------------
 
-_BY_SPACE: Final = (DOCUMENTS, BYREV, LOG, ENTRIES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS)
+_BY_SPACE: Final = (DOCUMENTS, BYREV, LOG, ENTRIES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS, CONSUMERS)
 
 
 def _records(tx: Reader) -> Findings:
@@ -197,6 +200,14 @@ def _idempotency(tx: Reader) -> Findings:
             yield Finding(EXPIRIES.name, key_hash.hex(), "nothing is remembered that could expire")
         elif not isinstance(row, _Damaged) and keys.expiry(row.expires_ms, key_hash) != key:
             yield Finding(EXPIRIES.name, key_hash.hex(), f"it expires at {row.expires_ms}, not here")
+
+
+def _consumer_owners(tx: Reader) -> Findings:
+    """Each row of the index by owner is that of a consumer."""
+    for key, _ in tx.scan(*keys.table_range(keys.CONSUMER_OWNER)):
+        owner_hash, space, name = keys.parse_consumer_owner(key)
+        if tx.get(keys.consumer(space, owner_hash, name)) is None:
+            yield Finding(CONSUMER_OWNERS.name, f"space number {space} {name}", "there is no such consumer")
 
 
 # -- one space: documents ---------------------------------------------------------------------------------------------
@@ -463,9 +474,27 @@ def _letters(space: _Space) -> Findings:
             yield space.found(LETTERS, f"{number}", f"it was never given: the next is {space.row.letter_next}")
 
 
+def _consumers(space: _Space) -> Findings:
+    """Each consumer is filed under its owner, and stands at a place that the space has."""
+    for key, row in space.rows(CONSUMERS):
+        number, owner_hash, name = keys.parse_consumer(key)
+        if space.tx.get(keys.consumer_owner(owner_hash, number, name)) is None:
+            yield space.found(CONSUMERS, name, "it is not listed under its owner")
+        if isinstance(row, _Damaged):
+            continue
+        if sha256(row.owner.encode()).digest()[: keys.HASH_BYTES] != owner_hash:
+            yield space.found(CONSUMERS, name, f"its key is not that of its owner {row.owner!r}")
+        if len(row.epoch) != ID_BYTES:
+            yield space.found(CONSUMERS, name, f"the epoch has {len(row.epoch)} bytes")
+        if not 0 <= row.complete <= row.resume:
+            yield space.found(CONSUMERS, name, f"it is complete up to {row.complete} and has read up to {row.resume}")
+        elif row.epoch == space.row.epoch and row.resume > space.row.head:
+            yield space.found(CONSUMERS, name, f"it has read up to {row.resume}, the head is {space.row.head}")
+
+
 STORE_CHECKS: Final[tuple[Callable[[Reader], Findings], ...]] = (
-    _outside, _records, _meta, _spaces, _devices, _idempotency,
+    _outside, _records, _meta, _spaces, _devices, _idempotency, _consumer_owners,
 )  # fmt: skip
 SPACE_CHECKS: Final[tuple[Callable[[_Space], Findings], ...]] = (
-    _documents, _byrev, _sums, _log, _device_logs, _replicas, _slots, _low_waters, _letters,
+    _documents, _byrev, _sums, _log, _device_logs, _replicas, _slots, _low_waters, _letters, _consumers,
 )  # fmt: skip

@@ -22,6 +22,8 @@ name that is followed by another; ids and hashes have fixed sizes.
 | `N` | idempotency | key hash | IdempotencyRow |
 | `O` | expiry | ms, key hash | nothing: when an idempotency row goes |
 | `P` | API key | hash of its secret | KeyRow |
+| `Q` | consumer | space, hash of its owner, name | ConsumerRow |
+| `R` | consumer owner | hash of the owner, space, name | nothing: a consumer by its owner |
 """
 
 from struct import Struct
@@ -30,6 +32,7 @@ META, SPACE, SPACE_NAME, DOCUMENT, BYREV, LOG, DEVICE_LOG, DEVICE = b"A", b"B", 
 REPLICA, SLOT, LOW_WATER, BUCKET, LETTER, IDEMPOTENCY, EXPIRY, API_KEY = (
     b"I", b"J", b"K", b"L", b"M", b"N", b"O", b"P",
 )  # fmt: skip
+CONSUMER, CONSUMER_OWNER = b"Q", b"R"
 
 HASH_BYTES = 16
 
@@ -40,6 +43,7 @@ _SPACE_SEQ_U32 = Struct(">cIQI")
 _SPACE_SLOT_N = Struct(">cIIQ")
 _SPACE_U16 = Struct(">cIH")
 _MS = Struct(">cQ")
+_U32 = Struct(">I")
 
 
 def space_range(prefix: bytes, space: int) -> tuple[bytes, bytes]:
@@ -199,3 +203,35 @@ def parse_expiry(key: bytes) -> bytes:
 
 def api_key(secret_hash: bytes) -> bytes:
     return API_KEY + secret_hash
+
+
+def consumer(space: int, owner_hash: bytes, name: str) -> bytes:
+    return b"".join((_SPACE_ONLY.pack(CONSUMER, space), owner_hash, name.encode()))
+
+
+def consumers_range(space: int, owner_hash: bytes) -> tuple[bytes, bytes]:
+    """The consumers of one owner in a space. A name is UTF-8, in which no byte is 255."""
+    head = _SPACE_ONLY.pack(CONSUMER, space) + owner_hash
+    return head, head + b"\xff"
+
+
+def parse_consumer(key: bytes) -> tuple[int, bytes, str]:
+    """(space, owner hash, name)"""
+    names = _SPACE_ONLY.size + HASH_BYTES
+    return space_of(key), key[_SPACE_ONLY.size : names], key[names:].decode(errors="replace")
+
+
+def consumer_owner(owner_hash: bytes, space: int, name: str) -> bytes:
+    return b"".join((CONSUMER_OWNER, owner_hash, _U32.pack(space), name.encode()))
+
+
+def consumer_owner_range(owner_hash: bytes) -> tuple[bytes, bytes]:
+    """All consumers of an owner, in spaces numbered below 255 * 2^24."""
+    return CONSUMER_OWNER + owner_hash, CONSUMER_OWNER + owner_hash + b"\xff"
+
+
+def parse_consumer_owner(key: bytes) -> tuple[bytes, int, str]:
+    """(owner hash, space, name)"""
+    space_at = 1 + HASH_BYTES
+    name_at = space_at + _U32.size
+    return key[1:space_at], _U32.unpack_from(key, space_at)[0], key[name_at:].decode(errors="replace")

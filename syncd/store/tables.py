@@ -118,6 +118,19 @@ class KeyRow(NamedTuple):
     revoked_ms: int | None
 
 
+class ConsumerRow(NamedTuple):
+    """A named reader of a space's feed, and the place up to which it acknowledged. `owner`: `key:NAME` of an API key,
+    or `user:ID`; it alone may read through the consumer or move it. `used_ms`: when it was last read, moved or made,
+    to within some minutes."""
+
+    owner: str
+    epoch: bytes
+    complete: int
+    resume: int
+    made_ms: int
+    used_ms: int
+
+
 Row = TypeVar("Row")
 
 
@@ -201,8 +214,10 @@ LETTERS: Table[LetterRow] = Table("dead letter", keys.LETTER, LetterRow)
 IDEMPOTENCY: Table[IdempotencyRow] = Table("idempotency", keys.IDEMPOTENCY, IdempotencyRow)
 EXPIRIES: Table[tuple[Any, ...]] = Table("expiry", keys.EXPIRY, _single)
 API_KEYS: Table[KeyRow] = Table("API key", keys.API_KEY, KeyRow)
+CONSUMERS: Table[ConsumerRow] = Table("consumer", keys.CONSUMER, ConsumerRow)
+CONSUMER_OWNERS: Table[tuple[Any, ...]] = Table("consumer owner", keys.CONSUMER_OWNER, _single)
 
 TABLES: tuple[Table[Any], ...] = (
     META, SPACES, SPACE_NAMES, DOCUMENTS, BYREV, LOG, ENTRIES, DEVICES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS,
-    IDEMPOTENCY, EXPIRIES, API_KEYS,
+    IDEMPOTENCY, EXPIRIES, API_KEYS, CONSUMERS, CONSUMER_OWNERS,
 )  # fmt: skip

@@ -15,7 +15,12 @@ from syncd.net.exchange import Health, Request, Response
 from tests.http.harness import Server
 
 OPEN = ["/healthz", "/readyz", "/admin/status", "/metrics"]
-TRUSTED = ["/admin/apikeys", "/admin/explain?space=a&collection=b&id=c", "/admin/deadletters?space=a"]
+TRUSTED = [
+    "/admin/apikeys",
+    "/admin/consumers?space=a",
+    "/admin/explain?space=a&collection=b&id=c",
+    "/admin/deadletters?space=a",
+]
 
 
 class Entropy:

@@ -146,7 +146,10 @@ class Stage:
             offload, NoFaults(), adds_data=adds_data, size_bytes=size_bytes,
         )  # fmt: skip
         authenticator = Authenticator([KEY])
-        api = Api(store=store, committer=committer, authenticator=authenticator, clock=clock, health=Health)
+        api = Api(
+            store=store, committer=committer, authenticator=authenticator, clock=clock, health=Health,
+            waiters=hub.waiters, uniform=self._entropy.uniform,
+        )  # fmt: skip
         server = Server(
             Environment(clock, self._entropy, offload, NoFaults()), hub, api, authenticator, store, committer,
             self.logged, limits=limits,

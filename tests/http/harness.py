@@ -24,6 +24,8 @@ from syncd.net.api import Api
 from syncd.net.api.service import ROUTES
 from syncd.net.auth import Authenticator, make_key, secret_hash, sign_token, token_key
 from syncd.net.exchange import Health, Later, Request, Response
+from syncd.net.limits import NetLimits
+from syncd.net.waiters import Waiters
 from syncd.store.committer import Committer
 from syncd.store.memory import MemoryStore
 
@@ -78,6 +80,7 @@ class Server:
         self.clock = Clock()
         self.store = MemoryStore(limit_bytes)
         self.health = Health()
+        self.waiters = Waiters(NetLimits())
         numbers = iter(range(1, 1 << 30))
         engine = Engine(lambda size: next(numbers).to_bytes(size))
         self.committer: Committer[Command, Result, Decision] = Committer(
@@ -90,10 +93,13 @@ class Server:
             authenticator=Authenticator([SIGNING_KEY]),
             clock=self.clock,
             health=lambda: self.health,
+            waiters=self.waiters,
+            uniform=lambda low, high: (low + high) / 2,
         )
 
     async def _publish(self, decision: Decision) -> None:
-        pass
+        for delta in decision.deltas:
+            await self.waiters.wake(delta.space)
 
     def token(self, user: str = "42", **grants: str) -> str:
         """A token; in a keyword, `__` stands for `/` and a leading `any` for `**`."""
@@ -175,11 +181,15 @@ def check_described(method: str, path: str, response: Response) -> None:
         for name in described.get("headers", {}):
             if name not in ("Link", "Retry-After", "WWW-Authenticate"):
                 assert response.header(name), f"{method} {path} lacks {name}"
-        if response.status == 304:
+        if response.status in (204, 304):
             assert response.body == b"" and response.header("Content-Length") is None
+            assert "content" not in described
             return
         assert media_type in described["content"], f"{media_type} is not described"
         pointer = f"{where}/content/{media_type.replace('/', '~1')}/schema"
+    if media_type == "text/event-stream":
+        assert response.body == b"" and response.header("Content-Length") is None
+        return
     if method == "HEAD":
         assert response.body == b"" and response.header("Content-Length")
         return

@@ -28,6 +28,13 @@ from tests.http.harness import (
 CLOSED = [
     ("POST", "/v1/events"),
     ("POST", "/v1/spaces/shop/changes"),
+    ("GET", "/v1/spaces/shop/changes"),
+    ("GET", "/v1/spaces/shop/consumers"),
+    ("PUT", "/v1/spaces/shop/consumers/a"),
+    ("GET", "/v1/spaces/shop/consumers/a"),
+    ("DELETE", "/v1/spaces/shop/consumers/a"),
+    ("GET", "/v1/spaces/shop/consumers/a/changes"),
+    ("POST", "/v1/spaces/shop/consumers/a/ack"),
     ("GET", "/v1/spaces/shop/documents"),
     ("GET", "/v1/spaces/shop/documents/c"),
     ("GET", "/v1/spaces/shop/documents/c/1"),
@@ -233,7 +240,8 @@ async def test_unknown_addresses_are_not_found(server: Server, path: str) -> Non
         ("GET", "/v1/events", "POST"),
         ("DELETE", "/v1/spaces/a/documents", "GET, HEAD"),
         ("POST", "/healthz", "GET, HEAD"),
-        ("HEAD", "/v1/spaces/a/changes", "POST"),
+        ("HEAD", "/v1/spaces/a/consumers/b/ack", "POST"),
+        ("POST", "/v1/spaces/a/consumers/b", "DELETE, GET, PUT, HEAD"),
     ],
 )
 async def test_a_wrong_method_is_told_the_right_ones(server: Server, method: str, path: str, allowed: str) -> None:

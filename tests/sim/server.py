@@ -202,7 +202,10 @@ class SimServer:
             adds_data=adds_data, size_bytes=size_bytes,
         )  # fmt: skip
         authenticator = Doorkeeper(self._on_token)
-        api = Api(store=self.store, committer=committer, authenticator=authenticator, clock=self.clock, health=Health)
+        api = Api(
+            store=self.store, committer=committer, authenticator=authenticator, clock=self.clock, health=Health,
+            waiters=hub.waiters, uniform=self._entropy.uniform,
+        )  # fmt: skip
         self.server = server = Server(
             env, hub, api, authenticator, self.store, committer, self._log,
             limits=self._net_limits, wire_limits=self._wire_limits,

@@ -7,7 +7,8 @@ from zlib import crc32
 import pytest
 
 from syncd.core.fields import Field
-from syncd.engine.commands import CreateKey, Event, Forget, Idempotency, Post, PostEvents
+from syncd.engine.commands import CreateKey, Event, Forget, Idempotency, Post, PostEvents, PutConsumer
+from syncd.engine.feeding import owner_hash
 from syncd.store import keys
 from syncd.store.api import StoreDamaged, Writer
 from syncd.store.fsck import Finding, check
@@ -16,6 +17,7 @@ from syncd.store.tables import (
     API_KEYS,
     BUCKETS,
     BYREV,
+    CONSUMERS,
     DEVICES,
     DOCUMENTS,
     ENTRIES,
@@ -65,6 +67,7 @@ def made() -> MemoryStore:
     third = device(3)
     daemon.attach(third)
     daemon.ask(Forget(third, SPACE))
+    daemon.ask(PutConsumer(KEY, "key:backend", SPACE, "mailer", "head"))
     with daemon.store.write() as tx:
         META.put(tx, keys.meta("schema"), (1,))
     assert not daemon.alarms
@@ -161,6 +164,8 @@ ANN_REPLICA = keys.replica(S, ANN.device)
 BEN_REPLICA = keys.replica(S, BEN.device)
 KEY_REPLICA = keys.replica(S, KEY.device)
 NEVER = 1 << 40
+OWNER = owner_hash("key:backend")
+CONSUMER = keys.consumer(S, OWNER, "mailer")
 
 CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("schema row too long", replaced(META, keys.meta("x"), (1, 2)), [("meta", "has one item")]),
@@ -169,7 +174,8 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     # spaces
     ("space renamed", dropped(keys.space_name(S)), [
         *[(table, "no such space") for table in
-          ("document", "byrev", "log", "device log", "replica", "slot", "low-water", "bucket", "dead letter")],
+          ("document", "byrev", "log", "device log", "replica", "slot", "low-water", "bucket", "dead letter",
+           "consumer")],
         ("space", "has no name"),
     ]),
     ("name of another space", replaced(SPACE_NAMES, keys.space_name(S), ("user/ann",)), [("space", "is named")]),
@@ -273,6 +279,16 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
         ("low-water", "low-water is None"),
     ]),
     ("low-water of no slot", replaced(LOW_WATERS, keys.low_water(S, 1, 50), ()), [("low-water", "never given")]),
+    # consumers
+    ("consumer not listed", dropped(keys.consumer_owner(OWNER, S, "mailer")), [("consumer", "not listed")]),
+    ("consumer gone", dropped(CONSUMER), [("consumer owner", "no such consumer")]),
+    ("consumer of another", changed(CONSUMERS, CONSUMER, owner="key:other"), [("consumer", "not that of its owner")]),
+    ("consumer of the future", changed(CONSUMERS, CONSUMER, resume=NEVER), [("consumer", "the head is")]),
+    ("consumer of another epoch", changed(CONSUMERS, CONSUMER, epoch=bytes(16), resume=NEVER), []),
+    ("consumer of a short epoch", changed(CONSUMERS, CONSUMER, epoch=b"1"), [("consumer", "the epoch has 1 bytes")]),
+    ("consumer that knows more than it read", changed(CONSUMERS, CONSUMER, complete=NEVER), [
+        ("consumer", "it is complete up to"),
+    ]),
     # idempotency
     ("never expires", dropped(keys.expiry(1000 + DAY_MS, b"k" * 16)), [("idempotency", "never expires")]),
     ("nothing to expire", dropped(keys.idempotency(b"k" * 16)), [("expiry", "nothing is remembered")]),

@@ -25,10 +25,20 @@ from syncd.core.ids import (
 from syncd.engine.commands import Author, Command, Failed, Result
 from syncd.engine.grants import Role, role_on
 from syncd.net.api.docs import Pages
-from syncd.net.auth import CHANGES_WRITE, DOCUMENTS_READ, Authenticator, KeyPrincipal, Principal, challenge
+from syncd.net.auth import (
+    CHANGES_WRITE,
+    DOCUMENTS_READ,
+    Authenticator,
+    KeyPrincipal,
+    Principal,
+    Unauthenticated,
+    bearer,
+    challenge,
+)
 from syncd.net.exchange import Health, Request
 from syncd.net.problems import raised
-from syncd.store.api import Store
+from syncd.net.waiters import Waiters
+from syncd.store.api import Reader, Store
 from syncd.store.committer import Overloaded
 from syncd.wire.cloudevents import UnsupportedContent, media_type_of
 
@@ -61,17 +71,21 @@ class ApiServices:
     clock: Clock
     health: Callable[[], Health]
     pages: Pages
+    waiters: Waiters
+    uniform: Callable[[float, float], float]  # a number between two, for jitter
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request on its route. `parameters`: of the path, decoded. `caller` is None on open routes only."""
+    """A request on its route. `parameters`: of the path, decoded. `caller` is None on open routes only. `produces`: the
+    media type, of those that the route has, which the answer is to be of if all goes well."""
 
     services: ApiServices
     request: Request
     parameters: Mapping[str, str]
     query: Mapping[str, str]
     caller: Caller | None
+    produces: str
 
     def space(self) -> str:
         try:
@@ -175,6 +189,29 @@ def pointer(*parts: str | int) -> str:
 
 
 # -- who calls --------------------------------------------------------------------------------------------------------
+
+
+def owner_of(caller: Caller) -> str:
+    """The caller's name among all keys and users: for what belongs to it, and for what is counted by it."""
+    return f"key:{caller.name}" if isinstance(caller, KeyPrincipal) else f"user:{caller.user}"
+
+
+def unauthenticated(error: Unauthenticated) -> Exception:
+    return raised("unauthenticated", error.detail, (challenge("invalid_token", error.detail),), reason=error.reason)
+
+
+def check_credentials(call: Call, tx: Reader) -> None:
+    """Raises a problem if the credentials that were good when the request came are so no more: it has waited."""
+    caller, now_ms = call.known_caller(), call.services.clock.now_ms()
+    try:
+        if isinstance(caller, KeyPrincipal):
+            secret = bearer(call.request.headers.get("authorization"))
+            assert secret is not None, "the caller was known by it"
+            call.services.authenticator.api_key(tx, secret, now_ms)
+        elif caller.expires_ms is not None and now_ms >= caller.expires_ms:
+            raise Unauthenticated("expired", "the token has expired")
+    except Unauthenticated as error:
+        raise unauthenticated(error) from None
 
 
 def author_of(caller: Caller) -> Author:

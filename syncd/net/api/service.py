@@ -14,18 +14,28 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
-from syncd.net.api.calls import ApiServices, Call, Caller, Clock, Executor, parsed_query
+from syncd.net.api.calls import ApiServices, Call, Caller, Clock, Executor, owner_of, parsed_query, unauthenticated
 from syncd.net.api.changes import post_change
+from syncd.net.api.consumers import (
+    delete_consumer,
+    get_consumer,
+    get_consumer_changes,
+    get_consumers,
+    post_ack,
+    put_consumer,
+)
 from syncd.net.api.docs import loaded_pages
 from syncd.net.api.documents import get_document, get_documents, get_explanation
 from syncd.net.api.events import post_events
+from syncd.net.api.feed import EVENT_STREAM, get_changes
 from syncd.net.api.operations import get_docs, get_health, get_openapi, get_problem, get_readiness
-from syncd.net.auth import Authenticator, KeyPrincipal, Unauthenticated, bearer, challenge, is_api_key
+from syncd.net.auth import Authenticator, Unauthenticated, bearer, challenge, is_api_key
 from syncd.net.counters import Counters
 from syncd.net.exchange import Health, Later, Request, Response, http_date
 from syncd.net.gate import Gate
 from syncd.net.limits import NetLimits
 from syncd.net.problems import ProblemRaised, problem_response, raised
+from syncd.net.waiters import Waiters
 from syncd.store.api import Store
 
 T = TypeVar("T")
@@ -36,13 +46,13 @@ _JSON: Final = "application/json"
 @dataclass(frozen=True, slots=True)
 class Route:
     """`template`: as in OpenAPI, each `{name}` one whole segment. `query`: the parameters it knows. `produces`: the
-    media type of its answer when all goes well. `is_open`: needs no credentials."""
+    media types of its answer when all goes well, of which `Accept` chooses. `is_open`: needs no credentials."""
 
     method: str
     template: str
     handler: Handler
     query: tuple[str, ...] = ()
-    produces: str = _JSON
+    produces: tuple[str, ...] = (_JSON,)
     is_open: bool = False
 
 
@@ -51,6 +61,13 @@ _SPACE: Final = "/v1/spaces/{space}"
 ROUTES: Final = (
     Route("POST", "/v1/events", post_events),
     Route("POST", f"{_SPACE}/changes", post_change, ("base",)),
+    Route("GET", f"{_SPACE}/changes", get_changes, ("after", "wait", "limit"), (_JSON, EVENT_STREAM)),
+    Route("GET", f"{_SPACE}/consumers", get_consumers),
+    Route("PUT", f"{_SPACE}/consumers/{{name}}", put_consumer),
+    Route("GET", f"{_SPACE}/consumers/{{name}}", get_consumer),
+    Route("DELETE", f"{_SPACE}/consumers/{{name}}", delete_consumer),
+    Route("GET", f"{_SPACE}/consumers/{{name}}/changes", get_consumer_changes, ("wait", "limit")),
+    Route("POST", f"{_SPACE}/consumers/{{name}}/ack", post_ack),
     Route("GET", f"{_SPACE}/documents", get_documents, ("limit", "after")),
     Route("GET", f"{_SPACE}/documents/{{collection}}", get_documents, ("limit", "after")),
     Route("GET", f"{_SPACE}/documents/{{collection}}/{{id}}", get_document),
@@ -59,8 +76,8 @@ ROUTES: Final = (
     Route("GET", "/healthz", get_health, is_open=True),
     Route("GET", "/readyz", get_readiness, is_open=True),
     Route("GET", "/v1/openapi.json", get_openapi, is_open=True),
-    Route("GET", "/docs", get_docs, produces="text/html", is_open=True),
-    Route("GET", "/problems/{name}", get_problem, produces="text/plain", is_open=True),
+    Route("GET", "/docs", get_docs, produces=("text/html",), is_open=True),
+    Route("GET", "/problems/{name}", get_problem, produces=("text/plain",), is_open=True),
 )
 
 
@@ -75,10 +92,12 @@ class Api:
         authenticator: Authenticator,
         clock: Clock,
         health: Callable[[], Health],
+        waiters: Waiters,
+        uniform: Callable[[float, float], float],
         gate: Gate | None = None,
     ) -> None:
         self._gate = gate or Gate(NetLimits(), Counters())
-        self._services = ApiServices(store, committer, authenticator, clock, health, loaded_pages())
+        self._services = ApiServices(store, committer, authenticator, clock, health, loaded_pages(), waiters, uniform)
         self._by_path: dict[tuple[str, ...], dict[str, Route]] = {}
         for route in ROUTES:
             self._by_path.setdefault(tuple(route.template.split("/")[1:]), {})[route.method] = route
@@ -106,10 +125,10 @@ class Api:
         route, parameters = self._matched(request)
         caller = None if route.is_open else self._caller(request)
         query = parsed_query(request.query, route.query)
-        check_acceptable(request.headers.get("accept"), route.produces)
+        produces = negotiated(request.headers.get("accept"), route.produces)
         if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise raised("unsupported-media-type", "a compressed body is not taken", supported=["identity"])
-        return await route.handler(Call(self._services, request, parameters, query, caller))
+        return await route.handler(Call(self._services, request, parameters, query, caller, produces))
 
     def _matched(self, request: Request) -> tuple[Route, Mapping[str, str]]:
         segments = request.path.split("/")[1:]
@@ -139,11 +158,9 @@ class Api:
             caller = self._verified(credentials)
         except Unauthenticated as error:
             gate.failed(request.peer, error.reason)
-            header = challenge("invalid_token", error.detail)
-            raise raised("unauthenticated", error.detail, (header,), reason=error.reason) from None
+            raise unauthenticated(error) from None
         gate.accepted(credentials)
-        name = f"key:{caller.name}" if isinstance(caller, KeyPrincipal) else f"user:{caller.user}"
-        if wait_s := gate.caller_refused_s(name):
+        if wait_s := gate.caller_refused_s(owner_of(caller)):
             raise rate_limited("these credentials ask too often", wait_s)
         return caller
 
@@ -179,20 +196,28 @@ def _unescaped(segment: str) -> str:
         raise raised("malformed-request", "a segment of the path is percent-encoded UTF-8") from None
 
 
-def check_acceptable(accept: str | None, produced: str) -> None:
-    """Raises `not-acceptable` if an Accept header excludes the media type (RFC 9110, 12.5.1)."""
+def negotiated(accept: str | None, available: tuple[str, ...]) -> str:
+    """The media type that an Accept header likes best, the first of equals (RFC 9110, 12.5.1). Raises `not-acceptable`
+    if it excludes all."""
     if accept is None or not accept.strip():
-        return
-    main = produced.partition("/")[0]
-    specificity = {produced: 3, f"{main}/*": 2, "*/*": 1}
+        return available[0]
+    ranges = [[part.strip().lower() for part in item.split(";")] for item in accept.split(",")]
+    qualities = {media_type: _liking(media_type, ranges) for media_type in available}
+    best = max(available, key=lambda media_type: qualities[media_type])
+    if qualities[best] <= 0:
+        raise raised("not-acceptable", f"this address answers with {' or '.join(available)}", available=list(available))
+    return best
+
+
+def _liking(media_type: str, ranges: list[list[str]]) -> float:
+    """The quality that the most specific of the ranges gives to a media type."""
+    specificity = {media_type: 3, f"{media_type.partition('/')[0]}/*": 2, "*/*": 1}
     best, quality = 0, 0.0
-    for item in accept.split(","):
-        media_range, *parameters = (part.strip().lower() for part in item.split(";"))
+    for media_range, *parameters in ranges:
         rank = specificity.get(media_range, 0)
         if rank > best:
             best, quality = rank, _quality(parameters)
-    if quality <= 0:
-        raise raised("not-acceptable", f"this address answers with {produced}", available=[produced])
+    return quality
 
 
 def _quality(parameters: list[str]) -> float:
