@@ -25,8 +25,8 @@ DEPTH_MAX: Final = 16
 ITEMS_MAX: Final = 4096  # a MessagePack array header allocates what it claims: bounds nested claims to 32 KiB a level
 VALUE_BYTES_MAX: Final = 65536
 
-_KEPT_AS_THEY_ARE: Final = frozenset({str, bytes, bool, type(None)})
-_INTEGERS: Final = {int}
+_KEPT_AS_THEY_ARE: Final = frozenset({str, bytes, bool, type(None), int})  # an integer: if it lies in the range
+_INTEGER_RANGE: Final = "an integer lies within +-(2^53 - 1)"
 _SHORT: Final = (
     VALUE_BYTES_MAX // 5
 )  # bytes, or characters of ASCII, whose encoding is not too large whatever its header
@@ -48,7 +48,7 @@ def normalized(value: object, depth: int = 0) -> Value:
         return value
     if kind is int:
         if not -INTEGER_MAX <= value <= INTEGER_MAX:  # type: ignore[operator]
-            raise ValueRefused("an integer lies within +-(2^53 - 1)")
+            raise ValueRefused(_INTEGER_RANGE)
         return value
     if value is None or kind is bool or kind is bytes:
         return value
@@ -59,6 +59,8 @@ def normalized(value: object, depth: int = 0) -> Value:
     if kind is list or kind is tuple:
         if len(value) >= _LONG:  # type: ignore[arg-type]
             return _normalized_long(value, depth)  # type: ignore[arg-type]
+        if not value:
+            return []
         return [normalized(item, depth + 1) for item in value]  # type: ignore[attr-defined]
     if kind is dict:
         return _normalized_map(value, depth)  # type: ignore[arg-type]
@@ -68,16 +70,18 @@ def normalized(value: object, depth: int = 0) -> Value:
 
 
 def _normalized_long(items: list[Any] | tuple[Any, ...], depth: int) -> list[Value]:
-    """An array of at least `_LONG` items: scalars of one kind without a call for each, because a frame full of small
-    numbers would hold the loop up ten times longer."""
+    """An array of at least `_LONG` items: scalars without a call for each, because a frame full of small numbers would
+    hold the loop up ten times longer."""
     if len(items) > ITEMS_MAX:
         raise ValueRefused(f"an array has at most {ITEMS_MAX} items")
     kinds = set(map(type, items))
+    if int in kinds:
+        integers = items if len(kinds) == 1 else [item for item in items if type(item) is int]
+        if min(integers) < -INTEGER_MAX or max(integers) > INTEGER_MAX:
+            raise ValueRefused(_INTEGER_RANGE)
     if kinds <= _KEPT_AS_THEY_ARE:
-        return list(items)
-    if kinds == _INTEGERS and min(items) >= -INTEGER_MAX and max(items) <= INTEGER_MAX:
-        return list(items)
-    return [normalized(item, depth + 1) for item in items]
+        return items if type(items) is list else list(items)
+    return [item if type(item) in _KEPT_AS_THEY_ARE else normalized(item, depth + 1) for item in items]
 
 
 def _normalized_float(value: float) -> int | float:
@@ -89,6 +93,8 @@ def _normalized_float(value: float) -> int | float:
 
 
 def _normalized_map(value: dict[Any, Any], depth: int) -> dict[str, Any]:
+    if not value:
+        return {}
     if len(value) > ITEMS_MAX:
         raise ValueRefused(f"a map has at most {ITEMS_MAX} keys")
     for key in value:

@@ -4,13 +4,15 @@ Owns the schema: one table from message code to the keys of its body, each with 
 messages may come (`session`), nor what is inside a change (`core.changes` judges that).
 
 Invariants: K1 a frame is decoded whole or not at all. K2 whatever the bytes, `decode` returns messages or raises
-`ProtocolError`. K3 nothing is allocated for more than `limits` allow. K4 a message has one encoding in each binding.
+`ProtocolError`. K3 nothing is allocated for more than `limits` allow. K4 a message has one encoding in each binding. K5
+what a frame holds of arrays and maps is counted while, or before, they are made: beyond `CONTAINERS_MAX` no more are.
 """
 
 import base64
 import binascii
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import MISSING, fields
 from typing import Any, Final, NamedTuple
 
@@ -22,7 +24,15 @@ from syncd.core.ids import ID_BYTES, NONCE_BYTES, SEQ_MAX
 from syncd.core.values import DEPTH_MAX, Value, ValueRefused, encoded
 from syncd.wire import messages as m
 from syncd.wire.errors import MALFORMED, RATE_LIMITED, TOO_MANY_CHANGES, UNKNOWN_MESSAGE, ProtocolError
-from syncd.wire.limits import ARRAY_ITEMS_MAX, DEFAULT, JSON_FACTOR, MAP_ITEMS_MAX, MESSAGES_BURST_MAX, Limits
+from syncd.wire.limits import (
+    ARRAY_ITEMS_MAX,
+    CONTAINERS_MAX,
+    DEFAULT,
+    JSON_FACTOR,
+    MAP_ITEMS_MAX,
+    MESSAGES_BURST_MAX,
+    Limits,
+)
 
 # -- values in JSON ---------------------------------------------------------------------------------------------------
 
@@ -49,8 +59,10 @@ def from_json_value(value: Value, depth: int = 0) -> Value:
     kind = type(value)
     if depth > _JSON_DEPTH_MAX:
         return value
-    if kind is list:
-        return [from_json_value(item, depth + 1) for item in value]
+    if kind is list:  # without a call for each number
+        return [
+            from_json_value(item, depth + 1) if type(item) is dict or type(item) is list else item for item in value
+        ]
     if kind is not dict:
         return value
     if len(value) == 1 and "$b" in value:
@@ -341,12 +353,29 @@ def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     return result
 
 
+_TOO_MANY = f"a frame holds at most {CONTAINERS_MAX} arrays and maps"
+
+
+def _counting() -> Generator[Any, Any, None]:
+    """Hands back each of the first `CONTAINERS_MAX` things that are sent to it, and refuses the next."""
+    item = None
+    for _ in range(CONTAINERS_MAX + 1):
+        item = yield item
+    raise ValueError(_TOO_MANY)
+
+
 def _no_extension(code: int, data: bytes) -> Any:
     raise ValueError("extension types are not used")
 
 
 def _unpacked(data: bytes) -> Iterator[tuple[str, Any]]:
     """The raw messages of a binary frame, each with its place. Text, bytes and nesting are bounded by the frame."""
+    # A frame has no more arrays and maps than bytes: the usual one needs no counting.
+    counted = None
+    if len(data) > CONTAINERS_MAX:
+        counter = _counting()
+        next(counter)
+        counted = counter.send
     unpacker = msgpack.Unpacker(
         None,
         read_size=len(data),
@@ -357,7 +386,8 @@ def _unpacked(data: bytes) -> Iterator[tuple[str, Any]]:
         max_map_len=MAP_ITEMS_MAX,
         max_ext_len=0,  # also timestamps, which never reach the hook
         ext_hook=_no_extension,
-        object_pairs_hook=_unique,
+        list_hook=counted,
+        object_pairs_hook=_unique if counted is None else lambda pairs: counted(_unique(pairs)),
     )
     unpacker.feed(data)
     offset = index = 0
@@ -375,13 +405,29 @@ def _unpacked(data: bytes) -> Iterator[tuple[str, Any]]:
         offset, index = unpacker.tell(), index + 1
 
 
-def _parsed(data: str) -> Iterator[tuple[str, Any]]:
+# Whole, or without its end: so each begins where the one before it ended, and a frame is gone through once.
+_TEXT: Final = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+
+
+def _check_counts(data: str, items_max: int) -> None:
+    """JSON: no more arrays and maps than a frame holds, nor more items in them than a frame of MessagePack has bytes.
+    What stands in texts is neither; they are looked into only if there may be too many."""
+    for is_bare in (False, True):
+        if data.count("[") + data.count("{") <= CONTAINERS_MAX and data.count(",") <= items_max:
+            return
+        if not is_bare:
+            data = _TEXT.sub("", data)
+    raise ProtocolError(MALFORMED, f"in the frame: {_TOO_MANY}, and {items_max} items")
+
+
+def _parsed(data: str, items_max: int) -> Iterator[tuple[str, Any]]:
     """The raw messages of a text frame.
 
     orjson is strict (UTF-8, no NaN, no lone surrogates) but keeps the last of two equal keys in silence. So the text is
     read a second time by the standard parser, only to look for repeated keys: this binding is for debugging and small
     clients, and one rule in both bindings is worth more than its speed.
     """
+    _check_counts(data, items_max)
     try:
         raws = orjson.loads(data)
         json.loads(data, object_pairs_hook=_unique)
@@ -453,7 +499,7 @@ class Codec:
             said = f"a frame has at most {bytes_max} bytes, not {len(data)}"
             raise ProtocolError(MALFORMED, said, close_code=1009)
         messages = []
-        raws = _parsed(data) if isinstance(data, str) else _unpacked(data)
+        raws = _parsed(data, limits.frame_bytes_max) if isinstance(data, str) else _unpacked(data)
         for count, (where, raw) in enumerate(raws, 1):
             if count > MESSAGES_BURST_MAX:  # before the rest is decoded: the bucket could never allow it
                 raise ProtocolError(RATE_LIMITED, f"a frame holds at most {MESSAGES_BURST_MAX} messages")

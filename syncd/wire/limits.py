@@ -20,6 +20,11 @@ from syncd.core.values import ITEMS_MAX, VALUE_BYTES_MAX
 ARRAY_ITEMS_MAX: Final = ITEMS_MAX  # no array of the protocol is longer: 1,000 changes, 1,000 operations, 4,096 values
 MAP_ITEMS_MAX: Final = ITEMS_MAX
 
+# Arrays and maps in one frame, whatever they lie in. Each costs the loop a step in Python, a number or a text next to
+# nothing, and a frame of 1 MiB has room for a million empty ones. The shortest operation has 12 bytes, so a frame has
+# room for 87,381 of them: pushes of numbers and text do not come near.
+CONTAINERS_MAX: Final = 131_072
+
 # Text that a body is made of is escaped at worst as \u00XX in JSON: six bytes for one.
 JSON_FACTOR: Final = 6
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from syncd.core.values import normalized
 from syncd.wire import messages as m
 from syncd.wire.codec import CLIENT, CODECS, JSON, MSGPACK, SERVER, from_json_value, json_value
 from syncd.wire.errors import ProtocolError
-from syncd.wire.limits import DEFAULT, MESSAGES_BURST_MAX
+from syncd.wire.limits import CONTAINERS_MAX, DEFAULT, MESSAGES_BURST_MAX
 from syncd_client import codec as client
 from tests.core.strategies import values
 from tests.wire.strategies import CLIENT_CODES, json_message, raw_client_messages, server_messages
@@ -262,6 +263,71 @@ def test_what_a_header_claims_is_not_allocated_beyond_the_bound(bomb: bytes, byt
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < bytes_max
+
+
+def nested(leaf: bytes, count: int) -> bytes:
+    """A push of one change with `count` leaves in arrays of 4,000, in changes of 15 arrays."""
+    arrays = [leaf * len(range(start, min(start + 4_000, count))) for start in range(0, count, 4_000)]
+    values = b"".join(b"\xdc" + (len(array) // len(leaf)).to_bytes(2) + array for array in arrays)
+    operation = b"\x95" + packed("reg.set", "c", "i", "f") + b"\xdc" + len(arrays).to_bytes(2) + values
+    change = b"\x95" + packed(1, b"12345678", 0, 0) + b"\x91" + operation
+    return b"\x92\x04\x82" + packed("space", "a/b", "changes") + b"\x91" + change
+
+
+def test_a_frame_holds_a_bounded_number_of_arrays_and_maps_in_both_bindings() -> None:
+    beside = 2 + 5 + -(-CONTAINERS_MAX // 4_000)  # message, body, changes, change, operations, operation, outer, inner
+    for leaf in (b"\x90", b"\x80"):
+        assert len(MSGPACK.decode(nested(leaf, CONTAINERS_MAX - beside))) == 1
+        error = refused(nested(leaf, CONTAINERS_MAX - beside + 1))
+        assert error.kind.name == "malformed" and str(CONTAINERS_MAX) in error.detail
+    junk = ",".join(["[]"] * (CONTAINERS_MAX - 3))
+    assert len(JSON.decode(f'[[12,{{"junk":[{junk.removesuffix(",[]")}]}}]]')) == 1
+    assert str(CONTAINERS_MAX) in refused(f'[[12,{{"junk":[{junk}]}}]]').detail
+
+
+@pytest.mark.parametrize("inside", ["[{", '\\"[{', "\\\\", "\\u005b,"])
+def test_brackets_and_commas_in_texts_are_neither_arrays_nor_items(inside: str) -> None:
+    assert len(JSON.decode(f'[[12,{{"junk":["{inside * 600_000}"]}}]]')) == 1
+
+
+@pytest.mark.parametrize("end", ["", "\\"])
+def test_a_text_without_an_end_is_gone_through_once(end: str) -> None:
+    # If each quote in it were looked at as a beginning, this would take hours.
+    assert refused('[[12,{"junk":"' + '\\"[' * 1_000_000 + end).kind.name == "malformed"
+
+
+def test_a_json_frame_has_no_more_items_than_one_of_messagepack_could_hold() -> None:
+    assert str(DEFAULT.frame_bytes_max) in refused("[[12,{}]" + ",1" * (DEFAULT.frame_bytes_max + 1) + "]").detail
+
+
+STEPS_MAX = 16 * CONTAINERS_MAX  # calls of functions, of Python or of C, while one frame is read
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(nested(b"\x90", 1_040_000), id="a million empty arrays"),
+        pytest.param(nested(b"\x80", 131_000), id="as many empty maps as may be"),
+        pytest.param(nested(b"\x01\xc0", 520_000), id="a million numbers and nulls"),
+        pytest.param(nested(b"\xca\x3f\xc0\0\0", 205_000), id="doubles"),
+    ],
+)
+def test_reading_any_frame_takes_a_bounded_number_of_steps(frame: bytes) -> None:
+    assert len(frame) <= DEFAULT.frame_bytes_max
+    steps = 0
+
+    def count(_frame: object, event: str, _arg: object) -> None:
+        nonlocal steps
+        steps += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        MSGPACK.decode(frame)
+    except ProtocolError:
+        pass
+    finally:
+        sys.setprofile(None)
+    assert 0 < steps <= STEPS_MAX
 
 
 # -- what servers send ------------------------------------------------------------------------------------------------
