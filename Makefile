@@ -14,7 +14,7 @@ PYTHON := $(shell for candidate in python3.11 python3.12 python3.13 python3.14 p
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo run test test-long sim oracle crash failures powerloss attack autobahn fuzz check bench soak clean
+.PHONY: help demo run test test-long sim oracle crash failures powerloss attack autobahn fuzz check bench peers soak clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,17 @@ check: $(STAMP) ## Style, types, import rules, tidiness
 
 bench: $(STAMP) ## Measure; prints a table and writes bench/results/latest.json
 	@$(BIN)/python -m bench $(ARGS)
+
+PEERS := nginx libnginx-mod-nchan nats-server mosquitto
+
+peers: $(STAMP) ## Fan-out beside nchan, NATS and Mosquitto; installs their Debian packages if it may, and stops what that starts
+	@missing=$$(for package in $(PEERS); do dpkg -s $$package >/dev/null 2>&1 || echo $$package; done); \
+	if [ -n "$$missing" ] && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+		for service in nginx nats-server mosquitto; do \
+			case " $$missing " in *$$service*) service $$service stop >/dev/null 2>&1 || true ;; esac; done; \
+	elif [ -n "$$missing" ]; then echo "not installed, and only root on Debian may: apt install" $$missing >&2; fi
+	@$(BIN)/python -m bench peers $(ARGS)
 
 soak: SECONDS ?= 3600
 soak: $(STAMP) ## A daemon under a steady mixed load for SECONDS=3600: does its memory grow? ARGS=--gentle beside other work

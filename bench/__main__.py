@@ -20,13 +20,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench import durable, engine, fanout, memory
+from bench import durable, engine, fanout, latency, memory, peers
+from bench.history import Change, Record, compared, is_same_machine, keep, read, records
 from bench.measure import SPREAD_MAX, Figure, environment
 from bench.native import Failed, NoCompiler
 
 RESULTS = Path(__file__).resolve().parent / "results"
+HISTORY = RESULTS / "history"
 BUSY_MAX = 0.25  # of both cores before the first run: a test run in the next window, say
 STYLES = {"met": "green", "missed": "yellow", "noisy": "red", "": ""}
+MARKS = {"worse": "red", "better": "green", "": ""}
 
 Say = Callable[[str], None]
 
@@ -49,6 +52,8 @@ def _benchmarks(
         "durable": partial(plain, partial(durable.run, profile=profile)),
         "memory": partial(plain, memory.run),
         "engine": partial(plain, engine.run),
+        "latency": partial(plain, latency.run),
+        "peers": partial(plain, peers.run),
     }
 
 
@@ -58,12 +63,22 @@ def _benchmarks(
 @click.option("--subscribers", type=int, multiple=True, help="Of the fan-out; may be repeated. Default: 1000 and 5000.")
 @click.option("--profile", is_flag=True, help="Sample the daemon in one more run of `durable` (needs py-spy).")
 @click.option("--json", "file", type=click.Path(path_type=Path), default=RESULTS / "latest.json", show_default=False)
-def main(names: tuple[str, ...], quick: bool, subscribers: tuple[int, ...], profile: bool, file: Path) -> None:
+@click.option(
+    "--against", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Compare with this result instead of the last ones of this machine.",
+)  # fmt: skip
+def main(
+    names: tuple[str, ...], quick: bool, subscribers: tuple[int, ...], profile: bool, file: Path, against: Path | None
+) -> None:
     """Measure the daemon. NAMES: fanout, durable, memory, engine; all if none is given."""
     benchmarks = _benchmarks(subscribers or ((1000,) if quick else (1000, 5000)), quick, profile)
     unknown = set(names) - set(benchmarks)
     if unknown:
         raise click.UsageError(f"unknown benchmark {min(unknown)!r}; there are {', '.join(benchmarks)}")
+    try:
+        earlier = None if against is None else read(against)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     notes = Console(stderr=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
     # Not in /tmp, which may be memory: a sync would cost nothing there.
@@ -80,11 +95,12 @@ def main(names: tuple[str, ...], quick: bool, subscribers: tuple[int, ...], prof
         shutil.rmtree(directory, ignore_errors=True)
     machine["failures"] = failures
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(
-        json.dumps({"machine": machine, "figures": [figure.as_json() for figure in figures]}, indent=2) + "\n"
-    )
+    record = {"machine": machine, "figures": [figure.as_json() for figure in figures]}
+    file.write_text(json.dumps(record, indent=2) + "\n")
     if figures:
         _print(figures, machine)
+        _compare(figures, records(HISTORY, machine) if earlier is None else [earlier], machine, notes)
+        keep(HISTORY, record)
     noisy = [figure for figure in figures if figure.verdict == "noisy"]
     for figure in noisy:
         notes.print(
@@ -146,6 +162,28 @@ def _print(figures: list[Figure], machine: dict[str, Any]) -> None:
             str(figure.target or ""), f"[{style}]{figure.verdict}[/]" if style else "", figure.detail,
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _compare(figures: list[Figure], earlier: list[Record], machine: dict[str, Any], notes: Console) -> None:
+    """The table of what changed, if there is anything to compare with."""
+    changes = compared(figures, earlier)
+    if not changes:
+        return
+    if not is_same_machine(machine, earlier[0]["machine"]):
+        notes.print("[yellow]the result compared with is of another machine: only ratios say something")
+    table = Table(title="against the last recorded run of each figure", caption="marked where it exceeds the spread")
+    for header in ("benchmark", "figure", "since", "then", "now", "change", ""):
+        table.add_column(header, justify="right" if header in ("then", "now", "change") else "left")
+    for each in changes:
+        table.add_row(*_changed(each))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _changed(change: Change) -> tuple[str, ...]:
+    style = MARKS[change.mark]
+    mark = f"[{style}]{change.mark}[/]" if style else ""
+    numbers = (_number(change.then), _number(change.now), f"{change.share:+.0%}", mark)
+    return change.benchmark, f"{change.name}, {change.unit}", change.since, *numbers
 
 
 def _number(value: float) -> str:

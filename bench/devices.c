@@ -11,6 +11,8 @@
  *   open              connect all, no faster than the server admits; answered when all are welcomed and subscribed
  *   go WINDOW COUNT   each connection that has pushes sends the next COUNT of them, WINDOW unanswered ones at most;
  *                     answered when all outcomes are here and every subscriber has every change
+ *   pace RATE COUNT   the only publisher sends COUNT pushes of one change each, RATE a second whatever is unanswered;
+ *                     answered likewise, with how long each change took until a subscriber had it
  * Ends when stdin ends.
  */
 #define _GNU_SOURCE
@@ -30,7 +32,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { OPENING_MAX = 256, READ_BYTES = 1 << 18, WINDOW_MAX = 64, STALL_S = 15, LATENCIES_MAX = 1 << 20 };
+enum { OPENING_MAX = 256, READ_BYTES = 1 << 18, WINDOW_MAX = 1024, STALL_S = 15, LATENCIES_MAX = 1 << 20 };
 
 struct bytes { const uint8_t *at; uint32_t size; };
 
@@ -58,8 +60,13 @@ static struct sockaddr_in server;
 static uint8_t input[READ_BYTES];
 static uint32_t window, openings_per_s;
 static uint64_t outcomes, applied, delivered, frames, received_bytes;
-static float latencies_ms[LATENCIES_MAX];
-static uint32_t latency_count;
+static float latencies_ms[LATENCIES_MAX], seen_ms[LATENCIES_MAX];
+static uint32_t latency_count, seen_count;
+static double *paced_s; /* while pacing: when each change left, by its number since the pace began */
+static uint32_t paced_count;
+static uint64_t paced_from; /* the space's seq before the first of them */
+static double next_due_s, pace_s;
+static struct connection *pacer;
 
 static double now_s(void) {
     struct timespec t;
@@ -122,6 +129,24 @@ static void push_more(struct connection *c) {
     }
 }
 
+/* The pushes that are due. One that the server is too slow for is an end, not a wait: a rate that gives way to the
+ * server would hide how late the changes are. */
+static void pace_more(void) {
+    struct connection *c = pacer;
+    if (!c) return;
+    while (c->to_send && next_due_s <= now_s()) {
+        if (c->unsent.size || c->sent - c->answered >= WINDOW_MAX) fail("the server does not keep up", NULL, 0);
+        paced_s[paced_count++] = now_s();
+        window = c->sent - c->answered + 1;
+        uint32_t rest = c->to_send - 1;
+        c->to_send = 1;
+        push_more(c);
+        c->to_send = rest;
+        next_due_s += pace_s;
+    }
+    window = 0; /* an outcome that comes sends nothing */
+}
+
 static uint64_t msgpack_uint(const uint8_t *at) {
     uint64_t value = 0;
     int size = *at == 0xcc ? 1 : *at == 0xcd ? 2 : *at == 0xce ? 4 : *at == 0xcf ? 8 : 0;
@@ -180,6 +205,8 @@ static void take_frame(struct connection *c, const uint8_t *at, size_t size) {
         uint64_t first = msgpack_uint(from + 5), last = msgpack_uint(to + 3);
         if (first < c->seq) first = c->seq;
         if (last > first) delivered += last - first;
+        for (uint64_t seq = first; paced_s && seq < last && seen_count < LATENCIES_MAX; seq++)
+            seen_ms[seen_count++] = (now_s() - paced_s[seq - paced_from]) * 1e3;
         if (last > c->seq) c->seq = last;
     }
 }
@@ -254,7 +281,12 @@ static int serve(int (*is_done)(void)) {
         while (next_to_open < connection_count && next_to_open < admitted && next_to_open < open_count + OPENING_MAX)
             open_next();
         struct epoll_event events[512];
-        int ready = epoll_wait(poller, events, 512, next_to_open < connection_count ? 5 : 1000);
+        int wait_ms = next_to_open < connection_count ? 5 : 1000;
+        if (pacer && pacer->to_send) { /* rounded up: late by less than a millisecond, instead of a busy loop */
+            double left_s = next_due_s - now_s();
+            wait_ms = left_s > 0 ? (int)(left_s * 1e3) + 1 : 0;
+        }
+        int ready = epoll_wait(poller, events, 512, wait_ms);
         if (ready) heard = now_s();
         else if (now_s() - heard > STALL_S) return 0;
         for (int i = 0; i < ready; i++) {
@@ -268,6 +300,7 @@ static int serve(int (*is_done)(void)) {
             }
             if (events[i].events & ~EPOLLOUT) receive(c);
         }
+        pace_more();
     }
     return 1;
 }
@@ -279,11 +312,15 @@ static int all_here(void) { return outcomes >= outcomes_expected && delivered >=
 
 static int by_size(const void *a, const void *b) { float d = *(float *)a - *(float *)b; return d < 0 ? -1 : d > 0; }
 
-static double latency_at(double share) { return latency_count ? latencies_ms[(uint32_t)(share * (latency_count - 1))] : 0; }
+static double at_share(const float *sorted, uint32_t count, double share) {
+    return count ? sorted[(uint32_t)(share * (count - 1))] : 0;
+}
 
-static int go(uint32_t count) {
+/* `rate` 0: as fast as the window lets it. */
+static int go(uint32_t count, uint32_t rate) {
     outcomes = applied = delivered = frames = received_bytes = outcomes_expected = delivered_expected = 0;
-    latency_count = 0;
+    latency_count = seen_count = paced_count = 0;
+    paced_from = 0;
     for (uint32_t i = 0; i < connection_count; i++) {
         struct connection *c = &connections[i];
         if (!c->pushes_left) continue;
@@ -296,18 +333,32 @@ static int go(uint32_t count) {
         delivered_expected += publisher_count == 1 ? entries * subscriber_count : c->subscribe.size ? entries : 0;
         c->to_send = count;
     }
+    for (uint32_t i = 0; i < connection_count; i++)
+        if (connections[i].seq > paced_from) paced_from = connections[i].seq;
     double began = now_s();
-    for (uint32_t i = 0; i < connection_count; i++) push_more(&connections[i]);
-    if (!serve(all_here)) {
+    if (rate) {
+        if (publisher_count != 1) fail("a pace needs one publisher", NULL, 0);
+        for (pacer = connections; !pacer->to_send; pacer++) {}
+        paced_s = calloc(count, sizeof *paced_s);
+        pace_s = 1.0 / rate, next_due_s = began;
+    }
+    for (uint32_t i = 0; i < connection_count && !rate; i++) push_more(&connections[i]);
+    int is_done = serve(all_here);
+    free(paced_s);
+    paced_s = NULL, pacer = NULL;
+    if (!is_done) {
         fprintf(stderr, "devices: nothing came for %d s: %lu of %lu outcomes, %lu of %lu changes delivered\n", STALL_S,
                 outcomes, outcomes_expected, delivered, delivered_expected);
         return 1;
     }
     double took = now_s() - began;
     qsort(latencies_ms, latency_count, sizeof *latencies_ms, by_size);
+    qsort(seen_ms, seen_count, sizeof *seen_ms, by_size);
     printf("{\"seconds\": %.6f, \"outcomes\": %lu, \"applied\": %lu, \"delivered\": %lu, \"frames\": %lu, \"bytes\": %lu,"
-           " \"ack_p50_ms\": %.3f, \"ack_p99_ms\": %.3f}\n",
-           took, outcomes, applied, delivered, frames, received_bytes, latency_at(0.5), latency_at(0.99));
+           " \"ack_p50_ms\": %.3f, \"ack_p99_ms\": %.3f, \"seen_count\": %u, \"seen_p50_ms\": %.3f, \"seen_p99_ms\": %.3f}\n",
+           took, outcomes, applied, delivered, frames, received_bytes, at_share(latencies_ms, latency_count, 0.5),
+           at_share(latencies_ms, latency_count, 0.99), seen_count, at_share(seen_ms, seen_count, 0.5),
+           at_share(seen_ms, seen_count, 0.99));
     fflush(stdout);
     return 0;
 }
@@ -324,7 +375,7 @@ int main(int argc, char **argv) {
     read_plan(argv[2]);
     char line[128];
     while (fgets(line, sizeof line, stdin)) {
-        uint32_t count;
+        uint32_t count, rate;
         if (!strcmp(line, "open\n")) {
             double began = now_s();
             if (!serve(all_open)) {
@@ -334,7 +385,9 @@ int main(int argc, char **argv) {
             printf("{\"seconds\": %.6f, \"connections\": %u}\n", now_s() - began, connection_count);
             fflush(stdout);
         } else if (sscanf(line, "go %u %u", &window, &count) == 2 && window >= 1 && window <= WINDOW_MAX) {
-            if (go(count)) return 1;
+            if (go(count, 0)) return 1;
+        } else if (sscanf(line, "pace %u %u", &rate, &count) == 2 && rate >= 1 && count >= 1) {
+            if (go(count, rate)) return 1;
         } else {
             fail("unknown command", (uint8_t *)line, strlen(line));
         }

@@ -7,7 +7,7 @@ delivers. A delivery is one change that reached one subscriber; a delta that car
 
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import msgpack
 from bench import workload
 from bench.daemon import Daemon, device
 from bench.measure import Figure, Target, cores, cpu_s, pin, ratios
-from bench.native import Devices, Plan, compiled
+from bench.native import Devices, Generator, Plan, compiled
 
 SPACE = "bench/fanout"
 DOCUMENTS = 64  # more than are in flight: no two changes of a batch touch one document and collapse
@@ -29,10 +29,12 @@ BATCHED_TARGET = Target(least=5.0)
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run: deliveries per second, server microseconds per delivery, acknowledgement medians."""
+    """One run: deliveries per second, microseconds of the server's processor per delivery, those of the generator's,
+    acknowledgement medians."""
 
     per_s: float
     us: float
+    generator_us: float
     ack_p50_ms: float
     ack_p99_ms: float
 
@@ -107,12 +109,14 @@ def publisher(port: int, token: str, changes: int) -> Plan:
     return device(port, "publisher", token, space=None, pushes=pushes)
 
 
-def _run(devices: Devices, pid: int, window: int, count: int) -> Run:
-    before = cpu_s(pid)
-    counted = devices.go(window, count)
-    used = cpu_s(pid) - before
+def once(generator: Generator, pids: Sequence[int], window: int, count: int) -> Run:
+    """`pids`: the processes of the server."""
+    before, before_own = sum(map(cpu_s, pids)), cpu_s(generator.pid)
+    counted = generator.go(window, count)
+    used, used_own = sum(map(cpu_s, pids)) - before, cpu_s(generator.pid) - before_own
+    delivered = counted["delivered"]
     return Run(
-        counted["delivered"] / counted["seconds"], used / counted["delivered"] * 1e6, counted["ack_p50_ms"],
+        delivered / counted["seconds"], used / delivered * 1e6, used_own / delivered * 1e6, counted["ack_p50_ms"],
         counted["ack_p99_ms"],
     )  # fmt: skip
 
@@ -147,9 +151,9 @@ def run(directory: Path, *, quick: bool, subscribers: int, say: Callable[[str], 
             limits, singles, sixteens = [], [], []
             for index in range(runs):
                 say(f"fan-out to {subscribers}: run {index + 1} of {runs}")
-                limits.append(_run(limited, limit.pid, 1, unbatched))
-                singles.append(_run(devices, daemon.pid, 1, unbatched))
-                sixteens.append(_run(devices, daemon.pid, WINDOW, batched))
+                limits.append(once(limited, [limit.pid], 1, unbatched))
+                singles.append(once(devices, [daemon.pid], 1, unbatched))
+                sixteens.append(once(devices, [daemon.pid], WINDOW, batched))
         daemon.check()
     return _figures(subscribers, limits, singles, sixteens)
 

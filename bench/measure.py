@@ -162,6 +162,7 @@ def environment(directory: Path) -> dict[str, Any]:
     }
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "host": platform.node(),
         "cpu": ", ".join(sorted(models)) or platform.machine(),
         "cores": os.cpu_count(),
         "kernel": platform.release(),

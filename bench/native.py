@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from bench.measure import pin
 
@@ -54,28 +54,27 @@ class Plan:
     pushes: Sequence[tuple[int, bytes]] = ()
 
     def encoded(self) -> bytes:
-        parts = [_sized(self.upgrade), _sized(self.hello), _sized(self.subscribe), struct.pack("<I", len(self.pushes))]
-        parts += [struct.pack("<I", changes) + _sized(frame) for changes, frame in self.pushes]
+        parts = [sized(self.upgrade), sized(self.hello), sized(self.subscribe), struct.pack("<I", len(self.pushes))]
+        parts += [struct.pack("<I", changes) + sized(frame) for changes, frame in self.pushes]
         return b"".join(parts)
 
 
-def _sized(data: bytes) -> bytes:
+def sized(data: bytes) -> bytes:
     return struct.pack("<I", len(data)) + data
 
 
-class Devices:
-    """The generator, running on a core of its own, as a context manager. Every method raises `Failed`."""
+class Generator:
+    """A load generator, running on a core of its own, as a context manager. Every method raises `Failed`."""
 
-    def __init__(self, program: Path, port: int, plans: Iterable[Plan], directory: Path, core: int) -> None:
-        encoded = [plan.encoded() for plan in plans]
-        path = directory / f"plan-{port}"
-        path.write_bytes(struct.pack("<I", len(encoded)) + b"".join(encoded))
+    def __init__(self, name: str, command: Sequence[str | Path], core: int) -> None:
+        self._name = name
         self._process = subprocess.Popen(
-            [program, str(port), str(path), str(OPENINGS_PER_S)], preexec_fn=partial(pin, core), text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            command, preexec_fn=partial(pin, core), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )  # fmt: skip
+        self.pid = self._process.pid
 
-    def __enter__(self) -> "Devices":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -90,7 +89,10 @@ class Devices:
 
     def go(self, window: int, count: int) -> dict[str, Any]:
         """Send the next `count` pushes of each publisher, `window` unanswered at most; returns what was counted."""
-        counted = self._answer(f"go {window} {count}")
+        return self._counted(f"go {window} {count}")
+
+    def _counted(self, command: str) -> dict[str, Any]:
+        counted = self._answer(command)
         if counted["applied"] != counted["outcomes"]:
             raise Failed(
                 f"{counted['outcomes'] - counted['applied']} changes were not applied: the figure means nothing"
@@ -107,6 +109,20 @@ class Devices:
             pass  # it says why on stderr
         line = process.stdout.readline()
         if not line:
-            raise Failed(f"devices ended during {command!r}: {process.stderr.read().strip()[:1000]}")
+            raise Failed(f"{self._name} ended during {command!r}: {process.stderr.read().strip()[:1000]}")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+class Devices(Generator):
+    """`devices.c`: many devices of the daemon."""
+
+    def __init__(self, program: Path, port: int, plans: Iterable[Plan], directory: Path, core: int) -> None:
+        encoded = [plan.encoded() for plan in plans]
+        path = directory / f"plan-{port}"
+        path.write_bytes(struct.pack("<I", len(encoded)) + b"".join(encoded))
+        super().__init__("devices", [program, str(port), str(path), str(OPENINGS_PER_S)], core)
+
+    def pace(self, rate: int, count: int) -> dict[str, Any]:
+        """Send the next `count` pushes of the only publisher, `rate` a second."""
+        return self._counted(f"pace {rate} {count}")
