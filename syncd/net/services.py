@@ -20,6 +20,7 @@ from syncd.store.committer import Committer
 from syncd.wire import messages as m
 from syncd.wire.errors import RATE_LIMITED, TOKEN_EXPIRED, UNAUTHENTICATED, ProtocolError
 from syncd.wire.limits import Limits
+from syncd.wire.session import CAPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,5 +76,6 @@ class Services:
             self.limits.ack_ms,
             self.told_reconnect,
             self.server,
+            caps=CAPS,
             expires=expires_ms,
         )

@@ -21,15 +21,22 @@ from syncd.wire.session import (
 
 Arrow = tuple[str, str, str]  # from, to, label
 
-# A client reads the same clock by one timer at a time; what it does is in the label (SPEC section 11).
+# As the reference client's table has it; a test compares the two, for no server code runs by it (SPEC section 11).
 CLIENT_KEEPALIVE: tuple[Arrow, ...] = (
+    ("waiting", "greeting", "connected / send hello"),
+    ("greeting", "greeting", "any byte received"),
+    ("greeting", "greeting", "the device woke from sleep"),
+    ("greeting", "alive", "welcome received"),
+    ("greeting", "gone", "timer hello / drop the connection"),
     ("alive", "alive", "any byte received"),
-    ("alive", "alive", "ping received / send pong"),
-    ("alive", "probing", "timer quiet (ping_ms + 5 s after the last byte) / send probe"),
-    ("alive", "probing", "the device woke from sleep / send probe"),
+    ("alive", "probing", "timer quiet / send probe"),
+    ("alive", "testing", "the device woke from sleep / send probe"),
     ("probing", "alive", "any byte received"),
-    ("probing", "gone", "timer probe (10 s after it was sent) / drop the connection"),
-    ("waiting", "alive", "connected"),
+    ("probing", "gone", "timer probe / drop the connection"),
+    ("probing", "testing", "the device woke from sleep / send probe"),
+    ("testing", "alive", "any byte received"),
+    ("testing", "gone", "timer wake / drop the connection"),
+    ("testing", "testing", "the device woke from sleep"),
     ("gone", "waiting", "reconnect as section 11 says"),
 )
 
@@ -58,6 +65,9 @@ Timer *hello* fires {HELLO_MS_MAX:,} ms after the connection began, *quiet* `pin
 
 CLIENT_HEAD = """
 ## Keep-alive, client
+
+Timer *hello* fires 10 s after the socket opened, *quiet* `ping_ms` + 5 s after the last byte received, *probe* 10 s and
+*wake* 5 s after the probe was sent. A `ping` is answered by `pong` in each state.
 """
 
 

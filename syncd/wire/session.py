@@ -54,6 +54,9 @@ SENT: Final = (
     *("welcome", "subscribed", "delta", "outcomes", "revoked", "expired"),
     *("error", "closing error", "goaway", "ping", "pong", "close"),
 )
+# What `welcome` announces. "first-flight": frames that follow the hello's before the welcome wait, and are then taken
+# as if they had come after it; the reader of a connection finishes a hello before it looks at the next frame.
+CAPS: Final = ("first-flight",)
 Event = tuple[str, str]  # ("received" or "sent", a name of RECEIVED or SENT)
 
 _AWAIT, _AUTH, _OPEN, _DRAIN, _CLOSED = State

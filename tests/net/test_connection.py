@@ -47,6 +47,37 @@ async def test_hello_and_subscribe_may_come_before_the_response_is_read(autojump
         assert (await client.expect("welcome"))["user"] == "u"
 
 
+async def test_what_follows_the_hello_waits_for_the_welcome_and_is_then_taken(autojump_clock: MockClock) -> None:
+    """A client that comes back says all in its first flight, and has the answers after one round trip."""
+    async with world() as w:
+        client = await w.client(1)
+        epoch = (await client.subscribe())["epoch"]
+        assert "first-flight" in client.welcome["caps"]
+        client = Client(w.connect(), 1)
+        flight = [
+            ("hello", client.hello(w.token())),
+            ("subscribe", {"space": SPACE, "epoch": epoch, "complete": 0, "resume": 0, "settled": 0}),
+            ("push", {"space": SPACE, "epoch": epoch, "changes": [client.change(["create", "notes", "a"])]}),
+        ]
+        frames = [client.websocket.send(BytesMessage(data=client.encoded(name, **body))) for name, body in flight]
+        await client.upgrade(upgrade_request() + b"".join(frames))
+        await client.expect("welcome")
+        await client.expect("subscribed")
+        assert (await client.expect("outcomes"))["outcomes"][0][2] == "applied"
+        assert (await client.expect("delta"))["to"] == 1
+
+
+async def test_what_follows_a_hello_that_is_refused_has_no_effect(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        client = Client(w.connect(), 1)
+        push = {"space": SPACE, "epoch": None, "changes": [client.change(["create", "notes", "a"])]}
+        flight = [("hello", client.hello("not a token")), ("push", push)]
+        frames = [client.websocket.send(BytesMessage(data=client.encoded(name, **body))) for name, body in flight]
+        await client.upgrade(upgrade_request() + b"".join(frames))
+        assert (await client.expect("error"))["name"] == "unauthenticated"
+        assert not [command for command in w.commands if isinstance(command, Push)]
+
+
 async def test_catching_up_is_told_outcomes_first_then_pages(autojump_clock: MockClock) -> None:
     async with world() as w:
         alice = await w.client(1)

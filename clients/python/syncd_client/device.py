@@ -351,7 +351,8 @@ class Device:
                 if self._is_interrupted:
                     return
                 self._move(Event.OPENED, "")
-                session = Session(lambda: self.ports.entropy(8), self._reconnecting.suspicion)
+                is_early = self.store.setting("first_flight") is True
+                session = Session(lambda: self.ports.entropy(8), self._reconnecting.suspicion, is_early=is_early)
                 conversation = Conversation(
                     session, self.store, self._binding, self._hello(token), self.loop.now_s(),
                     token_renews=callable(self._token),

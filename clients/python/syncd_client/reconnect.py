@@ -79,10 +79,10 @@ class Reconnecting:
             reason = f"{ending.code} {session.error.name}: {session.error.detail or ending.reason}"
         if what is Disposition.REAUTHENTICATE and not self._renews:
             what = Disposition.STOP  # a token that is a text cannot become another one
-        if session is None:
-            what = Disposition.BACK_OFF
-        else:
+        if session is not None:
             self.suspicion = session.suspicion
+        if session is None or session.is_too_early:
+            what = Disposition.BACK_OFF
         if what is not Disposition.STOP:
             self._plan(what, session, ready_for_s, random, now_s)
         return Verdict(what, ending.code, reason)

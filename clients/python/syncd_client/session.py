@@ -6,6 +6,7 @@ socket and no clock; `now_s` is monotonic, `now_ms` is wall time.
 
 1. In each space, changes are sent in order of n; one is sent again only after the server has not taken it.
 2. Nothing is pushed to a subscribed space before its `subscribed`: by then the outcomes of earlier pushes are known.
+   But for the first flight, which saves a round trip: what it sends twice gets the same outcome twice.
 3. At most `pushes_in_flight_max` pushes are unanswered, and each is within the limits of the welcome.
 4. Pushes, subscriptions and acks are computed from rows each time: a lost wake-up costs time, never a change.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from dataclasses import fields as fields_of
 from typing import Any, TypeAlias
 
@@ -25,7 +26,12 @@ from .errors import PeerError
 from .policy import State
 from .tables import Entry, Key, OutcomeRow, SpaceRow, Tables
 
-NOT_SUBSCRIBED = 14  # the error of section 12
+UNEXPECTED_MESSAGE, NOT_SUBSCRIBED = 3, 14  # errors of section 12
+FIRST_FLIGHT = "first-flight"  # the capability of a server that takes messages before its welcome (section 6)
+
+# What is pushed before the welcome. TCP's initial window is ten segments, some 14,600 bytes; more would take another
+# round trip in any case. In JSON, six times as long, it is still below the 65,536 bytes of a frame before the welcome.
+FIRST_FLIGHT_BYTES_MAX = 10_000
 
 # Room in a frame for what surrounds the changes of a push: type code, keys, the longest space name, an epoch.
 PUSH_ENVELOPE_BYTES = 512
@@ -93,12 +99,14 @@ class Link:
     progress_s: float = 0.0
     acked: m.Ack | None = None
     forget: bool = False
+    is_early: bool = False  # asked for, and perhaps pushed to, in the first flight
     complete: int = 0  # where the subscription in force stands: a row behind it was forgotten and joined again
 
     def rewind(self, n: int) -> None:
         self.cursor_n = n
         self.stale_gaps = max(0, len(self.flights) - 1)
         self.flights.clear()
+        self.is_early = False
 
 
 def _pause_s(link: Link) -> float:
@@ -112,7 +120,11 @@ def _from_map(type_: Any, numbers: Any) -> Any:
 
 
 class Session:
-    def __init__(self, new_nonce: Callable[[], bytes], suspicion: Suspicion | None = None) -> None:
+    """`is_early`: the server is known to take messages before its welcome."""
+
+    def __init__(
+        self, new_nonce: Callable[[], bytes], suspicion: Suspicion | None = None, *, is_early: bool = False
+    ) -> None:
         self.state = State.HELLO
         self.welcome: m.Welcome | None = None
         self.goaway: m.Goaway | None = None
@@ -120,6 +132,8 @@ class Session:
         self.parameters = m.Parameters()
         self.suspicion = suspicion
         self.links: dict[str, Link] = {}
+        self.is_too_early = False  # the server refused the first flight: it is another than it was
+        self._is_early = is_early
         self._new_nonce = new_nonce
         self._dirty: dict[str, None] = {}
         self._replies: list[m.ClientMessage] = []
@@ -171,6 +185,7 @@ class Session:
             self.state = State.READY
         tx.put_setting("offset_ms", message.time - now_ms)
         tx.put_setting("limits", dict(message.limits))
+        tx.put_setting("first_flight", FIRST_FLIGHT in message.caps)
         self.look_at_all(tx)
         return []
 
@@ -181,8 +196,9 @@ class Session:
         replica.take_subscribed(tx, message)
         if link.phase == "asked":
             link.phase, link.failures = "open", 0
-            link.rewind(row.settled + 1)
-            link.stale_gaps = 0
+            if not link.is_early:
+                link.rewind(row.settled + 1)
+            link.stale_gaps, link.is_early = 0, False
         link.head = message.head
         self._changed(message.space)
         return []
@@ -266,6 +282,9 @@ class Session:
         detail = f"{message.name}{': ' if message.detail else ''}{message.detail or ''}"
         if message.space is None:
             self.error = message  # a close follows; its code says what to do
+            if self.welcome is None and self.links and message.code == UNEXPECTED_MESSAGE:
+                self.is_too_early = True
+                tx.put_setting("first_flight", False)
             return [Notice("error", None, detail)]
         if message.code == NOT_SUBSCRIBED:
             return []  # an ack or unsubscribe crossed the end of the subscription: nothing was lost
@@ -327,6 +346,9 @@ class Session:
                 link.rewind(replica.space_row(tx, name).settled + 1)
                 link.stale_gaps = 0
                 self._dirty[name] = None
+        if self._is_early and self.state is State.HELLO:
+            self._is_early = False
+            result.extend(self._first_flight(tx, now_s))
         if self.state is State.READY:
             names, self._dirty = list(self._dirty), {}
             for name in names:
@@ -388,9 +410,36 @@ class Session:
             entries = self._next_batch(tx, row, link)
             if not entries:
                 return result
-            link.cursor_n = entries[-1].last_n + 1
-            link.flights.append(Flight(entries[0].n, entries[-1].last_n, len(entries)))
-            result.append(m.Push(row.name, row.epoch, tuple(replica.wire_change(entry) for entry in entries)))
+            result.append(self._pushed(row, link, entries))
+
+    def _first_flight(self, tx: Tables, now_s: float) -> list[m.ClientMessage]:
+        """What is sent behind the hello, without waiting for the welcome, under the limits of the one before: every
+        subscription, and of what waits to be pushed the beginning."""
+        self.parameters = replace(self.parameters, limits=_from_map(m.Limits, tx.setting("limits") or {}))
+        room_bytes = FIRST_FLIGHT_BYTES_MAX
+        result: list[m.ClientMessage] = []
+        for row in tx.spaces():
+            if not row.is_subscribed or len(self.links) >= self.parameters.limits.subscriptions_max:
+                continue
+            link = self._link(row.name)
+            link.phase, link.complete, link.is_early = "asked", row.complete, True
+            result.append(replica.subscribe_message(row))
+            link.cursor_n, link.progress_s = row.settled + 1, now_s
+            is_free = self.suspicion is None and self._in_flight() < self.parameters.limits.pushes_in_flight_max
+            if row.epoch is None or not is_free or tx.setting("forked") is not None:
+                continue  # what is pushed without an epoch might meet one, and be expired for nothing
+            batch = self._next_batch(tx, row, link)
+            while batch and sum(change_bytes(replica.wire_change(entry)) for entry in batch) > room_bytes:
+                batch = batch[: len(batch) // 2]
+            if batch:
+                room_bytes -= sum(change_bytes(replica.wire_change(entry)) for entry in batch)
+                result.append(self._pushed(row, link, batch))
+        return result
+
+    def _pushed(self, row: SpaceRow, link: Link, batch: list[Entry]) -> m.Push:
+        link.cursor_n = batch[-1].last_n + 1
+        link.flights.append(Flight(batch[0].n, batch[-1].last_n, len(batch)))
+        return m.Push(row.name, row.epoch, tuple(replica.wire_change(entry) for entry in batch))
 
     def _next_batch(self, tx: Tables, row: SpaceRow, link: Link) -> list[Entry]:
         limits, count_max = self.parameters.limits, self.parameters.limits.push_changes_max
