@@ -77,9 +77,13 @@ attack: $(STAMP) ## Every attack of the table against the real daemon; what it a
 autobahn: $(STAMP) ## Autobahn's 517 WebSocket cases against our stack (needs a CPython 2.7; says so where there is none)
 	@$(BIN)/python -m tests.conformance.autobahn $(ARGS)
 
+openapi: $(STAMP) ## schemathesis: requests drawn from the OpenAPI file, at a running daemon
+	@$(PIP) install --group conformance
+	@$(BIN)/python -m pytest -q -m long tests/conformance/test_openapi.py $(ARGS)
+
 fuzz: SECONDS ?= 300
 fuzz: $(STAMP) ## Coverage-guided fuzzing of all that reads bytes: make fuzz SECONDS=600, shared among the targets
-	@$(PIP) install --group fuzz || echo "atheris or schemathesis could not be installed: plain mutations run instead" >&2
+	@$(PIP) install --group fuzz || echo "atheris could not be installed: plain mutations run instead" >&2
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
 check: $(STAMP) ## Style, types, import rules, tidiness

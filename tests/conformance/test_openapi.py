@@ -1,5 +1,6 @@
-"""schemathesis against a running daemon: requests drawn from the OpenAPI file that the daemon itself serves. Runs with
-`make test-long` where the group `fuzz` is installed.
+"""schemathesis against a running daemon: requests drawn from the OpenAPI file that the daemon itself serves.
+
+`make openapi` installs it and runs this; in `make test-long` it runs where it is installed.
 """
 
 import importlib.util
@@ -36,7 +37,7 @@ def run(daemon: Daemon, directory: Path, credentials: str, *only: str) -> None:
 @pytest.mark.long
 def test_no_request_is_answered_by_what_the_openapi_file_does_not_describe(tmp_path: Path) -> None:
     if importlib.util.find_spec("schemathesis") is None:
-        pytest.skip("SCHEMATHESIS DID NOT RUN: it is not installed (pip install --group fuzz)")
+        pytest.skip("SCHEMATHESIS DID NOT RUN: it is not installed (make openapi)")
     with running(tmp_path / "state") as daemon:
         run(daemon, tmp_path, daemon.token("42", "**:owner"))
         # A token may not post events: an API key reaches what lies behind the 403.
