@@ -169,10 +169,11 @@ class Draft:
     def apply(self, operation: Operation, number: int, floor: int = 0) -> Applied:
         """Apply one operation. `number` is given to a document that is made."""
         by = self._by
-        is_raised = operation.seen > by.base
+        verb, _, _, name, args, seen = operation
+        is_raised = seen > by.base
         if is_raised:
-            by = by._replace(base=operation.seen)
-        on_field = _ON_FIELDS.get(operation.verb)
+            by = by._replace(base=seen)
+        on_field = _ON_FIELDS.get(verb)
         if on_field is None:
             return self._apply_whole(operation, number, by, floor)
         document = self._document
@@ -183,11 +184,10 @@ class Draft:
             if not _knows(document, by):
                 raise OperationRefused("gone", "the document was made anew by a change that this one had not seen")
             self._is_known = not is_raised
-        name = operation.field
         assert document is not None and name is not None, "these operations name a field"
         fields = self._fields
         field = (document.fields if fields is None else fields).get(name)
-        after, step = stepped(field, *on_field, operation.args, by)
+        after, step = stepped(field, *on_field, args, by)
         if after is not field:
             if fields is None:
                 self._fields = fields = dict(document.fields)

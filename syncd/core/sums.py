@@ -9,7 +9,7 @@ from struct import Struct
 from typing import Final
 
 from syncd.core.documents import Document
-from syncd.core.values import Value, encoded
+from syncd.core.values import Value, encoded, encoded_each
 
 BUCKET_COUNT: Final = 1024
 SUM_MASK: Final = 2**64 - 1
@@ -36,26 +36,33 @@ def document_sum(collection: str, document_id: str, document: Document | None) -
 
 def sum_change(collection: str, document_id: str, before: Document | None, after: Document | None) -> int:
     """What to add, modulo 2^64, to a sum that counts `before` so that it counts `after`. Hashes what differs only."""
-    total = 0
+    gone: list[tuple[Value, ...]] = []
+    come: list[tuple[Value, ...]] = []
     old = before.fields if before is not None and before.is_live else {}
     new = after.fields if after is not None and after.is_live else {}
     if before is not None and before.is_live:
-        total -= hashed(("d", collection, document_id, before.rev))
+        gone.append(("d", collection, document_id, before.rev))
     if after is not None and after.is_live:
-        total += hashed(("d", collection, document_id, after.rev))
+        come.append(("d", collection, document_id, after.rev))
     for name, field in new.items():
         previous = old.get(name)
         if previous is not None:
             if previous.rev == field.rev:
                 continue  # not changed visibly since
             if previous.is_visible:
-                total -= hashed(("f", collection, document_id, name, previous.value))
+                gone.append(("f", collection, document_id, name, previous.value))
         if field.is_visible:
-            total += hashed(("f", collection, document_id, name, field.value))
+            come.append(("f", collection, document_id, name, field.value))
     for name, field in old.items():
         if name not in new and field.is_visible:
-            total -= hashed(("f", collection, document_id, name, field.value))
-    return total & SUM_MASK
+            gone.append(("f", collection, document_id, name, field.value))
+    return (_summed(come) - _summed(gone)) & SUM_MASK
+
+
+def _summed(items: list[tuple[Value, ...]]) -> int:
+    """The sum of `hashed` of each."""
+    first = _U64.unpack_from
+    return sum([first(sha256(data).digest())[0] for data in encoded_each(items)])
 
 
 def chained(chain: bytes, device: bytes, n: int, nonce: bytes) -> bytes:

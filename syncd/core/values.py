@@ -10,7 +10,7 @@ returns holds no float with an integral value within +-(2^53-1), no unsorted map
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgpack
@@ -122,6 +122,20 @@ def encoded(value: Value) -> bytes:
         pack = msgpack.Packer(use_bin_type=True, buf_size=_PACKER_BYTES).pack
     try:
         data = pack(value)
+    except UnicodeEncodeError:
+        raise ValueRefused("text is valid UTF-8") from None
+    _spare_packers.append(pack)
+    return data
+
+
+def encoded_each(values: Iterable[Value]) -> list[bytes]:
+    """`encoded` of each of several values; cheaper than one by one."""
+    try:
+        pack = _spare_packers.pop()
+    except IndexError:
+        pack = msgpack.Packer(use_bin_type=True, buf_size=_PACKER_BYTES).pack
+    try:
+        data = [pack(value) for value in values]
     except UnicodeEncodeError:
         raise ValueRefused("text is valid UTF-8") from None
     _spare_packers.append(pack)

@@ -217,10 +217,11 @@ def _effect(work: SpaceWork, author: Author, change: Change, by: Observer) -> _E
     drafts: dict[DocumentName, Draft] = {}
     is_applied = is_merged = False
     name: DocumentName = ("", "")  # no document's
-    head, floor = work.row.head, work.row.floor
+    head, floor, number = work.row.head, work.row.floor, work.number_next
     for index, operation in enumerate(change.operations):
-        if operation.id != name[1] or operation.collection != name[0]:  # most changes stay with one document
-            name = (operation.collection, operation.id)
+        verb, collection, document_id, _, _, seen = operation
+        if document_id != name[1] or collection != name[0]:  # most changes stay with one document
+            name = (collection, document_id)
             if name[0].startswith("_") and name[0] not in WRITABLE_RESERVED and author.kind != "server":
                 raise _ChangeRefused("forbidden", index, f"the collection {name[0]!r} is reserved")
             found = drafts.get(name)
@@ -228,23 +229,26 @@ def _effect(work: SpaceWork, author: Author, change: Change, by: Observer) -> _E
                 found = drafts[name] = Draft(work.document(name), by)
                 effect.bounds[name] = work.bytes_bound(name) + len(change.payload)
             draft = found
-        if operation.seen > head:
-            raise _ChangeRefused("invalid", index, f"'seen' is {operation.seen}, beyond the head {head}")
-        is_made = operation.verb == "create" and draft.document() is None
+        if seen > head:
+            raise _ChangeRefused("invalid", index, f"'seen' is {seen}, beyond the head {head}")
+        is_made = verb == "create" and draft.document() is None
         try:
-            verdict, met, lost = draft.apply(operation, work.number_next + effect.numbers, floor)
+            verdict, met, lost = draft.apply(operation, number, floor)
         except OperationRefused as refused:
             raise _ChangeRefused(refused.outcome, index, refused.reason) from None
-        effect.numbers += is_made
+        number += is_made
         effect.bounds[name] += GROWTH_BYTES_MAX
-        is_applied |= verdict == "applied"
-        is_merged |= verdict == "merged"
+        if verdict == "applied":
+            is_applied = True
+        elif verdict == "merged":
+            is_merged = True
         if met:
             room = MET_MAX - len(effect.met)
             effect.met.extend([index, what, seq] for what, seq in met[:room])
         if lost:
             effect.lost.extend((name, kind, payload) for kind, payload in lost)
     effect.outcome = "merged" if is_merged else "applied" if is_applied else "noop"
+    effect.numbers = number - work.number_next
     for name, draft in drafts.items():
         effect.made[name] = draft.document()
     _check_sizes(effect)
