@@ -161,11 +161,13 @@ class Conversation:
         """When `tick` must be called: what is received moves it later, `probe` and `foreground` bring it nearer."""
         return self._keepalive.deadline_s
 
-    def tick(self, now_s: float) -> None:
+    def tick(self, now_s: float) -> bool:
+        """Do what is due, if anything is. Whether there is something to send, or the connection has ended."""
         is_testing = self._keepalive.life is Life.TESTING
         does = self._keepalive.tick(now_s)
         self.slept = does is Does.DROP and is_testing
         self._do(does)
+        return does is not Does.NOTHING
 
     def probe(self, now_s: float) -> None:
         """The device may have slept: a suspended socket looks open. Ask, and wait a short time only."""

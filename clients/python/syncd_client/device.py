@@ -141,7 +141,7 @@ class Device:
         self._background = m.Background(keepalive_ms)
         if self._connection is not None:
             self._connection.conversation.rest(self._background, self.loop.now_s())
-            self._connection.wake()
+            self._connection.alarm()
 
     def foreground(self) -> None:
         """The app is visible again: end `background`, and `probe`."""
@@ -155,7 +155,7 @@ class Device:
         its next attempt tries now."""
         if self._connection is not None:
             self._connection.conversation.probe(self.loop.now_s())
-            self._connection.wake()
+            self._connection.alarm()
         elif self.status.state is State.WAITING and self._reconnecting.hasten(self.loop.now_s()):
             self._sooner.beat()
 

@@ -101,9 +101,13 @@ class Connection:
         return self.conversation.ending
 
     def wake(self) -> None:
-        """There may be something to send, or a timer may fire earlier."""
+        """There may be something to send."""
         self._wake.set()
+
+    def alarm(self) -> None:
+        """A timer may fire earlier, and there may be something to send."""
         self._alarm.beat()
+        self._wake.set()
 
     # -- the four tasks ----------------------------------------------------------------------------------------------
 
@@ -146,8 +150,8 @@ class Connection:
         conversation = self.conversation
         while conversation.ending is None:
             await self._loop.within(conversation.tick_s, self._alarm.wait)
-            conversation.tick(self._loop.now_s())
-            self._wake.set()
+            if conversation.tick(self._loop.now_s()):
+                self._wake.set()
 
     async def _renew(self) -> None:
         conversation = self.conversation
