@@ -167,8 +167,8 @@ class Connection:
                     self._counters.messages_received += len(messages)
                     for message in messages:
                         await self._handle(message)
-                        if self._closing_due_s is not None:
-                            break
+                        if self._session.is_closed:
+                            break  # also what came behind a `hello` that was refused
                     if read_s > READ_S_MAX:
                         await trio.sleep(read_s)
         except ProtocolError as refused:

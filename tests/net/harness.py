@@ -128,12 +128,13 @@ async def world(
     origins: frozenset[str] | None = None,
     offload: Offload | None = None,
     api: Api | None = None,
+    entropy: Entropy | None = None,
 ) -> AsyncIterator[World]:
     """A running server."""
     offload = offload or InlineOffload()
     clock, store = Clock(), MemoryStore(1 << 30)
     logs: list[str] = []
-    env = Environment(clock, Entropy(), offload, NoFaults())
+    env = Environment(clock, entropy or Entropy(), offload, NoFaults())
     limits = limits or NetLimits()
     hub = Hub(limits, wire_limits)
     commands: list[Command] = []
