@@ -48,6 +48,7 @@ from syncd.engine.commands import (
     UseConsumer,
 )
 from syncd.engine.engine import Engine
+from syncd.engine.quotas import Quotas
 from syncd.env.ports import Environment, Listener, Transport, TransportClosed
 from syncd.env.real import environment
 from syncd.net.api.service import Api
@@ -139,8 +140,9 @@ class _Daemon:
         self._counters = Counters()
         self._gate = Gate(limits, self._counters)
         self._hub = Hub(limits, wire, self._counters)
+        engine = Engine(env.entropy.token, Quotas(**settings.config.quotas.model_dump()))
         self._committer: Committer[Command, Result, Decision] = Committer(
-            store, Engine(env.entropy.token).decide, lambda decision: decision.results, self._published, Failed,
+            store, engine.decide, lambda decision: decision.results, self._published, Failed,
             env.clock, env.offload, env.faults, adds_data=adds_data, size_bytes=size_bytes,
             observe=self._counters.committed,
         )  # fmt: skip

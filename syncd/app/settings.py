@@ -17,12 +17,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from pydantic.fields import FieldInfo
 
 from syncd.app import toml
+from syncd.engine import quotas as engine_quotas
 from syncd.net.limits import DEFAULTS as NET
 from syncd.wire.limits import ARRAY_ITEMS_MAX, PING_MS_MAX, PING_MS_MIN
 from syncd.wire.limits import DEFAULT as WIRE
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+QUOTAS = engine_quotas.Quotas()
 
 
 class Table(BaseModel):
@@ -236,6 +238,31 @@ class Rates(Table):
     )  # fmt: skip
 
 
+class Quotas(Table):
+    """How much of the store one user or API key may fill with names that it invents. What is there stays usable."""
+
+    devices_per_user_max: int = _integer(
+        QUOTAS.devices_per_user_max, 1, 1_000_000, "device ids",
+        "Each installation of an app makes one, and it stays. One more is refused: too_many_devices, close 4905.",
+    )  # fmt: skip
+    spaces_per_user_max: int = _integer(
+        QUOTAS.spaces_per_user_max, 1, 1_000_000_000, "spaces",
+        "Made by subscribing or writing first. One more is refused: too_many_spaces.",
+    )  # fmt: skip
+    spaces_per_key_max: int = _integer(
+        QUOTAS.spaces_per_key_max, 1, 1_000_000_000, "spaces",
+        "The same of an API key, which makes an inbox for each user whom it notifies.",
+    )  # fmt: skip
+    idempotency_keys_per_user_max: int = _integer(
+        QUOTAS.idempotency_keys_per_user_max, 1, 1_000_000_000, "requests",
+        "Remembered for 24 hours, 150 bytes each. One more is refused: 429.",
+    )  # fmt: skip
+    idempotency_keys_per_key_max: int = _integer(
+        QUOTAS.idempotency_keys_per_key_max, 1, 1_000_000_000, "events and requests",
+        "The same of an API key: what it posts in 24 hours.",
+    )  # fmt: skip
+
+
 class Keepalive(Table):
     """How a silent connection is found out."""
 
@@ -302,6 +329,7 @@ class Config(Table):
     auth: Auth = Auth()
     limits: Limits = Limits()
     rates: Rates = Rates()
+    quotas: Quotas = Quotas()
     keepalive: Keepalive = Keepalive()
     reconnect: Reconnect = Reconnect()
     drain: Drain = Drain()

@@ -16,7 +16,8 @@ from typing import Any
 from syncd.core.documents import Document
 from syncd.core.ids import RESERVED_DEVICE_PREFIX, SEQ_MAX
 from syncd.core.sums import CHAIN_START, SUM_MASK, bucket_of, chained, sum_change
-from syncd.engine.commands import Author
+from syncd.engine.commands import Author, Refused
+from syncd.engine.quotas import Quotas, nothing
 from syncd.store import keys
 from syncd.store.api import Reader, Writer
 from syncd.store.tables import (
@@ -24,6 +25,7 @@ from syncd.store.tables import (
     BYREV,
     DEVICES,
     DOCUMENTS,
+    HOLDINGS,
     LETTERS,
     LOW_WATERS,
     REPLICAS,
@@ -31,6 +33,7 @@ from syncd.store.tables import (
     SPACE_NAMES,
     SPACES,
     DeviceRow,
+    HoldingsRow,
     LetterRow,
     LogRow,
     ReplicaRow,
@@ -261,10 +264,12 @@ class Batch:
     """One write transaction. `entropy(size)` gives random bytes for epochs and the server's nonces. `alarms` collects
     defects of ours that were contained."""
 
-    __slots__ = ("_tx", "alarms", "entropy", "now_ms", "spaces")
+    __slots__ = ("_held", "_tx", "alarms", "entropy", "now_ms", "quotas", "spaces")
 
-    def __init__(self, tx: Writer, now_ms: int, entropy: Callable[[int], bytes]) -> None:
+    def __init__(self, tx: Writer, now_ms: int, entropy: Callable[[int], bytes], quotas: Quotas | None = None) -> None:
         self._tx = tx
+        self._held: dict[bytes, HoldingsRow] = {}  # altered holdings, by owner
+        self.quotas = quotas or Quotas()
         self.now_ms = now_ms
         self.entropy = entropy
         self.spaces: dict[str, SpaceWork] = {}
@@ -289,8 +294,30 @@ class Batch:
             work = self.spaces[name] = SpaceWork(self._tx, self.now_ms, name, row)
         return work
 
-    def space_made(self, name: str) -> SpaceWork:
-        """The space, made with a new epoch if it does not exist. Slot 0 is the server's own replica."""
+    def holdings(self, user: str) -> HoldingsRow:
+        """What a user or API key has."""
+        owner = keys.owner(user)
+        return self._held.get(owner) or HOLDINGS.get(self._tx, keys.holdings(owner)) or nothing(user)
+
+    def hold(self, row: HoldingsRow) -> None:
+        self._held[keys.owner(row.user)] = row
+
+    def release(self, owner: bytes) -> None:
+        """One idempotency key less."""
+        row = self._held.get(owner) or HOLDINGS.get(self._tx, keys.holdings(owner))
+        assert row is not None and row.idempotency_keys > 0, "a key that goes was counted when it came"
+        self.hold(row._replace(idempotency_keys=row.idempotency_keys - 1))
+
+    def refused_space(self, name: str, author: Author) -> Refused | None:
+        """Why the author may not make this space, if it does not exist and would be one too many."""
+        most = self.quotas.spaces_max(author)
+        if self.space(name) is not None or self.holdings(author.user).spaces < most:
+            return None
+        return Refused("too_many_spaces", f"{author.user} has made {most} spaces, and may make no more")
+
+    def space_made(self, name: str, author: Author) -> SpaceWork:
+        """The space, made with a new epoch if it does not exist, and then counted to the author. Slot 0 is the server's
+        own replica."""
         work = self.space(name)
         if work is not None:
             return work
@@ -303,6 +330,8 @@ class Batch:
         assert work.replica_made(SERVER_DEVICE).slot == SERVER_SLOT
         # Written at once: a space made later in this batch must find its number taken.
         SPACES.put(self._tx, keys.space(name), work.row)
+        held = self.holdings(author.user)
+        self.hold(held._replace(spaces=held.spaces + 1))
         return work
 
     def device_made(self, author: Author) -> DeviceRow:
@@ -311,9 +340,14 @@ class Batch:
         if row is None:
             row = DeviceRow(author.user, author.kind, author.installation, self.now_ms)
             DEVICES.put(self._tx, keys.device(author.device), row)
+            if author.kind == "device":
+                held = self.holdings(author.user)
+                self.hold(held._replace(devices=held.devices + 1))
         return row
 
     def flush(self) -> tuple[Delta, ...]:
+        for owner, held in self._held.items():
+            HOLDINGS.put(self._tx, keys.holdings(owner), held)
         return tuple(delta for work in self.spaces.values() if (delta := work.flush()) is not None)
 
 

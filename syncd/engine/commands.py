@@ -117,7 +117,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class PostEvents:
-    """Answer: `EventResults`, one (status, detail) per event in order: `accepted`, `duplicate` or `invalid`."""
+    """Answer: `EventResults`, one (status, detail) per event in order: `accepted`, `duplicate` or `invalid`;
+    or `Refused` (`too_many_keys`)."""
 
     author: Author
     events: tuple[Event, ...]

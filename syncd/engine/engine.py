@@ -41,6 +41,7 @@ from syncd.engine.commands import (
 from syncd.engine.feeding import consumer_acked, consumer_dropped, consumer_made, consumer_used
 from syncd.engine.grants import Role, role_on
 from syncd.engine.posting import post, post_events, trim_idempotency
+from syncd.engine.quotas import Quotas
 from syncd.store import keys
 from syncd.store.api import Writer
 from syncd.store.tables import API_KEYS, KeyRow
@@ -49,13 +50,13 @@ from syncd.store.tables import API_KEYS, KeyRow
 class Engine:
     """All decisions about sync. `entropy(size)` returns random bytes (epochs and the server's nonces)."""
 
-    def __init__(self, entropy: Callable[[int], bytes]) -> None:
-        self._entropy = entropy
+    def __init__(self, entropy: Callable[[int], bytes], quotas: Quotas | None = None) -> None:
+        self._entropy, self._quotas = entropy, quotas or Quotas()
 
     def decide(self, tx: Writer, now_ms: int, commands: Sequence[Command]) -> Decision:
         """Carry out the commands in order, in one transaction that the caller commits. Raises only `StoreError`, and
         what a defect raises: the caller then aborts and tries the commands one by one."""
-        batch = Batch(tx, now_ms, self._entropy)
+        batch = Batch(tx, now_ms, self._entropy, self._quotas)
         results = [self._result(batch, command) for command in commands]
         trim_idempotency(batch)
         return Decision(tuple(results), batch.flush(), tuple(batch.alarms))
@@ -91,9 +92,13 @@ class Engine:
 
 
 def _bind(batch: Batch, command: Bind) -> Result:
-    result = reading.bound(batch.tx, command.author)
+    author = command.author
+    result = reading.bound(batch.tx, author)
     if result is None:
-        batch.device_made(command.author)
+        most = batch.quotas.devices_per_user_max
+        if author.kind == "device" and batch.holdings(author.user).devices >= most:
+            return Refused("too_many_devices", f"{author.user} has {most} devices, and may add no more")
+        batch.device_made(author)
         return Bound()
     return result
 
@@ -112,9 +117,11 @@ def _push(batch: Batch, command: Push) -> Result:
         return Refused(
             "bad_position", "a push without an epoch names no position: base is 0, and no operation has 'seen'"
         )
+    if (refusal := batch.refused_space(command.space, author)) is not None:
+        return refusal
     if work is None:
         # Made also for one who names an epoch of a store that is no more: it is told which epoch to go on with.
-        work = batch.space_made(command.space)
+        work = batch.space_made(command.space, author)
     if command.epoch is not None and command.epoch != work.row.epoch:
         return _expired(work, author, command.epoch)
     if any(not isinstance(change, Void) and change.base > work.row.head for change in command.changes):
@@ -146,7 +153,9 @@ def _attach(batch: Batch, command: Attach) -> Result:
         return binding
     role = role_on(author.grants, command.space)
     if batch.space(command.space) is None and role >= Role.WRITER:
-        batch.space_made(command.space)
+        if (too_many := batch.refused_space(command.space, author)) is not None:
+            return too_many
+        batch.space_made(command.space, author)
     work = batch.space(command.space)
     refusal = reading.refused_attach(batch.tx, command, None if work is None else work.row, role)
     if refusal is not None:

@@ -27,23 +27,40 @@ TITLE_BYTES_MAX, BODY_BYTES_MAX, CATEGORY_BYTES_MAX = 200, 4000, 64  # what a pu
 def trim_idempotency(batch: Batch, count_max: int = TRIMMED_PER_BATCH) -> None:
     """Drop what expired, a bounded number at a time."""
     expired = []
-    for key, _ in batch.tx.scan(*keys.expiry_range(batch.now_ms)):
-        expired.append(key)
+    for key, row in EXPIRIES.scan(batch.tx, keys.expiry_range(batch.now_ms)):
+        expired.append((key, row))
         if len(expired) == count_max:
             break
-    for key in expired:
+    for key, (owner,) in expired:
+        batch.release(owner)
         batch.tx.delete(keys.idempotency(keys.parse_expiry(key)))
         batch.tx.delete(key)
 
 
-def _remember(batch: Batch, key: bytes, request: bytes, lifetime_ms: int, answer: Any) -> None:
+def _remember(batch: Batch, author: Author, key: bytes, request: bytes, lifetime_ms: int, answer: Any) -> None:
     trim_idempotency(batch, TRIMMED_PER_ADDED)
     expires_ms = batch.now_ms + lifetime_ms
     old = IDEMPOTENCY.get(batch.tx, keys.idempotency(key))
     if old is not None:
-        batch.tx.delete(keys.expiry(old.expires_ms, key))
+        stale = keys.expiry(old.expires_ms, key)
+        row = EXPIRIES.get(batch.tx, stale)
+        assert row is not None, "what is remembered expires"
+        batch.release(row[0])
+        batch.tx.delete(stale)
     IDEMPOTENCY.put(batch.tx, keys.idempotency(key), IdempotencyRow(request, expires_ms, answer))
-    EXPIRIES.put(batch.tx, keys.expiry(expires_ms, key), ())
+    EXPIRIES.put(batch.tx, keys.expiry(expires_ms, key), (keys.owner(author.user),))
+    held = batch.holdings(author.user)
+    batch.hold(held._replace(idempotency_keys=held.idempotency_keys + 1))
+
+
+def _refused_keys(batch: Batch, author: Author, count: int) -> Refused | None:
+    """Why the author may not have so many more keys remembered, if so."""
+    most = batch.quotas.idempotency_keys_max(author)
+    if batch.holdings(author.user).idempotency_keys + count > most:
+        trim_idempotency(batch)  # what has expired makes room
+    if batch.holdings(author.user).idempotency_keys + count <= most:
+        return None
+    return Refused("too_many_keys", f"{most} requests are remembered for {author.user}; the oldest go after a day")
 
 
 def _remembered(batch: Batch, key: bytes) -> IdempotencyRow | None:
@@ -64,10 +81,12 @@ def post(batch: Batch, command: Post) -> Result:
         outcome, seq, detail, epoch, head = row.answer
         return Posted(outcome, seq, detail, Position(epoch, head))
     work = batch.space(command.space)
-    refusal = _refused_position(batch, command, work)
+    refusal = _refused_position(batch, command, work) or batch.refused_space(command.space, author)
+    if refusal is None and idempotency is not None:
+        refusal = _refused_keys(batch, author, 1)
     if refusal is not None:
         return refusal
-    work = batch.space_made(command.space)
+    work = batch.space_made(command.space, author)
     batch.device_made(author)
     base = work.head if command.base is None else command.base.seq
     if command.if_match is not None and command.base is None:
@@ -75,7 +94,7 @@ def post(batch: Batch, command: Post) -> Result:
     entry = _authored(batch, work, author, role, base, command.operations)
     if idempotency is not None:
         answer = [entry.outcome, entry.seq, entry.detail, work.row.epoch, work.head]
-        _remember(batch, idempotency.key, idempotency.request, idempotency.lifetime_ms, answer)
+        _remember(batch, author, idempotency.key, idempotency.request, idempotency.lifetime_ms, answer)
     return Posted(entry.outcome, entry.seq, entry.detail, Position(work.row.epoch, work.head))
 
 
@@ -119,22 +138,24 @@ def _authored(batch: Batch, work: SpaceWork, author: Author, role: Role, base: i
 
 def post_events(batch: Batch, command: PostEvents) -> Result:
     """Take events, each at most once by (source, id) while its key is remembered."""
-    return EventResults(tuple(_event(batch, event, command.lifetime_ms) for event in command.events))
+    if (refusal := _refused_keys(batch, command.author, len(command.events))) is not None:
+        return refusal
+    return EventResults(tuple(_event(batch, command.author, event, command.lifetime_ms) for event in command.events))
 
 
-def _event(batch: Batch, event: Event, lifetime_ms: int) -> tuple[str, str | None]:
+def _event(batch: Batch, author: Author, event: Event, lifetime_ms: int) -> tuple[str, str | None]:
     if _remembered(batch, event.key) is not None:
         return "duplicate", None
     notification = event.data.get("notification") if isinstance(event.data, dict) else None
     if notification is not None:
-        problem = _delivered(batch, event, notification)
+        problem = _delivered(batch, author, event, notification)
         if problem is not None:
             return "invalid", problem
-    _remember(batch, event.key, b"", lifetime_ms, None)
+    _remember(batch, author, event.key, b"", lifetime_ms, None)
     return "accepted", None
 
 
-def _delivered(batch: Batch, event: Event, notification: Any) -> str | None:
+def _delivered(batch: Batch, author: Author, event: Event, notification: Any) -> str | None:
     """Write a notification into its recipient's inbox; returns what is wrong with it, if anything."""
     if event.subject is None:
         return "an event with a notification names its recipient as subject"
@@ -151,7 +172,9 @@ def _delivered(batch: Batch, event: Event, notification: Any) -> str | None:
     document = [INBOX, event.key.hex()]
     operations: list[Any] = [["create", *document]]
     operations += [["reg.set", *document, name, value] for name, value in fields.items()]
-    work = batch.space_made(space)
+    if (refusal := batch.refused_space(space, author)) is not None:
+        return refusal.detail
+    work = batch.space_made(space, author)
     entry = _authored(batch, work, SERVER, Role.OWNER, work.head, operations)
     if entry.seq is None:
         return f"{entry.outcome}: {(entry.detail or {}).get('reason', '')}"

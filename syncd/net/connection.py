@@ -247,8 +247,8 @@ class Connection:
                 self._welcome(hello, author, principal)
             case commands.Failed(reason, detail):
                 self._turn_away(KIND_BY_NAME.get(reason, INTERNAL), detail, services.limits.backoff_ms)
-            case commands.Refused(_, detail):
-                raise ProtocolError(DEVICE_BOUND, detail)
+            case commands.Refused(reason, detail):
+                raise ProtocolError(KIND_BY_NAME[reason], detail)  # `device_bound`, `too_many_devices`
             case _:
                 raise AssertionError(f"a Bind is not answered by {result}")
 

@@ -46,6 +46,12 @@ KINDS: dict[str, ProblemKind] = {
         "The credentials are valid but do not cover this request. `scope` names the scope that an API key needs; a"
         " token needs a grant on the space.",
     ),
+    "quota-exceeded": ProblemKind(
+        403,
+        "Quota exceeded",
+        "The user or API key has made as many spaces as it may make. Nothing was done. An operator can raise the"
+        " quota.",
+    ),
     "not-found": ProblemKind(
         404, "Not found", "There is nothing at this address, or the document is absent or was deleted."
     ),

@@ -8,9 +8,10 @@ they own: a missing row is reported once, by the check of its own table, and the
 wrong checksum is a finding, and what it said is unknown: checks that need it say nothing about it.
 
 Memory: rows are streamed. What grows is one bit per document number of the space that is being checked, 1,024 sums, and
-nothing else. Time: about three reads per document, two per log row.
+two numbers for each user. Time: about three reads per document, two per log row.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -31,6 +32,7 @@ from syncd.store.tables import (
     DOCUMENTS,
     ENTRIES,
     EXPIRIES,
+    HOLDINGS,
     IDEMPOTENCY,
     LETTERS,
     LOG,
@@ -186,6 +188,38 @@ def _devices(tx: Reader) -> Findings:
     for _, row in _rows(tx, API_KEYS, keys.table_range(keys.API_KEY)):
         if not isinstance(row, _Damaged) and tx.get(keys.device(row.device)) is None:
             yield Finding(API_KEYS.name, row.name, f"its device {row.device.hex()} has no row")
+
+
+def _holdings(tx: Reader) -> Findings:
+    """What is counted of each user and key is there. (Who made a space stands nowhere else.)"""
+    devices = _counted(tx, DEVICES, lambda row: keys.owner(row.user) if row.kind not in ("key", "server") else None)
+    remembered = _counted(tx, EXPIRIES, lambda row: row[0] if row else None)
+    for key, held in _rows(tx, HOLDINGS, keys.table_range(keys.HOLDINGS)):
+        owner = key[1:]
+        there = [None if counts is None else counts.pop(owner, 0) for counts in (devices, remembered)]
+        if isinstance(held, _Damaged):
+            continue
+        if owner != keys.owner(held.user):
+            yield Finding(HOLDINGS.name, held.user, "it stands under the hash of another name")
+        counted = (held.devices, held.idempotency_keys)
+        for what, count, found in zip(("devices", "idempotency keys"), counted, there, strict=True):
+            if found is not None and count != found:
+                yield Finding(HOLDINGS.name, held.user, f"{count} {what} are counted, {found} are there")
+        if held.spaces < 0:
+            yield Finding(HOLDINGS.name, held.user, f"{held.spaces} spaces are counted")
+    for owner in (devices or Counter()) | (remembered or Counter()):
+        yield Finding(HOLDINGS.name, owner.hex(), "its devices or idempotency keys are not counted")
+
+
+def _counted(tx: Reader, table: Table[Any], owner: Callable[[Any], bytes | None]) -> Counter[bytes] | None:
+    """How many rows each owner has; None if one is damaged, and so nobody knows whose it was."""
+    counts: Counter[bytes] = Counter()
+    for _, row in _rows(tx, table, keys.table_range(table.prefix)):
+        if isinstance(row, _Damaged):
+            return None
+        if (found := owner(row)) is not None:
+            counts[found] += 1
+    return counts
 
 
 def _idempotency(tx: Reader) -> Findings:
@@ -493,7 +527,7 @@ def _consumers(space: _Space) -> Findings:
 
 
 STORE_CHECKS: Final[tuple[Callable[[Reader], Findings], ...]] = (
-    _outside, _records, _meta, _spaces, _devices, _idempotency, _consumer_owners,
+    _outside, _records, _meta, _spaces, _devices, _holdings, _idempotency, _consumer_owners,
 )  # fmt: skip
 SPACE_CHECKS: Final[tuple[Callable[[_Space], Findings], ...]] = (
     _documents, _byrev, _sums, _log, _device_logs, _replicas, _slots, _low_waters, _letters, _consumers,

@@ -20,19 +20,21 @@ name that is followed by another; ids and hashes have fixed sizes.
 | `L` | bucket | space, number | sum |
 | `M` | dead letter | space, number | LetterRow |
 | `N` | idempotency | key hash | IdempotencyRow |
-| `O` | expiry | ms, key hash | nothing: when an idempotency row goes |
+| `O` | expiry | ms, key hash | owner's hash: when an idempotency row goes, and from whose count |
 | `P` | API key | hash of its secret | KeyRow |
 | `Q` | consumer | space, hash of its owner, name | ConsumerRow |
 | `R` | consumer owner | hash of the owner, space, name | nothing: a consumer by its owner |
+| `S` | holdings | hash of a user's or key's name | HoldingsRow |
 """
 
+from hashlib import sha256
 from struct import Struct
 
 META, SPACE, SPACE_NAME, DOCUMENT, BYREV, LOG, DEVICE_LOG, DEVICE = b"A", b"B", b"C", b"D", b"E", b"F", b"G", b"H"
 REPLICA, SLOT, LOW_WATER, BUCKET, LETTER, IDEMPOTENCY, EXPIRY, API_KEY = (
     b"I", b"J", b"K", b"L", b"M", b"N", b"O", b"P",
 )  # fmt: skip
-CONSUMER, CONSUMER_OWNER = b"Q", b"R"
+CONSUMER, CONSUMER_OWNER, HOLDINGS = b"Q", b"R", b"S"
 
 HASH_BYTES = 16
 
@@ -235,3 +237,12 @@ def parse_consumer_owner(key: bytes) -> tuple[bytes, int, str]:
     space_at = 1 + HASH_BYTES
     name_at = space_at + _U32.size
     return key[1:space_at], _U32.unpack_from(key, space_at)[0], key[name_at:].decode(errors="replace")
+
+
+def owner(user: str) -> bytes:
+    """Stands for a user or API key, whose name may be longer than a key can be."""
+    return sha256(user.encode()).digest()[:HASH_BYTES]
+
+
+def holdings(owner_hash: bytes) -> bytes:
+    return HOLDINGS + owner_hash

@@ -108,6 +108,15 @@ class IdempotencyRow(NamedTuple):
     answer: Any
 
 
+class HoldingsRow(NamedTuple):
+    """How much a user or API key has of what it can make without end."""
+
+    user: str
+    devices: int
+    spaces: int
+    idempotency_keys: int
+
+
 class KeyRow(NamedTuple):
     """An API key, stored under the hash of its secret. Acts as the device `device`."""
 
@@ -216,8 +225,9 @@ EXPIRIES: Table[tuple[Any, ...]] = Table("expiry", keys.EXPIRY, _single)
 API_KEYS: Table[KeyRow] = Table("API key", keys.API_KEY, KeyRow)
 CONSUMERS: Table[ConsumerRow] = Table("consumer", keys.CONSUMER, ConsumerRow)
 CONSUMER_OWNERS: Table[tuple[Any, ...]] = Table("consumer owner", keys.CONSUMER_OWNER, _single)
+HOLDINGS: Table[HoldingsRow] = Table("holdings", keys.HOLDINGS, HoldingsRow)
 
 TABLES: tuple[Table[Any], ...] = (
     META, SPACES, SPACE_NAMES, DOCUMENTS, BYREV, LOG, ENTRIES, DEVICES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS,
-    IDEMPOTENCY, EXPIRIES, API_KEYS, CONSUMERS, CONSUMER_OWNERS,
+    IDEMPOTENCY, EXPIRIES, API_KEYS, CONSUMERS, CONSUMER_OWNERS, HOLDINGS,
 )  # fmt: skip

@@ -90,6 +90,12 @@ BAD_POSITION: Final = Kind(
 )
 FORBIDDEN: Final = Kind(18, "forbidden", "never", None, "The user has no role that allows this.")
 TOKEN_USER: Final = Kind(19, "token_user", "never", 4900, "`refresh` brought the token of another user.")
+TOO_MANY_DEVICES: Final = Kind(
+    20, "too_many_devices", "never", 4905, "The user has as many device ids as one may have; this one is new."
+)
+TOO_MANY_SPACES: Final = Kind(
+    21, "too_many_spaces", "never", None, "The user has made as many spaces as one may make; this one is new."
+)
 
 KINDS: Final[tuple[Kind, ...]] = (
     MALFORMED,
@@ -111,6 +117,8 @@ KINDS: Final[tuple[Kind, ...]] = (
     BAD_POSITION,
     FORBIDDEN,
     TOKEN_USER,
+    TOO_MANY_DEVICES,
+    TOO_MANY_SPACES,
 )
 KIND_BY_NAME: Final = {kind.name: kind for kind in KINDS}
 KIND_BY_CODE: Final = {kind.code: kind for kind in KINDS}
@@ -186,6 +194,7 @@ CLOSES: Final[tuple[Close, ...]] = (
     Close(4902, "device_bound", "stop", _LOCAL, "The device id belongs to another user."),
     Close(4903, "frame_limit", "stop", _LOCAL, "The client can take less than the longest delta."),
     Close(4904, "unsupported", "stop", _LOCAL, "The client lacks something that the server requires."),
+    Close(4905, "too_many_devices", "stop", _LOCAL, "The user may add no more devices."),
 )
 CLOSE_BY_CODE: Final = {close.code: close for close in CLOSES}
 

@@ -10,6 +10,7 @@ from syncd.engine.batch import space_row
 from syncd.engine.commands import Ack, Attach, Attached, Author, Command, Decision, Push, Pushed, Result
 from syncd.engine.engine import Engine
 from syncd.engine.grants import Grant, Role
+from syncd.engine.quotas import Quotas
 from syncd.store import keys
 from syncd.store.api import Reader
 from syncd.store.memory import MemoryStore
@@ -61,9 +62,9 @@ def one(result: Result, kind: type[R]) -> R:
 class Daemon:
     """Store and engine as the daemon joins them: every `decide` is one committed transaction."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, quotas: Quotas | None = None) -> None:
         self.store = MemoryStore()
-        self.engine = Engine(Random(seed).randbytes)
+        self.engine = Engine(Random(seed).randbytes, quotas)
         self.now_ms = 1_000
         self.deltas: list[Delta] = []  # all live ones, in commit order
         self.alarms: list[str] = []

@@ -21,6 +21,7 @@ from syncd.store.tables import (
     DEVICES,
     DOCUMENTS,
     ENTRIES,
+    HOLDINGS,
     IDEMPOTENCY,
     LOG,
     LOW_WATERS,
@@ -167,6 +168,8 @@ NEVER = 1 << 40
 OWNER = owner_hash("key:backend")
 CONSUMER = keys.consumer(S, OWNER, "mailer")
 
+BENS = keys.holdings(keys.owner(BEN.user))
+
 CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("schema row too long", replaced(META, keys.meta("x"), (1, 2)), [("meta", "has one item")]),
     ("stray key", lambda tx: tx.put(b"Zed", b""), [("none", "belongs to no table")]),
@@ -253,7 +256,9 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
         ("log", "whose log says"), ("device log", "beyond the head"),
     ]),
     # devices
-    ("device gone", dropped(keys.device(BEN.device)), [("replica", "the device has no row")]),
+    ("device gone", dropped(keys.device(BEN.device)), [
+        ("replica", "the device has no row"), ("holdings", "1 devices are counted, 0 are there"),
+    ]),
     ("kind unknown", changed(DEVICES, keys.device(BEN.device), kind="phone"), [("device", "unknown kind")]),
     ("no installation", changed(DEVICES, keys.device(BEN.device), installation=None), [("device", "installation")]),
     ("short device id", replaced(DEVICES, keys.device(b"x"), ("u", "key", None, 0)), [("device", "has 16 bytes")]),
@@ -290,7 +295,14 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
         ("consumer", "it is complete up to"),
     ]),
     # idempotency
-    ("never expires", dropped(keys.expiry(1000 + DAY_MS, b"k" * 16)), [("idempotency", "never expires")]),
+    ("never expires", dropped(keys.expiry(1000 + DAY_MS, b"k" * 16)), [
+        ("idempotency", "never expires"), ("holdings", "idempotency keys are counted"),
+    ]),
+    # holdings
+    ("devices miscounted", changed(HOLDINGS, BENS, devices=2), [("holdings", "2 devices are counted, 1 are there")]),
+    ("spaces below none", changed(HOLDINGS, BENS, spaces=-1), [("holdings", "-1 spaces")]),
+    ("nobody counted", dropped(BENS), [("holdings", "are not counted")]),
+    ("counted under another name", changed(HOLDINGS, BENS, user="eve"), [("holdings", "another name")]),
     ("nothing to expire", dropped(keys.idempotency(b"k" * 16)), [("expiry", "nothing is remembered")]),
     ("expires twice", replaced(IDEMPOTENCY, keys.expiry(9, b"k" * 16), ()), [("expiry", "not here")]),
 ]  # fmt: skip

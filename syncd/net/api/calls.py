@@ -22,7 +22,7 @@ from syncd.core.ids import (
     check_space,
     parse_position,
 )
-from syncd.engine.commands import Author, Command, Failed, Result
+from syncd.engine.commands import Author, Command, Failed, Refused, Result
 from syncd.engine.grants import Role, role_on
 from syncd.net.api.docs import Pages
 from syncd.net.auth import (
@@ -256,4 +256,8 @@ async def executed(call: Call, command: Command) -> Result:
         if result.reason == "overloaded":
             raise raised("overloaded", result.detail, (("Retry-After", str(RETRY_OVERLOADED_S)),))
         raise raised("internal", result.detail)
+    if isinstance(result, Refused) and result.reason == "too_many_spaces":
+        raise raised("quota-exceeded", result.detail)
+    if isinstance(result, Refused) and result.reason == "too_many_keys":
+        raise raised("rate-limited", result.detail, (("Retry-After", str(RETRY_FULL_S)),))
     return result

@@ -1,0 +1,42 @@
+"""Quotas: how much of the store one user or API key may fill with names that it invents.
+
+Owns these limits and the rows that count what each has. Changes need no quota here: they are paced at the edge, and
+documents, logs and dead letters have bounds of their own. But a device id, a space and an idempotency key each make
+rows of their own for whoever thinks of a new one, and an id costs nothing to think of. Must not know tokens or HTTP.
+
+The counts stand in the store, so no restart forgives them. A space counts to whom its first write came from; a device
+and a space stay, so these two only rise; an idempotency key goes after its lifetime, and its count with it.
+"""
+
+from dataclasses import dataclass
+
+from syncd.engine.commands import Author
+from syncd.store.tables import HoldingsRow
+
+KEY_PREFIX = "key:"  # of the name under which an API key acts
+
+
+@dataclass(frozen=True, slots=True)
+class Quotas:
+    """Each with what it costs the store, about."""
+
+    devices_per_user_max: int = 1_000  # 150 bytes, and as much in each space; each installation of an app makes one
+    spaces_per_user_max: int = 10_000  # 500 bytes; who has more is a backend, and has a key
+    spaces_per_key_max: int = 1_000_000  # an inbox for each user of a big app
+    idempotency_keys_per_user_max: int = 10_000  # 150 bytes, for 24 hours; one every nine seconds
+    idempotency_keys_per_key_max: int = 10_000_000  # 1.5 GB; 115 events or changes a second, all day
+
+    def spaces_max(self, author: Author) -> int:
+        return self.spaces_per_key_max if is_key(author) else self.spaces_per_user_max
+
+    def idempotency_keys_max(self, author: Author) -> int:
+        return self.idempotency_keys_per_key_max if is_key(author) else self.idempotency_keys_per_user_max
+
+
+def is_key(author: Author) -> bool:
+    """Whether an API key asks. A user's token over HTTP acts as a device without memory, and counts as its user."""
+    return author.kind == "key" and author.user.startswith(KEY_PREFIX)
+
+
+def nothing(user: str) -> HoldingsRow:
+    return HoldingsRow(user, 0, 0, 0)
