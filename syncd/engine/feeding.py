@@ -16,7 +16,6 @@ nothing in the frontier: it reads documents, not history, and no reader that wen
 """
 
 from collections.abc import Iterator
-from hashlib import sha256
 
 from syncd.core.ids import Place, Position
 from syncd.engine import reading
@@ -46,7 +45,7 @@ USED_MS = 300_000  # so precise is `used_ms` while a consumer is only read: a wr
 
 
 def owner_hash(owner: str) -> bytes:
-    return sha256(owner.encode()).digest()[: keys.HASH_BYTES]
+    return keys.owner(owner)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------

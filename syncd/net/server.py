@@ -198,4 +198,6 @@ class Server:
         return None
 
     def request_refused_s(self, peer: str) -> float:
-        return self._gate.request_refused_s(peer)
+        wait_s = self._gate.request_refused_s(peer)
+        # Those behind one address are told different times, or they would return as one.
+        return wait_s and wait_s + self._env.entropy.uniform(0, self._limits.refused_retry_min_s)

@@ -14,7 +14,6 @@ two numbers for each user. Time: about three reads per document, two per log row
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, Final
 
 from syncd.core.documents import Document
@@ -516,7 +515,7 @@ def _consumers(space: _Space) -> Findings:
             yield space.found(CONSUMERS, name, "it is not listed under its owner")
         if isinstance(row, _Damaged):
             continue
-        if sha256(row.owner.encode()).digest()[: keys.HASH_BYTES] != owner_hash:
+        if keys.owner(row.owner) != owner_hash:
             yield space.found(CONSUMERS, name, f"its key is not that of its owner {row.owner!r}")
         if len(row.epoch) != ID_BYTES:
             yield space.found(CONSUMERS, name, f"the epoch has {len(row.epoch)} bytes")

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from syncd.env.ports import TransportClosed
 from tests.attack.stage import Attack, Target, everything, http, push, statuses, upgrade_request
 
 MALFORMED = ("syncd_http_refusals_total", "malformed-request")
@@ -164,6 +165,44 @@ async def guessed_keys(target: Target) -> str:
     return f"{statuses_found[0]} {wrong} times, then {statuses_found[wrong]}"
 
 
+async def request_flood(target: Target) -> str:
+    """Requests as fast as one connection carries them, and the answers read: beyond the bucket of the address, 429."""
+    transport = await target.connect("127.0.0.7")
+    answers: list[bytes] = []
+    async with trio.open_nursery() as nursery:
+
+        async def read() -> None:
+            answers.append(await everything(transport))
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(read)
+        await push(transport, _get(HOST) * 10_000)
+        await trio.sleep(60)
+    transport.abort()
+    count = answers[0].count(b"HTTP/1.1 404 ")
+    last = statuses(answers[0][answers[0].rindex(b"HTTP/1.1 ") :])
+    assert 500 <= count < 10_000, count
+    return f"404 not-found more than 500 times, then {last}"
+
+
+async def connection_flood(target: Target) -> str:
+    """700 connections of one address that may have 200, each with a request that it never finishes."""
+    transports = [await target.connect("127.0.0.6") for _ in range(700)]
+    for transport in transports:
+        await push(transport, b"GET / HTTP/1.1\r\n")
+    await trio.sleep(1)
+    dropped = 0
+    for transport in transports:
+        with trio.move_on_after(0.001):
+            try:
+                dropped += await transport.receive(1) == b""
+            except TransportClosed:
+                dropped += 1
+    for transport in transports:
+        transport.abort()
+    return f"{700 - dropped} are held, {dropped} were cut off"
+
+
 def _change(body: bytes) -> Callable[[Target], Awaitable[str]]:
     async def run(target: Target) -> str:
         token, length = target.token("mallory"), len(body)
@@ -175,6 +214,11 @@ def _change(body: bytes) -> Callable[[Target], Awaitable[str]]:
 
 
 API = (
+    Attack("10,000 requests on one connection", request_flood,
+           "404 not-found more than 500 times, then 429 rate-limited",
+           ("syncd_rate_limited_total", "requests_address"), needs_api=True),
+    Attack("700 connections from one address", connection_flood, "456 are held, 244 were cut off",
+           ("syncd_connections_accepted_total", "refused_address"), needs_api=True),
     Attack("guessed API keys", guessed_keys, "401 unauthenticated 30 times, then 429 rate-limited",
            ("syncd_rate_limited_total", "authentication"), needs_api=True),
     Attack("JSON nested 100,000 deep", _change(b"[" * 100_000 + b"]" * 100_000), "400 malformed-request",
