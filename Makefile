@@ -74,7 +74,7 @@ sim: $(STAMP) ## The whole system simulated: SEEDS=300 different runs from FIRST
 attack: $(STAMP) ## Every attack of the table against the real daemon; what it answers, counts, and costs a bystander
 	@$(BIN)/python -m tests.attack $(ARGS)
 
-autobahn: $(STAMP) ## Autobahn's 517 WebSocket cases against our stack (needs a CPython 2.7; says so where there is none)
+autobahn: $(STAMP) ## Autobahn's 517 WebSocket cases against our stack, compression included: an hour (needs a CPython 2.7; says so where there is none)
 	@$(BIN)/python -m tests.conformance.autobahn $(ARGS)
 
 openapi: $(STAMP) ## schemathesis: requests drawn from the OpenAPI file, at a running daemon

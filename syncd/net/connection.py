@@ -25,15 +25,14 @@ from syncd.env.ports import Transport, TransportClosed
 from syncd.net.auth import Principal
 from syncd.net.counters import BY_PEER, LOST, Counters
 from syncd.net.delivery import Channel, Delivery
+from syncd.net.formats import format_of
 from syncd.net.http import RECEIVE_BYTES, Upgrade
 from syncd.net.services import Services
 from syncd.net.websocket import (
-    BINARY,
     INTERNAL_ERROR,
     NORMAL,
     PONG,
     PROTOCOL_ERROR,
-    TEXT,
     Closed,
     FrameRefused,
     Inbound,
@@ -68,8 +67,8 @@ from syncd.wire.session import Due, ServerSession, State, Step, Subscription
 IDLE, NO_PROGRESS, BUSY = 4001, 4002, 4101  # close codes for which the registry has no error
 SESSION_BYTES: Final = 16
 
-# A frame that takes longer to read is followed by a pause as long: who sends megabytes of nested arrays back to back
-# has half of the loop at most. Turns between the changes of a frame would not do: one change may fill the frame.
+# A frame that takes longer to inflate and read is followed by a pause as long: who sends megabytes of nested arrays
+# back to back has half of the loop at most. Turns between the changes of a frame would not do: one change may fill it.
 READ_S_MAX: Final = 0.005
 
 
@@ -95,12 +94,15 @@ class Connection:
     def __init__(self, transport: Transport, upgrade: Upgrade, services: Services) -> None:
         codec, limits = upgrade.codec, services.wire_limits
         self.due: int | None = None  # the wheel's
-        self.delivery = Delivery(transport, codec, services.wiring, self)
+        is_sent_deflated = upgrade.deflate is not None and upgrade.deflate.is_sent
+        self.delivery = Delivery(transport, format_of(codec, is_deflated=is_sent_deflated), services.wiring, self)
         self._services = services
         self._session = ServerSession(codec, _now_ms(), limits, services.limits.ping_ms)
         # Not more than a hello needs, until it is known who sends. None: what comes is thrown away.
         hello_bytes_max = min(HELLO_BYTES_MAX, codec.frame_bytes_max(limits))
-        self._inbound: Inbound | None = Inbound(is_text=codec.is_text, payload_bytes_max=hello_bytes_max)
+        self._inbound: Inbound | None = Inbound(
+            is_text=codec.is_text, payload_bytes_max=hello_bytes_max, is_deflated=upgrade.deflate is not None
+        )
         self._authorization = upgrade.authorization
         self._unread = upgrade.trailing
         self._author: Author | None = None  # from `welcome` on
@@ -150,6 +152,7 @@ class Connection:
         if self._inbound is None:
             return
         try:
+            began_s = trio.current_time()
             for item in self._inbound.receive(data):
                 if isinstance(item, Closed):
                     self._peer_closed(item.code)
@@ -161,7 +164,6 @@ class Connection:
                 elif isinstance(item, Scrap):
                     self._session.charge(1, _now_ms())
                 else:
-                    began_s = trio.current_time()
                     messages = self._session.receive(item, _now_ms())
                     read_s = trio.current_time() - began_s
                     self._counters.messages_received += len(messages)
@@ -171,6 +173,7 @@ class Connection:
                             break  # also what came behind a `hello` that was refused
                     if read_s > READ_S_MAX:
                         await trio.sleep(read_s)
+                began_s = trio.current_time()
         except ProtocolError as refused:
             self._refuse(refused)
             if refused.kind is RATE_LIMITED:
@@ -264,7 +267,7 @@ class Connection:
         services.hub.remember(self._session_id, author.device)
         services.hub.join(self)
         if self._inbound is not None:
-            self._inbound.payload_bytes_max = self._session.codec.frame_bytes_max(services.wire_limits)
+            self._inbound.allow(self._session.codec.frame_bytes_max(services.wire_limits))
         welcome = services.welcome(
             self._session_id, author.user, is_resumed, self._session.ping_ms, principal.expires_ms
         )
@@ -451,7 +454,7 @@ class Connection:
             for message in messages:
                 if isinstance(message, m.Error):
                     self._counters.errors[message.name] += 1
-            self.delivery.send_frame(frame(TEXT if self._session.codec.is_text else BINARY, payload))
+            self.delivery.send_frame(self.delivery.format.framed(payload))
 
     # -- the end -------------------------------------------------------------------------------------------------
 

@@ -28,9 +28,8 @@ from syncd.engine.grants import Role
 from syncd.engine.reading import Cursor
 from syncd.env.ports import Transport, TransportClosed
 from syncd.net.counters import Counters
-from syncd.net.websocket import BINARY, TEXT, frame
+from syncd.net.formats import FORMATS, Format
 from syncd.store.api import Store
-from syncd.wire.codec import Codec
 from syncd.wire.messages import Delta, Outcomes, ServerMessage, Subscribed
 from syncd.wire.session import Step, Subscription, subscription_after
 
@@ -39,14 +38,14 @@ OUTCOMES_MAX: Final = 1000  # outcome entries in one message (SPEC 6)
 
 class Room:
     """The subscribers of one space. `sent_to`: the `to` of the last delta whose fan-out has begun. `live`: channels
-    that get deltas as they commit, MessagePack and JSON apart, each in order of arrival. `count`: all channels."""
+    that get deltas as they commit, by the number of their format, each in order of arrival. `count`: all channels."""
 
     __slots__ = ("count", "live", "sent_to", "space")
 
     def __init__(self, space: str) -> None:
         self.space = space
         self.sent_to = 0
-        self.live: tuple[dict[Channel, None], dict[Channel, None]] = ({}, {})
+        self.live: tuple[dict[Channel, None], ...] = tuple({} for _ in FORMATS)
         self.count = 0
 
 
@@ -130,13 +129,13 @@ class Delivery:
             "_waiting",
             "_wiring",
         ),
-        *("channels", "codec", "is_closed", "progress_s", "send_now", "transport"),
+        *("channels", "format", "is_closed", "progress_s", "send_now", "transport"),
     )
 
-    def __init__(self, transport: Transport, codec: Codec, wiring: Wiring, owner: Owner) -> None:
+    def __init__(self, transport: Transport, format: Format, wiring: Wiring, owner: Owner) -> None:
         self.transport = transport
         self.send_now = transport.send_now
-        self.codec = codec
+        self.format = format
         self.channels: dict[str, Channel] = {}
         self.is_closed = False
         self.progress_s = 0.0  # trio's clock: when the socket last took something of the remainder
@@ -169,7 +168,7 @@ class Delivery:
 
     def send(self, *messages: ServerMessage) -> None:
         """Hand over one frame with these messages, or keep it behind the remainder."""
-        self.send_frame(self._framed(*messages))
+        self.send_frame(self.format.encoded(*messages))
 
     def send_frame(self, data: bytes) -> None:
         """Hand over a frame, or keep it behind the remainder. A peer that lets too much pile up is cut off."""
@@ -210,9 +209,6 @@ class Delivery:
     def failed(self) -> None:
         """Called in the handler of an exception that is a defect of ours: end the connection."""
         self._owner.failed()
-
-    def _framed(self, *messages: ServerMessage) -> bytes:
-        return frame(TEXT if self.codec.is_text else BINARY, self.codec.encode(*messages))
 
     def _hand_over(self, data: bytes) -> None:
         try:
@@ -312,14 +308,14 @@ class Delivery:
         assert channel.room is not None
         channel.moved(Step.BLOCKED)
         self._wiring.counters.fell_behind += 1
-        del channel.room.live[self.codec.is_text][channel]
+        del channel.room.live[self.format.number][channel]
         channel.cursor = Cursor(channel.space, channel.space_id, channel.pos, channel.pos, None)
         self._wait(channel)
         self._start_pump()
 
     def _detach(self, channel: Channel) -> None:
         if channel.room is not None:
-            channel.room.live[self.codec.is_text].pop(channel, None)
+            channel.room.live[self.format.number].pop(channel, None)
             self._wiring.rooms.leave(channel.room)
             channel.room = None
         channel.state, channel.answer, channel.cursor = Subscription.NONE, None, None
@@ -334,7 +330,7 @@ class Delivery:
             return False
         channel.moved(Step.FINAL_PAGE)
         channel.pos, channel.cursor, channel.is_owed = cursor.complete, None, False
-        room.live[self.codec.is_text][channel] = None
+        room.live[self.format.number][channel] = None
         return True
 
     # -- outcomes ------------------------------------------------------------------------------------------------
@@ -445,13 +441,13 @@ class Delivery:
         data = b""
         if outcomes:
             channel.outcome_n = outcomes[-1].n
-            data = self._framed(Outcomes(channel.space, channel.epoch, outcomes))
+            data = self.format.encoded(Outcomes(channel.space, channel.epoch, outcomes))
         if is_told:
             channel.is_owed = False
             if channel.answer is not None:
-                data += self._framed(_subscribed(channel.answer, channel.cursor))
+                data += self.format.encoded(_subscribed(channel.answer, channel.cursor))
             elif delta is not None and delta.to > delta.from_:
-                data += self._framed(delta)
+                data += self.format.encoded(delta)
                 self._wiring.counters.pages += 1
         if data:
             self._hand_over(data)

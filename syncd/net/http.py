@@ -22,6 +22,7 @@ import h11
 import trio
 
 from syncd.env.ports import Clock, Transport, TransportClosed
+from syncd.net import deflate
 from syncd.net.counters import Counters
 from syncd.net.exchange import BODY_BYTES_MAX, Later, Request, Response, Send, http_date
 from syncd.net.limits import NetLimits
@@ -59,11 +60,13 @@ class Door(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """The connection is a WebSocket from here on. `trailing`: bytes that came right behind the request."""
+    """The connection is a WebSocket from here on. `trailing`: bytes that came right behind the request. `deflate`: what
+    was agreed about compression, None if it is not used."""
 
     codec: Codec
     authorization: str | None
     trailing: bytes
+    deflate: deflate.Agreement | None
 
 
 class _Ended(Exception):
@@ -428,13 +431,15 @@ class _Conversation:
         if (wait_s := self._shell.door.refused_s()) is not None:
             raise _overloaded(wait_s)
         await self._event()  # the end of the request: then h11 stands aside and hands out what follows
+        agreement = deflate.agreed(headers.get("sec-websocket-extensions", ""))
+        extensions = b"" if agreement is None else f"\r\nSec-WebSocket-Extensions: {agreement.response}".encode()
         accept = base64.b64encode(hashlib.sha1(key.encode() + _ACCEPT_GUID, usedforsecurity=False).digest())
         await self._write(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
-            + accept + b"\r\nSec-WebSocket-Protocol: " + name.encode() + b"\r\n\r\n"
+            + accept + b"\r\nSec-WebSocket-Protocol: " + name.encode() + extensions + b"\r\n\r\n"
         )  # fmt: skip
         self._shell.counters.upgrades["accepted"] += 1
-        return Upgrade(CODECS[name], headers.get("authorization"), bytes(self._h11.trailing_data[0]))
+        return Upgrade(CODECS[name], headers.get("authorization"), bytes(self._h11.trailing_data[0]), agreement)
 
 
 def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -3,9 +3,10 @@
 Owns the rooms (subscribers by space), the registry of devices, counts by user, and which sessions may be resumed. Must
 not know how a connection was made, nor what a client asked for.
 
-A delta is encoded and framed once for each format in use, and the same bytes go to every subscriber, inline, without
-await: `send_now` for one after the other. What a socket does not take is its delivery's affair. The loop yields between
-slices, counted over all deltas of a batch, so that ten thousand sends do not stop the process for a tenth of a second.
+A delta is encoded, deflated and framed once for each format in use, and the same bytes go to every subscriber, inline,
+without await: `send_now` for one after the other. What a socket does not take is its delivery's affair. The loop yields
+between slices, counted over all deltas of a batch, so that ten thousand sends do not stop the process for a tenth of a
+second.
 
 Invariants: B1 of one space, deltas are handed out in the order of their commits. B2 `sent_to` of a room is raised
 before the first subscriber gets the delta: one that wants to become live in the middle of a fan-out has it, or reads
@@ -23,15 +24,16 @@ from syncd.engine.grants import Role
 from syncd.env.ports import TransportClosed
 from syncd.net.counters import Counters
 from syncd.net.delivery import Channel, Delivery, Room
+from syncd.net.formats import FORMATS
 from syncd.net.limits import NetLimits
 from syncd.net.waiters import Waiters
-from syncd.net.websocket import BINARY, SERVICE_RESTART, TEXT, frame
-from syncd.wire.codec import JSON, MSGPACK
+from syncd.net.websocket import SERVICE_RESTART
 from syncd.wire.limits import JSON_FACTOR, Limits
 from syncd.wire.messages import Delta
 from syncd.wire.session import Subscription
 
 SLICE = 256  # sends between two checkpoints: some 2 ms
+SEND_BYTES = 2048  # to encode, deflate and frame so many costs about one send more
 
 
 class Member(Protocol):
@@ -179,14 +181,16 @@ class Hub:
             if room is None:
                 continue
             room.sent_to = delta.to  # B2
-            for codec, live in zip((MSGPACK, JSON), room.live, strict=True):
+            codec, payload = None, b""
+            for format, live in zip(FORMATS, room.live, strict=True):
                 if live:
-                    payload = codec.encode(delta)
-                    opcode = TEXT if codec.is_text else BINARY
+                    if format.codec is not codec:
+                        codec = format.codec
+                        payload = codec.encode(delta)
                     is_sendable = len(payload) <= self._delta_bytes_max * (JSON_FACTOR if codec.is_text else 1)
-                    data = frame(opcode, payload) if is_sendable else None
-                    # To encode costs about one send.
-                    sends = await _fan_out(delta, data, list(live), sends + 1, self.counters)
+                    data = format.framed(payload) if is_sendable else None
+                    sends += 1 + len(payload) // SEND_BYTES
+                    sends = await _fan_out(delta, data, list(live), sends, self.counters)
 
 
 async def _fan_out(delta: Delta, data: bytes | None, channels: list[Channel], sends: int, counters: Counters) -> int:

@@ -6,7 +6,8 @@ not know messages or sockets: bytes in, payloads and control frames out.
 Frames from a server are not masked, so the same bytes serve every receiver: a delta is framed once for all. wsproto's
 encoder would build an object and mask with nothing for each; its decoder does what is hard about receiving.
 
-Invariants: F1 no more than `payload_bytes_max` of one message is ever held, however it is cut into frames and segments.
+Invariants: F1 no more than `payload_bytes_max` of one message is ever held, however it is cut into frames and segments,
+and whatever it inflates to.
 F2 nothing is handed on of a message that breaks the limit, the encoding or the kind.
 """
 
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
 
+from syncd.net.deflate import Inflating
+
 TEXT, BINARY, CLOSE, PONG = 0x1, 0x2, 0x8, 0xA
 REASON_BYTES_MAX = 123  # RFC 6455, 5.5: a control frame has at most 125 bytes, two of which are the code
 PIECE_BYTES_MIN = 128  # no client cuts messages so small but to make work: six bytes of an empty piece cost 10 us
@@ -22,6 +25,7 @@ PIECE_BYTES_MIN = 128  # no client cuts messages so small but to make work: six 
 NORMAL, PROTOCOL_ERROR, UNSUPPORTED_DATA, TOO_BIG = 1000, 1002, 1003, 1009
 INTERNAL_ERROR, SERVICE_RESTART = 1011, 1012
 
+DEFLATED = 0x40  # with the opcode: the payload is compressed (RFC 7692, 6)
 _FINAL = 0x80
 
 
@@ -53,7 +57,7 @@ class Closed:
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
-    """One final unmasked frame (RFC 6455, 5.2)."""
+    """One final unmasked frame (RFC 6455, 5.2). `opcode`: with DEFLATED, if the payload is."""
     size = len(payload)
     if size < 126:
         return bytes((_FINAL | opcode, size)) + payload
@@ -75,14 +79,22 @@ class Inbound:
     every idle connection 0.7 KiB, and reports a peer's close frame and a breach of the protocol by the same event.
     """
 
-    __slots__ = ("_buffer", "_is_ended", "_is_text", "_protocol", "payload_bytes_max")
+    __slots__ = ("_buffer", "_inflating", "_is_ended", "_is_text", "_payload_bytes_max", "_protocol")
 
-    def __init__(self, *, is_text: bool, payload_bytes_max: int) -> None:
-        self._protocol = FrameProtocol(client=False, extensions=[])
+    def __init__(self, *, is_text: bool, payload_bytes_max: int, is_deflated: bool = False) -> None:
+        """`is_deflated`: the peer may compress."""
+        self._inflating = Inflating(payload_bytes_max) if is_deflated else None
+        self._protocol = FrameProtocol(client=False, extensions=[] if self._inflating is None else [self._inflating])
         self._is_text = is_text
-        self.payload_bytes_max = payload_bytes_max
+        self._payload_bytes_max = payload_bytes_max
         self._buffer: bytearray | None = None  # of a message that came in pieces
         self._is_ended = False  # the peer's close frame was read: nothing after it counts
+
+    def allow(self, payload_bytes_max: int) -> None:
+        """Another bound, from the next message on."""
+        self._payload_bytes_max = payload_bytes_max
+        if self._inflating is not None:
+            self._inflating.bytes_max = payload_bytes_max
 
     def receive(self, data: bytes) -> Iterator[bytes | str | Pinged | Scrap | Closed]:
         """Whole payloads and control frames. Raises `FrameRefused`."""
@@ -122,8 +134,8 @@ class Inbound:
         # cost fifty bytes.
         piece = payload.encode() if isinstance(payload, str) else payload
         held = 0 if self._buffer is None else len(self._buffer)
-        if held + len(piece) > self.payload_bytes_max:
-            raise FrameRefused(TOO_BIG, f"a message has at most {self.payload_bytes_max} bytes")
+        if held + len(piece) > self._payload_bytes_max:
+            raise FrameRefused(TOO_BIG, f"a message has at most {self._payload_bytes_max} bytes")
         if is_last and self._buffer is None:
             return payload if isinstance(payload, str) else bytes(payload)
         if self._buffer is None:

@@ -1,5 +1,5 @@
 """An application that echoes, on the daemon's own WebSocket stack: the socket transport, the HTTP shell with its
-upgrade, `Inbound` for what is received and `frame` for what is sent. Only the conversation above them is replaced.
+upgrade, `Inbound` for what is received, formats for what is sent. Only the conversation above them is replaced.
 """
 
 import trio
@@ -7,12 +7,11 @@ import trio
 from syncd.env.ports import Listener, Transport, TransportClosed
 from syncd.env.real import SystemClock
 from syncd.net.exchange import Request, Response, content
+from syncd.net.formats import format_of
 from syncd.net.http import RECEIVE_BYTES, HttpShell, Upgrade
 from syncd.net.limits import NetLimits
 from syncd.net.websocket import (
-    BINARY,
     PONG,
-    TEXT,
     Closed,
     FrameRefused,
     Inbound,
@@ -64,7 +63,11 @@ async def _answer(request: Request) -> Response:
 
 
 async def _echo(transport: Transport, upgrade: Upgrade) -> None:
-    inbound = Inbound(is_text=upgrade.codec.is_text, payload_bytes_max=MESSAGE_BYTES_MAX)
+    agreement = upgrade.deflate
+    inbound = Inbound(
+        is_text=upgrade.codec.is_text, payload_bytes_max=MESSAGE_BYTES_MAX, is_deflated=agreement is not None
+    )
+    format = format_of(upgrade.codec, is_deflated=agreement is not None and agreement.is_sent)
     data = upgrade.trailing
     while True:
         try:
@@ -77,9 +80,9 @@ async def _echo(transport: Transport, upgrade: Upgrade) -> None:
                     case Scrap():
                         pass
                     case str():
-                        await _write(transport, frame(TEXT, item.encode()))
+                        await _write(transport, format.framed(item.encode()))
                     case bytes():
-                        await _write(transport, frame(BINARY, item))
+                        await _write(transport, format.framed(item))
         except FrameRefused as refused:
             return await _end(transport, close_frame(refused.code, refused.reason))
         data = await transport.receive(RECEIVE_BYTES)

@@ -1,6 +1,7 @@
 """Targets: what stands between bytes and messages, on the server and in the reference client."""
 
 import json
+import zlib
 from itertools import pairwise
 from typing import Any
 
@@ -198,9 +199,9 @@ def _session_seeds() -> list[bytes]:
 # -- WebSocket frames -------------------------------------------------------------------------------------------------
 
 
-def _received(is_text: bool, pieces: list[bytes]) -> tuple[list[str], int]:
+def _received(is_text: bool, is_deflated: bool, pieces: list[bytes]) -> tuple[list[str], int]:
     """Payloads and control frames (how many scraps there are depends on the pieces), and the code of a refusal."""
-    inbound = Inbound(is_text=is_text, payload_bytes_max=PAYLOAD_BYTES_MAX)
+    inbound = Inbound(is_text=is_text, payload_bytes_max=PAYLOAD_BYTES_MAX, is_deflated=is_deflated)
     items: list[str] = []
     try:
         for piece in pieces:
@@ -221,15 +222,20 @@ def _received(is_text: bool, pieces: list[bytes]) -> tuple[list[str], int]:
 
 
 def check_websocket(data: bytes) -> None:
-    """The first byte: which kind, and how long the pieces are; the rest: the byte stream."""
+    """The first byte: which kind, compressed or not, and how long the pieces are; the rest: the byte stream."""
     head, stream = data[:1] or b"\0", data[1:]
-    is_text, size = bool(head[0] & 1), (head[0] >> 1) % 61 + 1
-    whole = _received(is_text, [stream])
+    is_text, is_deflated, size = bool(head[0] & 1), bool(head[0] & 0x80), (head[0] >> 1) % 61 + 1
+    whole = _received(is_text, is_deflated, [stream])
     pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
-    items, code = _received(is_text, pieces)
+    items, code = _received(is_text, is_deflated, pieces)
     assert items == whole[0], "the same bytes in other pieces are read otherwise"
     # A message with two faults (of the wrong kind, no UTF-8, too long) is refused for the one that is met first.
     assert code == whole[1] or {code, whole[1]} <= MESSAGE_FAULTS, f"in pieces {code}, whole {whole[1]}"
+
+
+def _deflated(payload: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=-15)
+    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 def _websocket_seeds() -> list[bytes]:
@@ -245,6 +251,11 @@ def _websocket_seeds() -> list[bytes]:
         b"\x03" + corpus.masked(1, text[:-1]) + corpus.masked(1, b"\xed\xa0\x80"),
         b"\x05" + corpus.masked(0x8, b"\x03"),
         b"\x02" + corpus.masked(0x9, b"p" * 125) * 3 + corpus.masked(2, binary * 12),
+        b"\x81" + corpus.masked(0x41, _deflated(text)) + ping + corpus.masked(1, text) + close,
+        b"\x8e" + corpus.masked(0x42, _deflated(binary)[:99], final=False) + corpus.masked(0, _deflated(binary)[99:]),
+        b"\x84"
+        + corpus.masked(0x42, _deflated(bytes(PAYLOAD_BYTES_MAX)))
+        + corpus.masked(0x42, _deflated(bytes(10**6))),
     ]
     return streams + [b"\x00" + corpus.masked(2, frame) for frame, _ in corpus.messages("client")]
 

@@ -14,6 +14,7 @@ import msgpack
 import trio
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+from wsproto.extensions import PerMessageDeflate
 
 from syncd.engine.commands import Command, Decision, Failed, Push, Result
 from syncd.engine.engine import Engine
@@ -22,6 +23,7 @@ from syncd.env.memory import BUFFER_BYTES, InlineOffload, MemoryListener, Memory
 from syncd.env.ports import Environment, Offload, TransportClosed
 from syncd.env.real import NoFaults
 from syncd.net.auth import Authenticator, sign_token, token_key
+from syncd.net.deflate import NAME
 from syncd.net.exchange import Request, Response, content
 from syncd.net.hub import Hub
 from syncd.net.limits import NetLimits
@@ -112,10 +114,17 @@ class World:
         return self.listener.connect(peer, buffer_bytes)
 
     async def client(
-        self, number: int = 1, *, user: str = "u", buffer_bytes: int = BUFFER_BYTES, **hello: Any
+        self,
+        number: int = 1,
+        *,
+        user: str = "u",
+        buffer_bytes: int = BUFFER_BYTES,
+        protocol: str = "syncd.v1.msgpack",
+        deflate: PerMessageDeflate | None = None,
+        **hello: Any,
     ) -> "Client":
         """A client that has been welcomed."""
-        client = Client(self.connect(buffer_bytes=buffer_bytes), number)
+        client = Client(self.connect(buffer_bytes=buffer_bytes), number, protocol, deflate)
         await client.upgrade()
         await client.greet(self.token(user), **hello)
         return client
@@ -180,12 +189,20 @@ async def send_all(transport: MemoryTransport, data: bytes) -> None:
 class Client:
     """One connection that speaks the protocol by hand."""
 
-    def __init__(self, transport: MemoryTransport, number: int = 1, protocol: str = "syncd.v1.msgpack") -> None:
+    def __init__(
+        self,
+        transport: MemoryTransport,
+        number: int = 1,
+        protocol: str = "syncd.v1.msgpack",
+        deflate: PerMessageDeflate | None = None,
+    ) -> None:
+        """`deflate`: offered to the server, which has to accept it."""
         self.transport = transport
         self.device = b"device\0\0" + number.to_bytes(8)
         self.installation = b"install\0" + number.to_bytes(8)
         self.protocol = protocol
         self.is_text = protocol.endswith("json")
+        self.deflate = deflate
         self.websocket = Connection(ConnectionType.CLIENT)
         self.messages: deque[Message] = deque()
         self.pongs: list[bytes] = []
@@ -196,13 +213,18 @@ class Client:
 
     async def upgrade(self, request: bytes | None = None) -> bytes:
         """The head of the response to an upgrade request."""
-        await send_all(self.transport, request or upgrade_request(self.protocol))
+        offer = {} if self.deflate is None else {"Sec_WebSocket_Extensions": f"{NAME}; {self.deflate.offer()}"}
+        await send_all(self.transport, request or upgrade_request(self.protocol, **offer))
         head = b""
         while b"\r\n\r\n" not in head:
             data = await self.transport.receive(65536)
             assert data, "the server ended the stream"
             head += data
         head, _, rest = head.partition(b"\r\n\r\n")
+        if self.deflate is not None:
+            lines = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+            self.deflate.finalize(lines["Sec-WebSocket-Extensions"])
+            self.websocket = Connection(ConnectionType.CLIENT, [self.deflate])
         if rest:
             self._feed(rest)
         return head

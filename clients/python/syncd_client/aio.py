@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.typing import Subprotocol
 
 from .codec import FRAME_BYTES_MAX
@@ -125,7 +126,8 @@ async def connect_websocket(url: str, subprotocol: str) -> AsyncIterator[Transpo
             open_timeout=CONNECT_S,
             close_timeout=CLOSE_S,
             ping_interval=None,  # silence is noticed by the timers of the protocol, which any byte resets
-            compression=None,
+            compression=None,  # that would offer context takeover, which no server of this protocol has
+            extensions=[ClientPerMessageDeflateFactory(True, True)],
             proxy=None,
         )
     except InvalidStatus as refused:
