@@ -20,7 +20,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench import durable, engine, fanout, latency, memory, peers
+from bench import connect, download, durable, engine, events, fanout, latency, memory, peers
 from bench.history import Change, Record, compared, is_same_machine, keep, read, records
 from bench.measure import SPREAD_MAX, Figure, environment
 from bench.native import Failed, NoCompiler
@@ -51,6 +51,9 @@ def _benchmarks(
         "fanout": fan_out,
         "durable": partial(plain, partial(durable.run, profile=profile)),
         "memory": partial(plain, memory.run),
+        "connect": partial(plain, connect.run),
+        "download": partial(plain, download.run),
+        "events": partial(plain, events.run),
         "engine": partial(plain, engine.run),
         "latency": partial(plain, latency.run),
         "peers": partial(plain, peers.run),

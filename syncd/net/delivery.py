@@ -29,8 +29,9 @@ from syncd.engine.reading import Cursor
 from syncd.env.ports import Transport, TransportClosed
 from syncd.net.counters import Counters
 from syncd.net.formats import FORMATS, Format
+from syncd.net.pages import Page, Pages
 from syncd.store.api import Store
-from syncd.wire.messages import Delta, Outcomes, ServerMessage, Subscribed
+from syncd.wire.messages import Outcomes, ServerMessage, Subscribed
 from syncd.wire.session import Step, Subscription, subscription_after
 
 OUTCOMES_MAX: Final = 1000  # outcome entries in one message (SPEC 6)
@@ -65,6 +66,7 @@ class Wiring:
     store: Store
     rooms: Rooms
     nursery: trio.Nursery
+    pages: Pages
     control_bytes_max: int
     channels_max: int
     counters: Counters
@@ -429,15 +431,15 @@ class Delivery:
         Outcomes and page come from one transaction and the outcomes go first: so D1 holds even for a change whose
         commit is in this transaction and whose result has not been called back yet.
         """
-        delta: Delta | None = None
+        page: Page | None = None
         with self._wiring.store.read() as tx:
             outcomes = reading.outcomes_after(
                 tx, channel.space_id, channel.slot, channel.outcome_n, OUTCOMES_MAX, channel.role
             )
             is_told = len(outcomes) < OUTCOMES_MAX
             if is_told and channel.state is Subscription.BEHIND:
-                assert channel.cursor is not None
-                delta = reading.page(tx, channel.cursor)
+                assert channel.cursor is not None and channel.role >= Role.READER, "let in before anything is looked up"
+                page = self._wiring.pages.page(tx, channel.cursor, self.format)
         data = b""
         if outcomes:
             channel.outcome_n = outcomes[-1].n
@@ -446,14 +448,14 @@ class Delivery:
             channel.is_owed = False
             if channel.answer is not None:
                 data += self.format.encoded(_subscribed(channel.answer, channel.cursor))
-            elif delta is not None and delta.to > delta.from_:
-                data += self.format.encoded(delta)
+            elif page is not None and page.data:
+                data += page.data
                 self._wiring.counters.pages += 1
         if data:
             self._hand_over(data)
-        return not is_told or self._needs_more(channel, delta)
+        return not is_told or self._needs_more(channel, page)
 
-    def _needs_more(self, channel: Channel, delta: Delta | None) -> bool:
+    def _needs_more(self, channel: Channel, page: Page | None) -> bool:
         """After outcomes, and an answer or a page, were handed over: move the channel on."""
         if self.is_closed:
             return False
@@ -467,10 +469,10 @@ class Delivery:
             is_complete = _is_at_head(channel.answer, cursor)
             channel.answer = None
         else:
-            assert delta is not None
-            is_complete = delta.complete
-            complete, start = (delta.to, None) if is_complete else (cursor.complete, delta.start)
-            channel.cursor = Cursor(channel.space, channel.space_id, complete, delta.to, start)
+            assert page is not None
+            is_complete = page.complete
+            complete, start = (page.to, None) if is_complete else (cursor.complete, page.start)
+            channel.cursor = Cursor(channel.space, channel.space_id, complete, page.to, start)
         return not (is_complete and self._go_live(channel))
 
 

@@ -64,6 +64,9 @@ class NetLimits:
     closing_s: float = 5.0  # from our close frame to the peer's: one slow round trip
     no_progress_s: float = 30.0  # nothing of what waits was taken: longer than a phone's change from WLAN to cell
     control_bytes_max: int = 65_536  # pongs, errors and answers that wait behind a remainder
+    # Of pages that returning devices share: 64 full ones, the downloads of some spaces in two formats at once; a tenth
+    # of what 20,000 connections take.
+    shared_pages_bytes_max: int = 16_777_216
     ack_flush_s: float = 1.0  # an ack rests here at most so long: a newer one replaces it and saves a write
     ping_ms: int = PING_MS
     ack_ms: int = 5_000

@@ -27,6 +27,7 @@ from syncd.net.gate import Gate, counted_as
 from syncd.net.http import HttpShell
 from syncd.net.hub import Hub
 from syncd.net.limits import NetLimits
+from syncd.net.pages import Pages
 from syncd.net.services import Services
 from syncd.net.wheel import Wheel
 from syncd.store.api import Store
@@ -89,7 +90,13 @@ class Server:
             async with trio.open_nursery() as nursery:
                 channels_max = self._wire_limits.subscriptions_max + self._wire_limits.pushes_in_flight_max
                 wiring = Wiring(
-                    self._store, self._hub, nursery, self._limits.control_bytes_max, channels_max, self._counters
+                    self._store,
+                    self._hub,
+                    nursery,
+                    Pages(self._limits.shared_pages_bytes_max),
+                    self._limits.control_bytes_max,
+                    channels_max,
+                    self._counters,
                 )
                 services = Services(
                     self._store, self._committer, self._authenticator, self._gate, self._hub, wheel, wiring,
