@@ -20,7 +20,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench import connect, download, durable, engine, events, fanout, latency, memory, peers
+from bench import connect, deflate, download, durable, engine, events, fanout, latency, memory, peers, stalls
 from bench.history import Change, Record, compared, is_same_machine, keep, read, records
 from bench.measure import SPREAD_MAX, Figure, environment
 from bench.native import Failed, NoCompiler
@@ -51,6 +51,8 @@ def _benchmarks(
         "fanout": fan_out,
         "durable": partial(plain, partial(durable.run, profile=profile)),
         "memory": partial(plain, memory.run),
+        "deflate": partial(plain, deflate.run),
+        "stalls": partial(plain, stalls.run),
         "connect": partial(plain, connect.run),
         "download": partial(plain, download.run),
         "events": partial(plain, events.run),
@@ -73,7 +75,7 @@ def _benchmarks(
 def main(
     names: tuple[str, ...], quick: bool, subscribers: tuple[int, ...], profile: bool, file: Path, against: Path | None
 ) -> None:
-    """Measure the daemon. NAMES: fanout, durable, memory, engine; all if none is given."""
+    """Measure the daemon. NAMES: as README.md lists them; all if none is given."""
     benchmarks = _benchmarks(subscribers or ((1000,) if quick else (1000, 5000)), quick, profile)
     unknown = set(names) - set(benchmarks)
     if unknown:

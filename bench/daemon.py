@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -39,13 +39,23 @@ RAISED = {
 }
 
 
+_SYNCD = (sys.executable, "-m", "syncd.app.cli")
+
+
 class Daemon:
     """A running daemon, as a context manager."""
 
     def __init__(
-        self, directory: Path, core: int | None, *, settings: Mapping[str, str] | None = None, port: int = 0
+        self,
+        directory: Path,
+        core: int | None,
+        *,
+        settings: Mapping[str, str] | None = None,
+        port: int = 0,
+        program: Sequence[str] = _SYNCD,
     ) -> None:
-        """`core` None: wherever the kernel wants it. `settings`: instead of `RAISED`. `port` 0: any."""
+        """`core` None: wherever the kernel wants it. `settings`: instead of `RAISED`. `port` 0: any. `program`: what
+        `serve` is said to."""
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SYNCD_")}
         self._environ = environ | dict(RAISED if settings is None else settings) | {
             "SYNCD_STATE_DIR": str(directory), "SYNCD_LISTEN": f"127.0.0.1:{port}",
@@ -53,7 +63,7 @@ class Daemon:
         }  # fmt: skip
         self._log = (directory.parent / f"{directory.name}.log").open("w+")
         self._process = subprocess.Popen(
-            [*_SYNCD, "serve"], env=self._environ, preexec_fn=None if core is None else partial(pin, core), text=True,
+            [*program, "serve"], env=self._environ, preexec_fn=None if core is None else partial(pin, core), text=True,
             stdout=subprocess.PIPE, stderr=self._log,
         )  # fmt: skip
         assert self._process.stdout is not None
@@ -107,9 +117,6 @@ class Daemon:
         self._log.flush()
         self._log.seek(0)
         return self._log.read()[-2000:].strip()
-
-
-_SYNCD = (sys.executable, "-m", "syncd.app.cli")
 
 
 def device(

@@ -177,14 +177,26 @@ static void take_outcomes(struct connection *c, const uint8_t *at, const uint8_t
     }
 }
 
+static void greeted(struct connection *c) {
+    c->state = c->subscribe.size ? SUBSCRIBING : OPEN;
+    if (c->subscribe.size) send_some(c, c->subscribe);
+    else open_count++;
+}
+
+/* What is compressed is not read: to a new device it is the welcome, to a subscriber one delta of one change (one is in
+ * flight). */
+static void take_compressed(struct connection *c) {
+    frames++;
+    if (c->state == GREETING) { greeted(c); return; }
+    c->seq++, delivered++;
+}
+
 static void take_frame(struct connection *c, const uint8_t *at, size_t size) {
     const uint8_t *end = at + size, *found;
     frames++;
     if (c->state == GREETING) {
         if (!find(at, end, "\xa7resumed")) fail("no welcome", at, size);
-        c->state = c->subscribe.size ? SUBSCRIBING : OPEN;
-        if (c->subscribe.size) send_some(c, c->subscribe);
-        else open_count++;
+        greeted(c);
         return;
     }
     if (find(at, end, "\xa5retry")) fail("the server answers with an error", at, size);
@@ -239,7 +251,8 @@ static size_t take_frames(struct connection *c, const uint8_t *at, size_t size) 
         if (head == 10) for (length = 0, left = 2; left < 10; left++) length = length << 8 | at[left];
         if ((size_t)(end - at) < head + length) break;
         if ((at[0] & 0x0f) == 8) fail("the server closes", at + head, length);
-        if ((at[0] & 0x0f) < 8) take_frame(c, at + head, length);
+        if (at[0] & 0x40) take_compressed(c);
+        else if ((at[0] & 0x0f) < 8) take_frame(c, at + head, length);
         at += head + length;
     }
     return at - begin;

@@ -118,10 +118,11 @@ def server_frame(payload: bytes) -> bytes:
     return struct.pack(">BBH", 0x82, 126, size) + payload
 
 
-def upgrade_request(host: str, key: bytes) -> bytes:
-    """The HTTP request that opens a WebSocket; `key`: 16 bytes."""
+def upgrade_request(host: str, key: bytes, *, is_deflated: bool = False) -> bytes:
+    """The HTTP request that opens a WebSocket; `key`: 16 bytes. `is_deflated`: compression is offered."""
+    offer = "Sec-WebSocket-Extensions: permessage-deflate\r\n" if is_deflated else ""
     return (
         f"GET /v1/sync HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Key: {base64.b64encode(key).decode()}\r\nSec-WebSocket-Version: 13\r\n"
-        f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n"
+        f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n{offer}\r\n"
     ).encode()
