@@ -14,7 +14,7 @@ PYTHON := $(shell for candidate in python3.11 python3.12 python3.13 python3.14 p
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo run test test-long sim oracle crash failures powerloss attack autobahn fuzz check bench peers soak clean
+.PHONY: help demo run test test-long sim mutants oracle crash failures powerloss attack autobahn fuzz check bench peers soak clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ FIRST ?= 1
 sim: SECONDS ?= 480
 sim: $(STAMP) ## The whole system simulated: SEEDS=300 different runs from FIRST=1 on, SECONDS=480 at most
 	@$(BIN)/python -m tests.sim --seeds $(FIRST)..$$(($(FIRST) + $(SEEDS) - 1)) --seconds $(SECONDS)
+
+mutants: $(STAMP) ## Every bug planted in the simulator's copy of the product is caught, and by what; some four minutes
+	@$(BIN)/python -m tests.sim.mutants $(ARGS)
 
 attack: $(STAMP) ## Every attack of the table against the real daemon; what it answers, counts, and costs a bystander
 	@$(BIN)/python -m tests.attack $(ARGS)

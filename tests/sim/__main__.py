@@ -12,7 +12,7 @@ from tests.sim.variety import Variety
 from tests.sim.world import Report, simulate
 
 PROCESSES_MAX = 2
-SHARES = ("swarm", "swarm", "offline", "swarm", "storm")  # of the profiles, in a run of many seeds
+SHARES = ("swarm", "swarm", "offline", "swarm", "storm", "rogue")  # of the profiles, in a run of many seeds
 CROWD_EVERY = 50  # seeds: such a run costs about two others
 
 

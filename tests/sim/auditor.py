@@ -34,7 +34,8 @@ class Violation(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A change as it reached the server; `operations` None for a void (of n..last)."""
+    """A change as it reached the server. `operations` None: a void (of n..last), or one that the server's reader
+    refused (`is_refused`)."""
 
     n: int
     last: int
@@ -42,6 +43,7 @@ class Sent:
     base: int
     stamp: int
     operations: tuple[tuple[Any, ...], ...] | None
+    is_refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,14 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a device committed locally: the complete position that it had, and the operations."""
+    """What a device committed locally: the complete position that it had, the operations, and which machine it was.
+    `fate`: the outcome in which a change of a rogue must end whatever the state (`void`, `invalid`, `too_large`); None:
+    the oracle's."""
 
-    nonce: bytes
     complete: int
     operations: bytes
+    by: str
+    fate: str | None = None
 
 
 @dataclass(slots=True)
@@ -76,46 +81,72 @@ class SpaceAudit:
     posts: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Pushing:
+    """Who pushed what, where, as whom."""
+
+    now_ms: int
+    node: str
+    space: str
+    device: bytes
+    installation: bytes
+    role: int
+    changes: Sequence[Sent]
+
+
 class Auditor:
     def __init__(self) -> None:
         self.spaces: dict[str, SpaceAudit] = {}
-        self.made: dict[tuple[bytes, str, int], Made] = {}
+        self.made: dict[tuple[bytes, str, int], dict[bytes, Made]] = {}  # by nonce: a clone makes an n a second time
+        self.installations: dict[bytes, bytes] = {}  # of each device, the one to which the server has bound it
+        self.forks = 0
         self.posted: dict[bytes, tuple[Any, ...]] = {}  # Idempotency-Key -> what was answered
         self.events: set[bytes] = set()
         self.outcomes: dict[str, int] = {}
         self.closes: dict[int, int] = {}  # close codes, as devices heard them
+        self.errors: dict[str, int] = {}  # names of errors, likewise
+        self.goaways: list[tuple[str, int]] = []  # since the server began to drain: who was told to come back when
         self._touched: dict[str, None] = {}
 
     def space(self, name: str) -> SpaceAudit:
         return self.spaces.setdefault(name, SpaceAudit())
 
+    def told_close(self, code: int) -> None:
+        self.closes[code] = self.closes.get(code, 0) + 1
+
+    def told_error(self, name: str) -> None:
+        self.errors[name] = self.errors.get(name, 0) + 1
+
+    def told_goaway(self, node: str, retry_after_ms: int) -> None:
+        self.goaways.append((node, retry_after_ms))
+
     # -- on a device ---------------------------------------------------------------------------------------------
 
     def committed(
-        self, device: bytes, space: str, n: int, nonce: bytes, complete: int, operations: Sequence[Sequence[Any]]
+        self,
+        device: bytes,
+        space: str,
+        n: int,
+        nonce: bytes,
+        complete: int,
+        operations: Sequence[Sequence[Any]],
+        by: str,
+        fate: str | None = None,
     ) -> None:
-        self.made[device, space, n] = Made(nonce, complete, packed([list(operation) for operation in operations]))
+        made = Made(complete, packed([list(operation) for operation in operations]), by, fate)
+        self.made.setdefault((device, space, n), {})[nonce] = made
 
     # -- in the server's store, at the moment of the commit ------------------------------------------------------
 
-    def pushed(
-        self,
-        now_ms: int,
-        node: str,
-        space: str,
-        device: bytes,
-        role: int,
-        changes: Sequence[Sent],
-        outcomes: Sequence[Sequence[Any]],
-        forked: int | None,
-    ) -> None:
+    def pushed(self, push: "Pushing", outcomes: Sequence[Sequence[Any]], gap: int | None, forked: int | None) -> None:
+        space, device, node = push.space, push.device, push.node
         audit = self.space(space)
-        by_n = {n: change for change in changes for n in range(change.n, change.last + 1)}
-        if forked is not None:
-            raise Violation("S2", f"{space}: n = {forked} of {node} counts as forked, and nobody was cloned", node)
+        by_n = {n: change for change in push.changes for n in range(change.n, change.last + 1)}
         for n, nonce, outcome, seq, detail in outcomes:
             change, known = by_n[n], audit.recorded.get((device, n))
             entry = Recorded(bytes(nonce), outcome, seq)
+            if change.nonce != entry.nonce:
+                raise Violation("S2", f"{space}: n = {n} of {node} is answered as if it were another change", node)
             if known is not None:
                 if entry != known:
                     raise Violation("S17", f"{space}: n = {n} ended as {known}, and now as {entry}", node)
@@ -123,11 +154,36 @@ class Auditor:
             expected = audit.highest.get(device, 0) + 1
             if n != expected:
                 raise Violation("S3", f"{space}: n = {n} was recorded where {expected} is next", node)
-            self._check_made(node, space, device, change, n)
+            if self.installations.setdefault(device, push.installation) != push.installation:
+                raise Violation("S2", f"{space}: n = {n} of {node} was taken from another installation", node)
+            fate = self._check_made(node, space, device, change, n)
             audit.recorded[device, n] = entry
             audit.highest[device] = n
-            self._judge(audit, now_ms, node, space, Dot(device, n), True, role, change, outcome, seq, detail)
+            if fate is None:
+                dot = Dot(device, n)
+                self._judge(audit, push.now_ms, node, space, dot, True, push.role, change, outcome, seq, detail)
+            elif (outcome, seq) != (fate, None):
+                raise Violation("S17", f"{space}: n = {n} of {node} must end as {fate}, and is {outcome}", node)
+            else:
+                self.outcomes[fate] = self.outcomes.get(fate, 0) + 1
+        self._check_stop(push, audit, gap, forked)
         self._touched[space] = None
+
+    def _check_stop(self, push: "Pushing", audit: SpaceAudit, gap: int | None, forked: int | None) -> None:
+        """Where the server stopped in a push, and why, is what has to be said of it."""
+        highest = audit.highest.get(push.device, 0)
+        where = f"{push.space}: {push.node}, whose highest n is {highest},"
+        if gap is not None and (gap != highest + 1 or not any(change.last >= gap for change in push.changes)):
+            raise Violation("S3", f"{where} is told of a gap at {gap}", push.node)
+        if forked is None:
+            return
+        self.forks += 1
+        is_elsewhere = self.installations.get(push.device, push.installation) != push.installation
+        sent = next((change for change in push.changes if change.n <= forked <= change.last), None)
+        known = audit.recorded.get((push.device, forked))
+        is_other = known is not None and sent is not None and known.nonce != sent.nonce
+        if sent is None or not (is_other or (is_elsewhere and forked > highest)):
+            raise Violation("S2", f"{where} is told that n = {forked} forked, and it did not", push.node)
 
     def posted_change(
         self,
@@ -180,16 +236,22 @@ class Auditor:
                 audit.committed_s[audit.oracle.head] = now_s
         self._touched.clear()
 
-    def _check_made(self, node: str, space: str, device: bytes, change: Sent, n: int) -> None:
-        made = self.made.get((device, space, n))
+    def _check_made(self, node: str, space: str, device: bytes, change: Sent, n: int) -> str | None:
+        """The change is what its author made. Returns its fate, if that is known beforehand."""
+        made = self.made.get((device, space, n), {}).get(change.nonce)
         if made is None:
             raise Violation("S2", f"{space}: the server recorded n = {n}, which {node} never committed", node)
+        if made.fate is not None:
+            return made.fate
+        if change.is_refused:
+            raise Violation("S17", f"{space}: the server cannot read n = {n} of {node}, which is well-formed", node)
         if change.operations is None:
             raise Violation("S17", f"{space}: {node} gave up n = {n}, which was well-formed", node)
-        if made.nonce != change.nonce or made.operations != packed([list(item) for item in change.operations]):
+        if made.operations != packed([list(item) for item in change.operations]):
             raise Violation("S1", f"{space}: n = {n} of {node} is not what was committed there", node)
         if change.base > made.complete:
             raise Violation("S6", f"{space}: n = {n} says base {change.base}, made at {made.complete}", node)
+        return None
 
     def _judge(
         self,
@@ -219,7 +281,8 @@ class Auditor:
         if has_memory and dot.n > 1:
             vector = vector.advanced(Dot(dot.device, dot.n - 1))
         time = max(audit.times[-1], now_ms)
-        told = Told(dot, vector, (vector,) * len(change.operations), change.stamp, time, change.operations)
+        operations, vectors = _plain(audit, change, vector)
+        told = Told(dot, vector, vectors, change.stamp, time, operations)
         judged = audit.oracle.judge(told)
         op = detail.get("op") if detail else None
         is_told = detail is not None or judged.op is None
@@ -236,3 +299,19 @@ class Auditor:
                 raise Violation("S17", f"{where}: {difference}", node) from None
             audit.times.append(time)
             audit.prefix.append(audit.prefix[-1].advanced(dot))
+
+
+def _plain(
+    audit: SpaceAudit, change: Sent, vector: VersionVector
+) -> tuple[tuple[tuple[Any, ...], ...], tuple[VersionVector, ...]]:
+    """The operations without what was seen of their documents, and the vector of each with it."""
+    assert change.operations is not None
+    operations, vectors = [], []
+    for operation in change.operations:
+        last = operation[-1]
+        # An operation ends with a map of one key `seen`, or with an argument; no argument of a workload is such a map.
+        is_seen = isinstance(last, dict) and set(last) == {"seen"}
+        seen = min(last["seen"], audit.oracle.head) if is_seen else 0
+        operations.append(operation[:-1] if is_seen else operation)
+        vectors.append(vector.joined(audit.prefix[seen]) if seen > change.base else vector)
+    return tuple(operations), tuple(vectors)

@@ -9,9 +9,21 @@ from typing import Any
 import trio
 
 from syncd.core.changes import Change, RefusedChange, Void
-from syncd.engine.commands import Command, Decision, EventResults, Post, Posted, PostEvents, Push, Pushed, Result
+from syncd.engine.commands import (
+    Bind,
+    Bound,
+    Command,
+    Decision,
+    EventResults,
+    Post,
+    Posted,
+    PostEvents,
+    Push,
+    Pushed,
+    Result,
+)
 from syncd.engine.grants import role_on
-from tests.sim.auditor import Auditor, Sent, Violation
+from tests.sim.auditor import Auditor, Pushing, Sent, Violation
 
 
 class CommitReader:
@@ -28,10 +40,13 @@ class CommitReader:
                 case Push(author, space, _, changes), Pushed():
                     role = int(role_on(author.grants, space))
                     entries = [(e.n, e.nonce, e.outcome, e.seq, e.detail) for e in result.outcomes]
-                    self._auditor.pushed(
-                        now_ms, self._name(author.device), space, author.device, role,
-                        [_sent(change) for change in changes], entries, result.forked,
+                    push = Pushing(
+                        now_ms, self._name(author.device), space, author.device, author.installation or b"", role,
+                        [_sent(change) for change in changes],
                     )  # fmt: skip
+                    self._auditor.pushed(push, entries, result.gap, result.forked)
+                case Bind(author), Bound():
+                    self._auditor.installations.setdefault(author.device, author.installation or b"")
                 case Post(), Posted(outcome, seq, detail, position):
                     key = None if command.idempotency is None else command.idempotency.key
                     base = None if command.base is None else command.base.seq
@@ -58,7 +73,7 @@ def _sent(change: Change | Void | RefusedChange) -> Sent:
     if isinstance(change, Void):
         return Sent(change.n, change.last, change.nonce, 0, 0, None)
     if isinstance(change, RefusedChange):
-        raise Violation("S17", f"a change of the reference client is malformed: {change.reason}")
+        return Sent(change.n, change.n, change.nonce, change.base, change.stamp, None, True)
     operations = tuple(tuple(operation.wire()) for operation in change.operations)
     return Sent(change.n, change.n, change.nonce, change.base, change.stamp, operations)
 

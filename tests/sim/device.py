@@ -15,7 +15,7 @@ from syncd_client import Device, Ports, open_device
 from syncd_client.errors import Unreachable
 from tests.sim.clocks import SimClock
 from tests.sim.network import Network
-from tests.sim.sockets import SimWebSocket, Tap, connect_websocket
+from tests.sim.sockets import Refused, SimWebSocket, Tap, connect_websocket
 from tests.sim.trace import Trace
 
 
@@ -33,14 +33,19 @@ class SimDevice:
         trace: Trace,
         token: Callable[["SimDevice"], str],
         tap: Callable[["SimDevice"], Tap],
+        refused: Callable[[Refused], None],
     ) -> None:
         self.name, self.user, self.binding = name, user, binding
         self.random = random
         self.clock = SimClock()
         self.client: Device | None = None
         self.id = b""
-        self._directory, self._network, self._trace = directory, network, trace
-        self._token, self._tap = token, tap
+        self.is_cloned = False
+        self.directory = directory
+        self._network, self._trace = network, trace
+        self._token, self._tap, self._refused = token, tap, refused
+        self._awake = trio.Event()
+        self._awake.set()
         self._entropy = Random(random.random())
         self._scope = trio.CancelScope()
         self._leaving = trio.Event()
@@ -50,6 +55,17 @@ class SimDevice:
     @property
     def is_on(self) -> bool:
         return self.client is not None
+
+    def stop_reading(self) -> None:
+        """The app is frozen, or busy: nothing is taken from its sockets."""
+        self._awake = trio.Event()
+
+    def read_on(self) -> None:
+        self._awake.set()
+
+    async def _wait_awake(self) -> None:
+        if not self._awake.is_set():
+            await self._awake.wait()
 
     async def wait_down(self) -> None:
         await self._is_down.wait()
@@ -82,7 +98,7 @@ class SimDevice:
         try:
             with self._scope:
                 async with open_device(
-                    self._directory, url="ws://server.invalid/v1/sync", token=lambda: self._token(self),
+                    self.directory, url="ws://server.invalid/v1/sync", token=lambda: self._token(self),
                     binding=binding, ports=ports, durability="off",
                 ) as client:  # fmt: skip
                     self.client, self.id = client, client.id
@@ -99,5 +115,7 @@ class SimDevice:
     async def _connected(self, url: str, subprotocol: str) -> AsyncIterator[SimWebSocket]:
         if not url.startswith("ws://server.invalid"):
             raise Unreachable(url)
-        async with connect_websocket(self._network, self.name, subprotocol, self._tap(self)) as socket:
+        async with connect_websocket(
+            self._network, self.name, subprotocol, self._tap(self), self._wait_awake, self._refused
+        ) as socket:
             yield socket

@@ -33,7 +33,7 @@ def unfinished(world: "World") -> list[str]:
             depth = client.space(row.name).outbox_depth
             # One who may not write and never had a place there is owed no outcome.
             is_owed = may_write or (device.id, 1) in world.auditor.space(row.name).recorded
-            if depth and is_owed:
+            if depth and is_owed and client.forked is None:  # who was forked keeps its outbox, and pushes no more
                 left.append(f"{device.name} has {depth} changes of {row.name} ({client.status})")
             if row.is_subscribed and may_read and not (row.complete == row.resume == head):
                 left.append(f"{device.name} is at {row.complete} of {head} in {row.name} ({client.status})")
@@ -56,7 +56,10 @@ def _check_server(world: "World", name: str) -> None:
     replica = Replica()
     with world.server.store.read() as tx:
         row = space_row(tx, name)
-        assert row is not None
+        if row is None:
+            if audit.oracle.head:
+                raise Violation("S1", f"{name}: the space is gone", "server")
+            return
         cursor = Cursor(name, row.id, 0, 0, None)
         while True:
             delta = reading.page(tx, cursor)
@@ -110,11 +113,16 @@ def _check_outcomes(world: "World", device: "SimDevice", space: str, next_n: int
         durable, told = audit.recorded.get((device.id, n)), client.store.outcome(space, n)
         if durable is None and told is None and not world.may_write(device, space):
             continue
+        if told is None and client.forked is not None:
+            continue
+        if told is not None and world.auditor.made[device.id, space, n][told.nonce].by != device.name:
+            detail = f"{device.name} took the outcome of a clone's n = {n} of {space} for its own"
+            raise Violation("S8", detail, device.name)
         known = None if told is None else Recorded(told.nonce, told.outcome, told.seq)
         if known != durable or durable is None:
             raise Violation(
                 "S17", f"{space}: {device.name} knows {known} of n = {n}, the server has {durable}", device.name
             )
     made = [n for id_, name, n in world.auditor.made if id_ == device.id and name == space]
-    if sorted(made) != list(range(1, next_n)):
+    if sorted(made)[: next_n - 1] != list(range(1, next_n)) or (len(made) >= next_n and not device.is_cloned):
         raise Violation("S8", f"{device.name} lost changes of {space}", device.name)

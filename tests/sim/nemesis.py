@@ -42,7 +42,7 @@ class Nemesis:
             case "stop-server":
                 if world.server.life % 2 and not world.server.is_draining:
                     # In the world's nursery: who is told to stop goes on with it, also when the faults end.
-                    world.nursery.start_soon(world.server.stop, random.choice((0.0, 2.0, 10.0)))
+                    world.nursery.start_soon(world.stop_server, random.choice((0.0, 2.0, 10.0)))
             case "kill-device" | "close-device":
                 if device.is_on and device.name not in self._busy:
                     self._busy[device.name] = None
@@ -54,9 +54,10 @@ class Nemesis:
                 links = world.network.of(None if random.random() < 0.2 else device.name)
                 for link in links:
                     link.reset()
-            case "clock":
+            case "clock":  # a daylight saving time that a device should not follow is a step of an hour
                 if random.random() < 0.3:
                     world.server.clock.step(random.randint(-STEP_MS_MAX, STEP_MS_MAX))
+                    world.server.clock.drift = random.uniform(-0.01, 0.01)
                 else:
                     device.clock.step(random.choice((-86_400_000, -3_600_000, -5000, 5000, 3_600_000, 86_400_000)))
                     device.clock.drift = random.uniform(-0.01, 0.01)
@@ -70,8 +71,59 @@ class Nemesis:
                 user, space = random.choice(world.users), random.choice(world.shared_spaces)
                 world.roles[user][space] = random.choice((0, 0, 1, 2, 3))
                 world.trace.record("nemesis", f"{user} has role {world.roles[user][space]} on {space}")
+            case "half-open":
+                links = world.network.of(device.name)
+                for link in links:
+                    link.lose()
+            case "stop-reading":
+                nursery.start_soon(self._daze, device)
+            case "clone":
+                if device.is_on and device.name not in self._busy:
+                    self._busy[device.name] = None
+                    nursery.start_soon(self._clone, device)
+            case "store-full":
+                nursery.start_soon(self._fill_up)
+            case "disk-fails":
+                world.server.failing = random.choice(("before", "after"))
+            case "hour":
+                nursery.start_soon(self._wrong_hour)
             case _:
                 raise AssertionError(kind)
+
+    async def _daze(self, device: SimDevice) -> None:
+        device.stop_reading()
+        await trio.sleep(self._random.choice((5.0, 40.0, 150.0)) * (0.5 + self._random.random()))
+        device.read_on()
+
+    async def _clone(self, device: SimDevice) -> None:
+        """A copy of a machine runs beside it: of its disk, or of its backup, which has another installation."""
+        random, world = self._random, self._world
+        await device.kill()
+        device.is_cloned = True
+        with_installation = random.random() < 0.5
+        await device.start(world.nursery)
+        try:
+            await world.run_clone(device, with_installation, random.choice((5.0, 20.0, 60.0)))
+        finally:
+            if device.client is not None:
+                device.client.go_online()
+            del self._busy[device.name]
+
+    async def _fill_up(self) -> None:
+        """The disk is full for a while. Reads go on; then an operator makes room."""
+        server, random = self._world.server, self._random
+        server.fill_up(random.choice((0.89, 0.95, 1.0)))
+        await trio.sleep(random.choice((1.0, 10.0, 40.0)))
+        await self._world.read_over_http()
+        await trio.sleep(random.random())
+        server.make_room()
+
+    async def _wrong_hour(self) -> None:
+        """Someone sets the server's clock by an hour, as for a summer time that it does not have, and back again."""
+        hour_ms = self._random.choice((-3_600_000, 3_600_000))
+        self._world.server.clock.step(hour_ms)
+        await trio.sleep(5 + self._random.random() * 20)
+        self._world.server.clock.step(-hour_ms)
 
     async def _outage(self, device: SimDevice, is_kill: bool) -> None:
         await (device.kill() if is_kill else device.stop())

@@ -6,7 +6,7 @@ and neither end learns of it. An unplugged machine sends nothing and hears nothi
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from random import Random
 
@@ -101,7 +101,10 @@ class Pipe:
                 self._bytes -= len(data)
                 self.wake()
                 return data
-            with trio.move_on_at(inf if self._link.weather.is_cut else due_s):
+            if due_s == inf or self._link.weather.is_cut:
+                await self._changed.park()  # a scope for the time out would cost more than all else here
+                continue
+            with trio.move_on_at(due_s):
                 await self._changed.park()
         raise TransportClosed("connection reset")
 
@@ -121,6 +124,7 @@ class Link:
         self.device, self.number = device, number
         self.weather, self.random = network.weather[device], network.random
         self.is_reset = False
+        self.is_lost = False
         up, down = Pipe(self), Pipe(self)
         self.client = Socket(self, down, up, f"server.invalid:{number}")
         self.server = Socket(self, up, down, f"{device}.invalid:{number}")
@@ -128,6 +132,13 @@ class Link:
     @property
     def is_over(self) -> bool:
         return self.is_reset or (self.client.is_gone and self.server.is_gone)
+
+    def lose(self) -> None:
+        """The device's end is gone, and no packet of either end arrives any more: the server's end is half open."""
+        self.is_lost = True
+        self.weather = replace(self.weather, is_cut=True)
+        self.client.abort()
+        self.wake()
 
     def reset(self) -> None:
         """Both ends learn at once that the connection is gone, and what was on its way is lost."""
@@ -144,6 +155,7 @@ class Socket:
 
     def __init__(self, link: Link, inward: Pipe, outward: Pipe, peer: str) -> None:
         self.peer = peer
+        self.longest_bytes = 0  # of what was handed over at once
         self._link, self._inward, self._outward = link, inward, outward
         self._is_aborted = False
         self._is_unplugged = False
@@ -152,9 +164,23 @@ class Socket:
     def is_gone(self) -> bool:
         return self._is_aborted or self._is_unplugged
 
+    @property
+    def is_reset(self) -> bool:
+        return self._link.is_reset
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the server has let go of this connection."""
+        return self._link.is_reset or self._link.server.is_gone
+
+    def narrow(self, buffer_bytes: int) -> None:
+        """This link alone has so much room from now on."""
+        self._link.weather = replace(self._link.weather, buffer_bytes=buffer_bytes)
+
     def send_now(self, data: bytes | memoryview) -> int:
         if self._is_aborted:
             raise TransportClosed("aborted")
+        self.longest_bytes = max(self.longest_bytes, len(data))
         return len(data) if self._is_unplugged else self._outward.put(data)
 
     async def receive(self, bytes_max: int) -> bytes:
@@ -281,5 +307,5 @@ class Network:
         """A machine is up again and answers packets of connections that it knows nothing of."""
         for link in self.links:
             is_lost = link.server.is_gone if device is None else link.client.is_gone and link.device == device
-            if is_lost and not link.is_reset:
+            if is_lost and not link.is_reset and not link.is_lost:
                 link.reset()

@@ -10,12 +10,16 @@ FAULTS = (
     "kill-server", "stop-server", "power-cut", "kill-device", "close-device", "cut", "reset", "clock", "weather",
     "grants", "stale-token", "auth-down",
 )  # fmt: skip
-PROFILES = ("swarm", "offline", "storm", "crowd")
+# Drawn apart from the others, so that a new kind leaves the runs without it as they were.
+LATER_FAULTS = ("half-open", "stop-reading", "clone", "store-full", "disk-fails", "hour")
+CROWD_MAX = 300  # devices
+PROFILES = ("swarm", "offline", "storm", "rogue", "crowd")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`*_every_s`: mean time between two. `page_bytes`: what a page of a catch-up holds."""
+    """`*_every_s`: mean time between two. `page_bytes`: what a page of a catch-up holds. `is_rated`:
+    addresses, callers and users meet their rates."""
 
     profile: str
     devices: int
@@ -38,6 +42,17 @@ class Plan:
     join_share: float
     delete_share: float
     post_every_s: float
+    rogues: int
+    misdeed_every_s: float
+    frame_bytes_max: int
+    push_changes_max: int
+    pushes_in_flight_max: int
+    subscriptions_max: int
+    control_bytes_max: int
+    connections_per_address_max: int
+    upgrades_per_s_max: float
+    is_rated: bool
+    is_followed: bool
 
 
 def drawn(seed: int, profile: str) -> Plan:
@@ -50,14 +65,20 @@ def drawn(seed: int, profile: str) -> Plan:
     if profile == "storm":
         devices = random.choice((12, 20, 30))
         faults |= {"kill-server", "power-cut"}
+    later = Random(f"{profile}/{seed}/later")
+    share = 0.0 if profile == "rogue" else later.choice((0.0, 0.3, 0.7))
+    faults |= {fault for fault in LATER_FAULTS if later.random() < share}
     if profile == "crowd":
-        devices = random.randint(60, 120)
+        devices = CROWD_MAX if later.random() < 0.15 else random.randint(60, 120)
     if profile == "offline":
         faults |= {"cut", "kill-device"}
     edits = random.randint(100, 400)  # in all: the auditor's cost grows faster than these
     safety_s = random.choice((40.0, 90.0, 200.0)) * (4 if profile == "offline" else 1)
     if profile == "crowd":
         edits, safety_s = random.randint(100, 250), random.choice((15.0, 30.0))  # each is heard by everyone
+    if profile == "rogue":
+        devices, edits, safety_s = random.choice((2, 3)), random.randint(20, 60), 150.0
+        faults = frozenset()
     # Pages that are read while others write: small ones, on a link that takes few at a time.
     page_bytes, buffer_bytes, latency_s = random.choice((
         (1, 256, 0.2), (1, 700, 0.2), (300, 256, 0.5), (300, 4096, 0.02), (1500, 700, 0.02), (262_144, 65536, 0.001),
@@ -85,4 +106,16 @@ def drawn(seed: int, profile: str) -> Plan:
         join_share=random.choice((0.05, 0.05, 0.3)),
         delete_share=random.choice((0.03, 0.2)),
         post_every_s=safety_s / random.randint(3, 20),
+        rogues=6 if profile == "rogue" else later.choice((0, 1, 1, 2)),
+        misdeed_every_s=1.0 if profile == "rogue" else later.choice((1.0, 4.0)),
+        frame_bytes_max=later.choice((20_000, 131_072, 1_048_576)),
+        push_changes_max=later.choice((5, 50, 1000)),
+        pushes_in_flight_max=later.choice((1, 2, 16)),
+        # A rogue meets small limits soon.
+        subscriptions_max=8 if profile == "rogue" else later.choice((8, 256)),
+        control_bytes_max=2048 if profile == "rogue" else later.choice((2048, 65_536)),
+        connections_per_address_max=12 if profile == "rogue" else later.choice((12, 5000)),
+        upgrades_per_s_max=later.choice((2.0, 1000.0)) if profile == "storm" else 1000.0,
+        is_followed=later.random() < 0.4,
+        is_rated=later.random() < (0.5 if profile == "rogue" else 0.3),
     )

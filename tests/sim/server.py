@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from syncd.app.daemon import adds_data, size_bytes
+from syncd.engine.batch import space_row
 from syncd.engine.commands import Command, Decision, Failed, Result
 from syncd.engine.engine import Engine
 from syncd.env.ports import Environment, T, Ts
@@ -23,20 +24,34 @@ from syncd.net.hub import Hub
 from syncd.net.limits import NetLimits
 from syncd.net.server import Server
 from syncd.store import fsck
+from syncd.store.api import StoreError
 from syncd.store.committer import Committer
 from syncd.store.memory import MemoryStore
 from syncd.wire.limits import Limits
 from tests.sim.auditor import Violation
 from tests.sim.clocks import SimClock, SimEntropy
-from tests.sim.network import Network, SimListener
+from tests.sim.network import Network, SimListener, Socket
 from tests.sim.trace import Trace
 
 KEY = token_key("sim", "HS256", b"a secret of at least thirty-two bytes")
+ROOM_BYTES = 1 << 30
+DEATH_S = 2.0  # after a failed sync
 QUIET = "took nothing for too long"  # the one line of the server's log that is no defect
 
 
 class PowerCut(BaseException):
     """The machine dies here. No `except Exception` of the program may survive it."""
+
+
+class DiskFailed(StoreError):
+    """A sync failed: nobody knows what is durable. The process must end, and does not try again."""
+
+
+class SimStore(MemoryStore):
+    """A store of which an operator can alter the limit."""
+
+    def give(self, limit_bytes: int) -> None:
+        self._limit_bytes = self._limit_bytes_max = limit_bytes
 
 
 class Disk:
@@ -53,8 +68,13 @@ class Disk:
             await trio.sleep(server.random.random() * server.disk_s)
             if server.life != self._life:
                 await trio.sleep_forever()
+            failing, server.failing = server.failing, None
+            if failing == "before":
+                raise server.failed()
             result = fn(*args)
             server.committed(args, result)
+            if failing == "after":
+                raise server.failed()
             await trio.sleep(server.random.random() * server.disk_s)  # the sync returns later than it took effect
             if server.life != self._life:
                 await trio.sleep_forever()
@@ -112,6 +132,10 @@ class SimServer:
         self.life = 0
         self.defects: list[str] = []
         self.power_cuts: dict[str, int] = {}  # by the point at which the power went
+        self.failing: str | None = None  # the next commit fails: `before` or `after` it took effect
+        self.failed_life, self.failed_s = 0, 0.0
+        self.cut_off_count = 0  # who took nothing for too long: 4002, which cannot be told
+        self.limit_bytes = ROOM_BYTES
         self.is_draining = False
         self.server: Server | None = None
         self.hub: Hub | None = None
@@ -119,9 +143,34 @@ class SimServer:
         self._entropy = SimEntropy(Random(random.random()))
         self._network, self._net_limits, self._wire_limits = network, net_limits, wire_limits
         self._on_commit, self._on_token = on_commit, on_token
-        self.store = MemoryStore()
+        self.store = SimStore()
         self._scope = trio.CancelScope()
         self._is_down = trio.Event()
+
+    @property
+    def is_going(self) -> bool:
+        """Whether this life is about to end."""
+        return self.is_draining or self.failed_life == self.life
+
+    def failed(self) -> DiskFailed:
+        """The disk has failed under this life."""
+        self.failed_life, self.failed_s = self.life, trio.current_time()
+        self.trace.record("server", "the disk failed")
+        return DiskFailed("the disk failed")
+
+    def fill_up(self, share: float) -> None:
+        """The file system is nearly full: what is stored is this share of what there is room for."""
+        self.limit_bytes = int(self.store.usage().used_bytes / share)
+        self.store.give(self.limit_bytes)
+
+    def make_room(self) -> None:
+        self.limit_bytes = ROOM_BYTES
+        self.store.give(self.limit_bytes)
+
+    def epoch(self, space: str) -> bytes | None:
+        with self.store.read() as tx:
+            row = space_row(tx, space)
+        return None if row is None else row.epoch
 
     def committed(self, args: Any, result: Any) -> None:
         now_ms, commands = args
@@ -163,7 +212,7 @@ class SimServer:
 
     async def start(self, nursery: trio.Nursery) -> None:
         assert self.life % 2 == 0
-        self.store = MemoryStore(image=self.store.image())
+        self.store = SimStore(self.limit_bytes, image=self.store.image())
         self.check_store()
         self.life += 1
         self.is_draining = False
@@ -184,7 +233,7 @@ class SimServer:
         try:
             with self._scope:
                 await self._run(life, task_status)
-        except* PowerCut:
+        except* (PowerCut, DiskFailed):
             pass
         finally:
             if self.life == life:
@@ -217,7 +266,9 @@ class SimServer:
             task_status.started()
 
     def _log(self, text: str) -> None:
-        if self.life % 2 and QUIET not in text:
+        if QUIET in text:
+            self.cut_off_count += 1
+        elif self.life % 2:
             self.defects.append(text)
 
     def check_bounds(self) -> None:
@@ -227,10 +278,17 @@ class SimServer:
         stats = self.committer.stats()
         if stats.queue_count > 4096 or stats.queue_bytes > 64 << 20:
             raise Violation("S14", f"the committer's queue holds {stats.queue_count} commands")
+        if self.failed_life == self.life and trio.current_time() > self.failed_s + DEATH_S:
+            raise Violation("S1", "the server goes on after its disk failed", "server")
         for member in self.hub.members:
             delivery = member.delivery
-            bound = 2 * self._wire_limits.delta_bytes_max + self._net_limits.control_bytes_max
+            assert isinstance(delivery.transport, Socket)
+            # One remainder of what was handed over at once, and control messages behind it.
+            bound = delivery.transport.longest_bytes + self._net_limits.control_bytes_max
             if delivery.waiting_bytes > bound:
                 raise Violation("S14", f"{delivery.waiting_bytes} bytes wait for one device, more than {bound}")
+            since_s = trio.current_time() - delivery.progress_s
+            if delivery.is_stalled and since_s > self._net_limits.no_progress_s + 5:
+                raise Violation("S14", f"{delivery.transport.peer} has taken nothing for {since_s:.0f} s", "server")
             if len(delivery.channels) > self._wire_limits.subscriptions_max + self._wire_limits.pushes_in_flight_max:
                 raise Violation("S14", f"a connection has {len(delivery.channels)} channels")

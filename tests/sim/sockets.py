@@ -4,7 +4,7 @@ Owns the reference client's `connect` port and a one-request HTTP client. Report
 that what a device hears is seen from outside of it.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
@@ -32,6 +32,14 @@ class Tap(Protocol):
     def closed(self, code: int) -> None: ...
 
 
+class Refused(Exception):
+    """The upgrade was answered by a status other than 101. `retry_after_s`: what it says, if it does."""
+
+    def __init__(self, status: int, retry_after_s: int | None) -> None:
+        super().__init__(f"refused with {status}")
+        self.status, self.retry_after_s = status, retry_after_s
+
+
 async def send_all(socket: Socket, data: bytes) -> None:
     while data:
         data = data[socket.send_now(data) :]
@@ -42,8 +50,8 @@ async def send_all(socket: Socket, data: bytes) -> None:
 class SimWebSocket:
     """A `syncd_client.shell.Transport`."""
 
-    def __init__(self, socket: Socket, tap: Tap, rest: bytes) -> None:
-        self._socket, self._tap = socket, tap
+    def __init__(self, socket: Socket, tap: Tap, rest: bytes, wait_awake: Callable[[], Awaitable[None]]) -> None:
+        self._socket, self._tap, self._wait_awake = socket, tap, wait_awake
         self._websocket = Connection(ConnectionType.CLIENT)
         self._frames: list[bytes | str] = []
         self._pieces: list[bytes | str] = []
@@ -71,6 +79,7 @@ class SimWebSocket:
             while not self._frames:
                 if self._closed is not None:
                     raise self._closed
+                await self._wait_awake()
                 data = await self._socket.receive(RECEIVE_BYTES)
                 if not data:
                     raise TransportClosed("the stream ended")
@@ -121,35 +130,57 @@ class SimWebSocket:
                     await send_all(self._socket, answer)
 
 
-@asynccontextmanager
-async def connect_websocket(network: Network, device: str, subprotocol: str, tap: Tap) -> AsyncIterator[SimWebSocket]:
-    """The `connect` port. Raises `Unreachable`."""
-    socket: Socket | None = None
+async def opened(network: Network, device: str, subprotocol: str) -> tuple[Socket, bytes]:
+    """A socket on which the upgrade is done, and what came after it. Raises `TransportClosed` or `Refused`."""
     request = (
         "GET /v1/sync HTTP/1.1\r\nHost: server.invalid\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
         f"Sec-WebSocket-Protocol: {subprotocol}\r\n\r\n"
     )
+    socket = await network.connect(device)
+    is_open = False
     try:
-        try:
-            with trio.fail_after(CONNECT_S):
-                socket = await network.connect(device)
-                await send_all(socket, request.encode())
-                head = b""
-                while b"\r\n\r\n" not in head:
-                    data = await socket.receive(RECEIVE_BYTES)
-                    if not data:
-                        raise TransportClosed("the stream ended")
-                    head += data
-        except (TransportClosed, trio.TooSlowError) as error:
-            raise Unreachable(str(error)) from None
+        await send_all(socket, request.encode())
+        head = b""
+        while b"\r\n\r\n" not in head:
+            data = await socket.receive(RECEIVE_BYTES)
+            if not data:
+                raise TransportClosed("the stream ended")
+            head += data
         head, _, rest = head.partition(b"\r\n\r\n")
-        if not head.startswith(b"HTTP/1.1 101"):
-            raise Unreachable(f"refused: {head[:40]!r}")
-        yield SimWebSocket(socket, tap, rest)
+        status, *lines = head.decode("latin-1").split("\r\n")
+        if not status.startswith("HTTP/1.1 101"):
+            told = [line.partition(":")[2] for line in lines if line.lower().startswith("retry-after:")]
+            raise Refused(int(status.split(" ")[1]), int(told[0]) if told else None)
+        is_open = True
+        return socket, rest
     finally:
-        if socket is not None:
+        if not is_open:
             socket.abort()
+
+
+@asynccontextmanager
+async def connect_websocket(
+    network: Network,
+    device: str,
+    subprotocol: str,
+    tap: Tap,
+    wait_awake: Callable[[], Awaitable[None]],
+    refused: Callable[[Refused], None],
+) -> AsyncIterator[SimWebSocket]:
+    """The `connect` port. Raises `Unreachable`. `wait_awake`: until the device reads again; `refused`: hears of it."""
+    try:
+        with trio.fail_after(CONNECT_S):
+            socket, rest = await opened(network, device, subprotocol)
+    except Refused as error:
+        refused(error)
+        raise Unreachable(str(error)) from None
+    except (TransportClosed, trio.TooSlowError) as error:
+        raise Unreachable(str(error)) from None
+    try:
+        yield SimWebSocket(socket, tap, rest, wait_awake)
+    finally:
+        socket.abort()
 
 
 async def ask_http(

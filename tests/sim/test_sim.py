@@ -31,7 +31,8 @@ def test_a_run_keeps_every_invariant(seed: int, profile: str) -> None:
 def test_what_never_occurs_fails_a_long_run_and_is_not_held_against_a_short_one() -> None:
     seen = Report(
         "PASS", 0, 1, "", "", (), dict.fromkeys(EXPECTED["outcome"], 1), dict.fromkeys(EXPECTED["fault"], 1),
-        dict.fromkeys(EXPECTED["power cut at"], 1), {int(code): 1 for code in EXPECTED["close"]}, 1.0,
+        dict.fromkeys(EXPECTED["power cut at"], 1), {int(code): 1 for code in EXPECTED["close"]},
+        dict.fromkeys(EXPECTED["error"], 1), dict.fromkeys(EXPECTED["misdeed"], 1), 1.0,
     )  # fmt: skip
     unseen = replace(seen, closes={1000: 1}, power_cuts={})
     told = {}

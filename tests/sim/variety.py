@@ -8,19 +8,35 @@ change of the workload makes an outcome impossible.
 from collections import Counter
 from collections.abc import Iterator
 
-from tests.sim.plan import FAULTS
+from syncd.wire.errors import CLOSES, KINDS
+from tests.sim.misdeeds import MISDEEDS
+from tests.sim.plan import FAULTS, LATER_FAULTS
 from tests.sim.world import Report
 
 SEEDS_LISTED = 100  # from here on, what is missing is listed
 SEEDS_JUDGED = 200  # and from here on, it fails the run
 
-# Of closes, a well-behaved client meets no other: 4901 goes to a connection that its device has left, 4100 to a flood,
-# and one that is idle or makes no progress hears nothing. Of outcomes, `too_large` and `void` are not brought about.
+# Close codes and errors that this version has in its registry, and never uses; and what would be a defect of ours.
+UNUSED_CLOSES = (1001, 1011, 1013, 4000, 4300, 4904)
+UNUSED_ERRORS = ("internal",)
 EXPECTED: dict[str, tuple[str, ...]] = {
-    "fault": tuple(sorted(set(FAULTS) - {"power-cut"})),
+    "fault": tuple(sorted({*FAULTS, *LATER_FAULTS, "early display", "follower crashed"} - {"power-cut"})),
+    "misdeed": tuple(sorted(MISDEEDS)),
     "power cut at": ("commit.before", "commit.after", "publish.before"),
-    "outcome": ("applied", "merged", "noop", "gone", "precondition", "forbidden", "type_mismatch", "invalid"),
-    "close": ("1000", "1006", "1012", "4200", "4201"),
+    "outcome": (
+        "applied",
+        "merged",
+        "noop",
+        "gone",
+        "precondition",
+        "forbidden",
+        "type_mismatch",
+        "invalid",
+        "too_large",
+        "void",
+    ),
+    "error": tuple(kind.name for kind in KINDS if kind.name not in UNUSED_ERRORS),
+    "close": tuple(str(close.code) for close in CLOSES if close.code not in UNUSED_CLOSES),
 }
 
 
@@ -35,6 +51,8 @@ class Variety:
         self._seen["power cut at"].update(report.power_cuts)
         self._seen["outcome"].update(report.outcomes)
         self._seen["close"].update({str(code): count for code, count in report.closes.items()})
+        self._seen["error"].update(report.errors)
+        self._seen["misdeed"].update(report.misdeeds)
 
     @property
     def missing(self) -> list[str]:

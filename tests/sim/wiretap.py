@@ -20,11 +20,13 @@ NAMES = {
     12: "foreground", 13: "probe", 14: "bye", 20: "ping", 21: "pong", 32: "welcome", 33: "subscribed", 34: "delta",
     35: "outcomes", 36: "revoked", 41: "expired", 42: "error", 43: "goaway",
 }  # fmt: skip
+CODES = {name: code for code, name in NAMES.items()}
 # Told to a space: none of these is the fault of a well-behaved client.
 HARMLESS_ERRORS = ("overloaded", "store_full", "not_subscribed", "forbidden")
 HARMLESS_CLOSES = ("unauthenticated", "token_expired", "superseded")
 DELETED = 2
-TOKEN_SLACK_MS = 65_000  # by which the server's clock may be set back between a hello and its welcome: two steps
+TOKEN_SLACK_MS = 65_000  # by which the server's clock may be set back between a hello and its welcome: two steps; a
+# jump of an hour shows at one of the two moments only
 
 
 @dataclass(slots=True)
@@ -66,7 +68,8 @@ def raw(value: Any) -> bytes:
 
 
 class Wiretap:
-    """A `sockets.Tap`. `settled`: the outcomes that this device heard ever, by space: kept over its connections."""
+    """A `sockets.Tap`. `tolerated`: errors that this device has brought upon itself. `settled`: the outcomes that it
+    heard ever, by space: kept over its connections."""
 
     def __init__(
         self,
@@ -79,10 +82,11 @@ class Wiretap:
         settled: dict[str, dict[int, Recorded]],
         fail: Callable[[Violation], None],
         look: Callable[[], None],
+        tolerated: tuple[str, ...] = (),
     ) -> None:
         self._auditor, self._trace, self._node, self._device = auditor, trace, node, device
         self._tokens, self._server_ms, self._settled = tokens, server_ms, settled
-        self._report, self._look = fail, look
+        self._report, self._look, self._tolerated = fail, look, tolerated
         self._held: list[tuple[float, TokenFacts]] = []  # the tokens of this connection, and when they were sent
         self._spaces: dict[str, Heard] = {}
         self._is_stale = False
@@ -106,8 +110,11 @@ class Wiretap:
             self._report(violation)
 
     def closed(self, code: int) -> None:
-        code = int(code)  # WebSocket libraries have names for some of them
-        self._auditor.closes[code] = self._auditor.closes.get(code, 0) + 1
+        self._auditor.told_close(int(code))  # WebSocket libraries have names for some of them
+
+    def complete(self, space: str) -> int:
+        """Up to where this connection has brought everything."""
+        return self._spaces[space].complete if space in self._spaces else 0
 
     def _sent(self, frame: bytes | str) -> None:
         for name, body in messages_of(frame):
@@ -115,7 +122,7 @@ class Wiretap:
             if name in ("hello", "refresh"):
                 facts = self._tokens[body["token"]]
                 self._held.append((trio.current_time(), facts))
-                self._is_stale = name == "hello" and facts.expires_ms + TOKEN_SLACK_MS < self._server_ms()
+                self._is_stale = name == "hello" and self._has_expired(facts)
             elif name == "subscribe":
                 self._subscribe(body)
             elif name == "ack":
@@ -142,7 +149,7 @@ class Wiretap:
         for name, body in messages_of(frame):
             self._trace.record(self._node, f"< {name} {_told(body)}")
             space = body.get("space")
-            if name == "welcome" and self._is_stale:
+            if name == "welcome" and self._is_stale and self._has_expired(self._held[0][1]):
                 self._fail("S11", "is welcomed with a token that expired long ago")
             elif name == "subscribed":
                 heard = self._spaces[body["space"]]
@@ -157,11 +164,14 @@ class Wiretap:
             elif name == "expired":
                 self._fail("S4", f"is told that its position in {space} expired, and the server lost nothing")
             elif name == "error":
+                self._auditor.told_error(body["name"])
                 self._error(body)
+            elif name == "goaway":
+                self._auditor.told_goaway(self._node, body["retry_after_ms"])
 
     def _error(self, body: dict[str, Any]) -> None:
         harmless = HARMLESS_CLOSES if body.get("space") is None else HARMLESS_ERRORS
-        if body["name"] not in (*harmless, "overloaded"):
+        if body["name"] not in (*harmless, *self._tolerated, "overloaded", "store_full"):
             self._fail("S15", f"is told of the error {body['name']}: {body.get('detail')}")
         if body.get("space") in self._spaces:
             heard = self._spaces[body["space"]]
@@ -195,6 +205,9 @@ class Wiretap:
         heard.resume = to
         if body.get("complete"):
             heard.complete, heard.is_first = to, False
+
+    def _has_expired(self, facts: TokenFacts) -> bool:
+        return facts.expires_ms + TOKEN_SLACK_MS < self._server_ms()
 
     def _might_read(self, space: str, committed_s: float) -> bool:
         """Whether a token that was in force when this was committed, or a later one, allows it."""

@@ -11,6 +11,7 @@ import trio
 
 from syncd.engine.grants import Grant, Role
 from syncd.net.auth import sign_token
+from syncd_client import Device
 from syncd_client.codec import json_value
 from tests.oracle.histories import random_wire
 from tests.oracle.oracle import packed
@@ -107,18 +108,26 @@ class Person:
         read_at = None
         if random.random() < 0.1:
             read_at = self._read_at.get(space.name)
+        staged = _early_shown(client, space.name)
+        for operation in operations:
+            # A page set that is not complete yet may be shown; who edits what it shows says which rev that was.
+            if tuple(operation[1:3]) in staged and random.random() < 0.7:
+                operation.append({"seen": staged[operation[1], operation[2]]})
+                self._world.count_fault("early display")
         target = operations[0][1:3]
         before = space.view(*target)
         if before is not None and random.random() < 0.3:
             self._read_at[space.name] = before.read_at
         complete = space.row.complete
         change = space.commit(operations, read_at=read_at)
-        self._world.auditor.committed(self._device.id, space.name, change.n, change.nonce, complete, operations)
+        self._world.auditor.committed(
+            self._device.id, space.name, change.n, change.nonce, complete, operations, self._device.name
+        )
         self._world.trace.record(
             self._device.name, f"commits {space.name} n={change.n} at={complete} {[item[0] for item in operations]}"
         )
         self._written = None
-        if len(operations) == 1 and operations[0][0] == "reg.set" and before is not None:
+        if len(operations) == 1 and operations[0][0] == "reg.set" and before is not None and not staged:
             field, value = operations[0][3:5]
             if before.types.get(field, "reg") == "reg":
                 self._written = (space.name, change.n, (target[0], target[1]), field, value)
@@ -150,6 +159,11 @@ class Person:
                 "S9", f"{self._device.name} no longer shows its own n = {n} of {name}", self._device.name
             )
             self._world.fail(violation)
+
+
+def _early_shown(client: Device, space: str) -> dict[tuple[str, str], int]:
+    """The documents in pages that are staged, and the rev of each."""
+    return {(document.collection, document.id): document.rev for page in client.store.pages(space) for document in page}
 
 
 class Backend:
@@ -207,7 +221,7 @@ class Backend:
             self._world.trace.record(BACKEND, f"POST {target} -> {told and told[0]}")
             if told is not None and told[0] < 300:
                 return json.loads(told[1])
-            if told is not None and told[0] not in (401, 503):
+            if told is not None and told[0] not in (401, 429, 503):
                 self._world.fail(Violation("S15", f"POST {target} was answered {told}", BACKEND))
                 return None
             await trio.sleep(self._random.expovariate(1 / 3.0))

@@ -24,8 +24,10 @@ from syncd.engine.commands import Author as EngineAuthor
 from syncd.engine.commands import Command, CreateKey, Decision, Post, Result
 from syncd.engine.grants import Grant, Role
 from syncd.net.auth import make_key, secret_hash, sign_token
+from syncd.net.connection import NO_PROGRESS
 from syncd.net.limits import NetLimits
-from syncd.wire.limits import DEFAULT
+from syncd.net.rates import Rate
+from syncd.wire.limits import Limits
 from syncd_client.policy import State
 from tests.sim import determinism
 from tests.sim.auditor import READER, WRITER, Auditor, Recorded, Violation
@@ -33,14 +35,22 @@ from tests.sim.clocks import true_ms
 from tests.sim.commits import CommitReader
 from tests.sim.device import SimDevice
 from tests.sim.final import check_everything, unfinished
+from tests.sim.follower import FOLLOWER, Follower
 from tests.sim.nemesis import Nemesis
 from tests.sim.network import Network, Weather
 from tests.sim.plan import Plan, drawn
+from tests.sim.rogue import Rogue
 from tests.sim.server import KEY, Defects, SimServer
+from tests.sim.sockets import Refused, ask_http
 from tests.sim.trace import Trace
 from tests.sim.wiretap import TokenFacts, Wiretap
 from tests.sim.workload import BACKEND, Backend, Person
 
+RATES = {
+    "address_connections": Rate(1.0, 25.0), "address_requests": Rate(0.5, 6.0), "caller_requests": Rate(0.5, 5.0),
+    "address_failures": Rate(0.1, 3.0), "user_bytes": Rate(4000.0, 20_000.0), "user_changes": Rate(5.0, 20.0),
+}  # fmt: skip
+CROWD_COUNT = 8  # so many who are told the same are no accident
 LIVENESS_S = 900.0  # three of the longest backoffs, and the time in which a dead connection is noticed
 ALARMING = ("drift", "forked", "malformed", "expired", "stopped")
 POLL_S = 3.0
@@ -66,6 +76,8 @@ class Report:
     faults: Mapping[str, int]
     power_cuts: Mapping[str, int]
     closes: Mapping[int, int]
+    errors: Mapping[str, int]
+    misdeeds: Mapping[str, int]
     virtual_s: float
 
 
@@ -94,16 +106,29 @@ class World:
         self._names: dict[bytes, str] = {}
         self._notices: dict[str, tuple[int, int]] = {}
         self._token_random = self._fork()
-        limits = NetLimits(
-            ping_ms=self.plan.ping_ms, first_jitter_ms=self.plan.first_jitter_ms,
-            ack_ms=self._random.choice((500, 5000)),
+        plan = self.plan
+        self.net_limits = NetLimits(
+            ping_ms=plan.ping_ms, first_jitter_ms=plan.first_jitter_ms, ack_ms=self._random.choice((500, 5000)),
+            connections_per_user_max=-(-plan.devices // plan.users) + 2,
+            connections_per_address_max=plan.connections_per_address_max,
+            upgrades_per_s_max=plan.upgrades_per_s_max, upgrades_burst_max=plan.upgrades_per_s_max,
+            control_bytes_max=plan.control_bytes_max, **(RATES if plan.is_rated else {}),
+        )  # fmt: skip
+        self.wire_limits = Limits(
+            frame_bytes_max=plan.frame_bytes_max, push_changes_max=plan.push_changes_max,
+            pushes_in_flight_max=plan.pushes_in_flight_max, subscriptions_max=plan.subscriptions_max,
         )  # fmt: skip
         reader = CommitReader(self.auditor, self._name)
         self.server = SimServer(
-            self._fork(), self.network, self.trace, limits, DEFAULT, self._guarded(reader.read), self._accepted,
+            self._fork(), self.network, self.trace, self.net_limits, self.wire_limits, self._guarded(reader.read),
+            self._accepted,
         )  # fmt: skip
         self.server.disk_s = self.plan.disk_s
         self.devices: list[SimDevice] = []
+        self.clones: list[SimDevice] = []
+        self.misdeeds: dict[str, int] = {}  # those that came to a verdict
+        self.follower: Follower | None = None
+        self._refusals_s: list[int] = []  # what each Retry-After of a refused upgrade said
         self.nursery: trio.Nursery
 
     def _fork(self) -> Random:
@@ -153,20 +178,37 @@ class World:
         life_s = self.plan.token_s * (0.5 + random.random()) if self.is_safe_phase else 3600.0
         grants = [Grant(space, Role(role)) for space, role in roles.items()]
         token = sign_token(KEY, device.user, grants, life_s, true_ms(), token_id=str(random.getrandbits(32)))
-        self.tokens[token] = TokenFacts(roles, true_ms() + round(life_s * 1000))
+        self.know_token(token, roles, true_ms() + round(life_s * 1000))
         self._given.setdefault(device.name, []).append(token)
         return token
+
+    def know_token(self, token: str, roles: Mapping[str, int], expires_ms: int) -> None:
+        self.tokens[token] = TokenFacts(roles, expires_ms)
 
     def _accepted(self, token: str) -> None:
         if token in self.tokens:
             self.tokens[token].accepted_s.append(trio.current_time())
 
+    def name_device(self, device: bytes, name: str) -> None:
+        self._names[device] = name
+
     def _tap(self, device: SimDevice) -> Wiretap:
-        self._names[device.id] = device.name
+        self.name_device(device.id, device.name)
+        return self.tap_of(device.name, device.id)
+
+    def tap_of(self, name: str, device: bytes, tolerated: tuple[str, ...] = ()) -> Wiretap:
+        """What listens to a new connection."""
+        look = self.people[name].look if name in self.people else lambda: None
         return Wiretap(
-            self.auditor, self.trace, device.name, device.id, self.tokens, self.server.clock.now_ms,
-            self._settled.setdefault(device.name, {}), self.fail, self.people[device.name].look,
+            self.auditor, self.trace, name, device, self.tokens, self.server.clock.now_ms,
+            self._settled.setdefault(name, {}), self.fail, look, tolerated,
         )  # fmt: skip
+
+    def _refused(self, refused: Refused) -> None:
+        if refused.retry_after_s is None:
+            self.fail(Violation("S15", f"an upgrade was answered by {refused.status}, and not told when to come back"))
+        else:
+            self._refusals_s.append(refused.retry_after_s)
 
     # -- phases --------------------------------------------------------------------------------------------------
 
@@ -183,6 +225,7 @@ class World:
                 await self._restart()
                 await self._rest()
                 check_everything(self)
+                self._check_spread(self._refusals_s, "whose upgrade was refused", 1)
                 await self._send_away()
                 self.nursery.cancel_scope.cancel()
         if self.failure is not None:
@@ -204,16 +247,74 @@ class World:
             self.network.weather[name] = self._weather()
             user = self.users[index % len(self.users)]
             binding = random.choice(("msgpack", "msgpack", "json"))
-            device = SimDevice(
-                name, user, binding, self._directory / name, self._fork(), self.network, self.trace,
-                self.token, self._tap,
-            )  # fmt: skip
+            device = self._machine(name, user, binding)
             self.devices.append(device)
-            self.people[name] = Person(self, device)
             if random.random() < 0.8:
                 await self._first_start(device)
         self.server.fault_share = plan.fault_share
         return secret
+
+    def _machine(self, name: str, user: str, binding: str) -> SimDevice:
+        device = SimDevice(
+            name, user, binding, self._directory / name, self._fork(), self.network, self.trace,
+            self.token, self._tap, self._refused,
+        )  # fmt: skip
+        self.people[name] = Person(self, device)
+        return device
+
+    async def run_clone(self, device: SimDevice, with_installation: bool, life_s: float) -> None:
+        """A copy of this device's disk lives for so long beside it, and is used."""
+        name = f"{device.name}-clone{len(self.clones)}"
+        clone = self._machine(name, device.user, device.binding)
+        clone.is_cloned = True
+        self.clones.append(clone)
+        leave = None if with_installation else shutil.ignore_patterns("installation")
+        await device.kill()
+        shutil.copytree(device.directory, clone.directory, ignore=leave)
+        await device.start(self.nursery)
+        self.network.weather[name] = self._weather()
+        await clone.start(self.nursery)
+        try:
+            with trio.move_on_after(life_s):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.people[name].run)
+                    nursery.start_soon(self._quarrel, device)
+                    nursery.start_soon(self._quarrel, clone)
+        finally:
+            with trio.CancelScope(shield=True):
+                await clone.kill()
+
+    async def _quarrel(self, device: SimDevice) -> None:
+        """Whoever was superseded is opened again now and then."""
+        while True:
+            await trio.sleep(1 + 4 * device.random.random())
+            if device.client is not None:
+                device.client.go_online()
+
+    async def stop_server(self, deadline_s: float) -> None:
+        """As on SIGTERM; and those who were told to leave come back one after the other."""
+        self.auditor.goaways.clear()
+        await self.server.stop(deadline_s)
+        spread_ms = 1000 * len(self.auditor.goaways) / self.net_limits.upgrades_per_s_max
+        try:
+            self._check_spread([told_ms for _, told_ms in self.auditor.goaways], "who were sent away", spread_ms / 10)
+        except Violation as violation:
+            self.fail(violation)
+
+    async def read_over_http(self) -> None:
+        """Whatever the server cannot write, it can be read."""
+        token = sign_token(KEY, "reader", [Grant("s/**", Role.READER)], 3600, true_ms())
+        space, life = self.shared_spaces[0].replace("/", "%2F"), self.server.life
+        target, headers = f"/v1/spaces/{space}/documents", {"Authorization": f"Bearer {token}"}
+        told = await ask_http(self.network, BACKEND, "GET", target, headers, b"", 20.0)
+        self.trace.record(BACKEND, f"reads a full store: {told and told[0]}")
+        if (
+            told is not None
+            and told[0] not in (200, 401, 429)
+            and self.server.life == life
+            and not self.server.is_going
+        ):
+            self.fail(Violation("S15", f"a full store cannot be read: {told}", BACKEND))
 
     def _weather(self) -> Weather:
         plan = self.plan
@@ -235,6 +336,14 @@ class World:
                 nursery.start_soon(nemesis.operate)
                 nursery.start_soon(nemesis.run, nursery)
                 nursery.start_soon(backend.run)
+                if self.plan.is_followed:
+                    self.network.weather[FOLLOWER] = self._weather()
+                    self.follower = Follower(self, self._fork(), self._random.choice(self.shared_spaces))
+                    nursery.start_soon(self.follower.run)
+                for number in range(self.plan.rogues):
+                    name = f"r{number}"
+                    self.network.weather[name] = Weather(buffer_bytes=self._random.choice((4096, 65536)))
+                    nursery.start_soon(Rogue(self, name, self._fork()).run)
                 for device in self.devices:
                     nursery.start_soon(self.people[device.name].run)
                     if not device.is_on:
@@ -249,6 +358,8 @@ class World:
         self.is_safe_phase = False
         self.server.fault_share = 0.0
         self.server.clock.correct()
+        self.server.failing = None
+        self.server.make_room()
         for name in self.network.weather:
             weather = self.network.weather[name]
             weather.latency_s, weather.jitter_s, weather.buffer_bytes, weather.short_share = 0.02, 0.01, 65536, 0.0
@@ -261,9 +372,11 @@ class World:
                 await device.wait_down()
                 await device.start(self.nursery)
             assert device.client is not None
+            device.read_on()
             device.client.go_online()
         for link in self.network.of(None):
-            link.reset()  # everyone connects anew, with a token of now
+            if not link.is_lost:
+                link.reset()  # everyone connects anew, with a token of now
 
     async def _rest(self) -> None:
         """Wait until nothing is on its way any more."""
@@ -273,9 +386,12 @@ class World:
             left = unfinished(self)
             if not left:
                 self.trace.record("nemesis", "at rest")
-                return
+                break
             if trio.current_time() > due_s:
                 raise NotLive("; ".join(left[:6]))
+        if self.follower is not None:
+            await self.follower.catch_up()
+            self.faults["follower crashed"] = self.follower.crashes
 
     async def _restart(self) -> None:
         self.trace.record("nemesis", "restart of everything")
@@ -285,6 +401,12 @@ class World:
         await self.server.start(self.nursery)
         for device in self.devices:
             await device.start(self.nursery)
+
+    def _check_spread(self, delays: Sequence[int], of: str, least: float) -> None:
+        """A crowd that is sent away may not come back as one."""
+        if len(delays) >= CROWD_COUNT and max(delays) - min(delays) < least:
+            detail = f"{len(delays)} {of} were told to come back at the same time: {delays[:8]}"
+            raise Violation("S18", detail, "server")
 
     async def _send_away(self) -> None:
         for device in self.devices:
@@ -307,7 +429,7 @@ class World:
             await trio.sleep(0.5)
             try:
                 self.server.check_bounds()
-                for device in self.devices:
+                for device in (*self.devices, *self.clones):
                     self._look_at(device)
             except Violation as violation:
                 self.fail(violation)
@@ -324,9 +446,9 @@ class World:
         new = min(client.watchers.notice_count - seen, len(client.watchers.notices))
         self._notices[device.name] = (life, client.watchers.notice_count)
         for notice in list(client.watchers.notices)[len(client.watchers.notices) - new :]:
-            if notice.what in ALARMING:
+            if notice.what in ALARMING and not (device.is_cloned and notice.what in ("forked", "stopped")):
                 raise Violation("S7", f"{device.name} notices: {notice}", device.name, "server")
-        if client.status.state is State.STOPPED:
+        if client.status.state is State.STOPPED and not device.is_cloned:
             raise Violation("S15", f"{device.name} stopped: {client.status.reason}", device.name, "server")
 
     # -- for the final checks ------------------------------------------------------------------------------------
@@ -344,8 +466,8 @@ def _tuned(page_bytes: int) -> Iterator[None]:
     devices that look less often for other processes on their store, of which there are none: it is half of the cost."""
     original, poll_s = reading.page, syncd_client.device.POLL_S
 
-    def page(tx: object, cursor: object, bytes_target: int = page_bytes) -> object:
-        return original(tx, cursor, bytes_target)  # type: ignore[arg-type]
+    def page(tx: object, cursor: object, bytes_target: int = page_bytes, **limits: int) -> object:
+        return original(tx, cursor, bytes_target, **limits)  # type: ignore[arg-type]
 
     reading.page = page  # type: ignore[assignment]
     syncd_client.device.POLL_S = POLL_S
@@ -409,6 +531,13 @@ def _leaf(error: BaseException) -> BaseException:
     return error
 
 
+def _closes(world: World) -> dict[int, int]:
+    closes = dict(world.auditor.closes)
+    if world.server.cut_off_count:
+        closes[NO_PROGRESS] = closes.get(NO_PROGRESS, 0) + world.server.cut_off_count
+    return dict(sorted(closes.items()))
+
+
 def _report(world: World, failure: BaseException | None, virtual_s: float) -> Report:
     trace = world.trace
     nodes: tuple[str, ...] = ()
@@ -424,5 +553,6 @@ def _report(world: World, failure: BaseException | None, virtual_s: float) -> Re
     return Report(
         verdict, code, trace.count, trace.hash, detail, lines,
         dict(sorted(world.auditor.outcomes.items())), dict(sorted(world.faults.items())),
-        dict(sorted(world.server.power_cuts.items())), dict(sorted(world.auditor.closes.items())), virtual_s,
+        dict(sorted(world.server.power_cuts.items())), _closes(world), dict(sorted(world.auditor.errors.items())),
+        dict(sorted(world.misdeeds.items())), virtual_s,
     )  # fmt: skip
