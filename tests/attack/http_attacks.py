@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from syncd.env.memory import MemoryTransport
 from syncd.env.ports import TransportClosed
 from tests.attack.stage import Attack, Target, everything, http, push, statuses, upgrade_request
 
@@ -190,14 +191,19 @@ async def connection_flood(target: Target) -> str:
     transports = [await target.connect("127.0.0.6") for _ in range(700)]
     for transport in transports:
         await push(transport, b"GET / HTTP/1.1\r\n")
-    await trio.sleep(1)
     dropped = 0
-    for transport in transports:
-        with trio.move_on_after(0.001):
+
+    async def watch(transport: MemoryTransport) -> None:
+        nonlocal dropped
+        with trio.move_on_after(3):
             try:
                 dropped += await transport.receive(1) == b""
             except TransportClosed:
                 dropped += 1
+
+    async with trio.open_nursery() as nursery:
+        for transport in transports:
+            nursery.start_soon(watch, transport)
     for transport in transports:
         transport.abort()
     return f"{700 - dropped} are held, {dropped} were cut off"
