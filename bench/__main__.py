@@ -20,7 +20,21 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench import connect, deflate, download, durable, engine, events, fanout, latency, memory, peers, stalls
+from bench import (
+    connect,
+    deflate,
+    download,
+    durable,
+    engine,
+    events,
+    fanout,
+    latency,
+    memory,
+    peers,
+    restart,
+    slow,
+    stalls,
+)
 from bench.history import Change, Record, compared, is_same_machine, keep, read, records
 from bench.measure import SPREAD_MAX, Figure, environment
 from bench.native import Failed, NoCompiler
@@ -59,6 +73,8 @@ def _benchmarks(
         "engine": partial(plain, engine.run),
         "latency": partial(plain, latency.run),
         "peers": partial(plain, peers.run),
+        "restart": partial(plain, restart.run),
+        "slow": partial(plain, slow.run),
     }
 
 

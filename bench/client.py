@@ -12,7 +12,7 @@ begin at or before it, and never back. C3 documents change only when `complete` 
 import os
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -205,6 +205,7 @@ class Conversation:
         self._unpacker = msgpack.Unpacker(use_list=True, strict_map_key=False)
         self._sending = trio.Lock()
         self.goaway: dict[str, Any] | None = None
+        self.heads: dict[str, int] = {}  # by space, when it was subscribed to
         self.welcome: dict[str, Any] = {}
         self._received: list[tuple[int, dict[str, Any]]] = []
 
@@ -254,10 +255,24 @@ class Conversation:
 
     async def serve(self) -> None:
         """Take what comes, for ever; ends with `Ended` or `Broken`."""
+        await self.serve_until(lambda: False)
+
+    async def serve_until(self, is_done: Callable[[], bool]) -> None:
+        """Take what comes until it is enough."""
         while True:
             while self._received:
                 await self._take(*self._received.pop(0))
+            if is_done():
+                return
             await self._receive()
+
+    async def wait_head(self, space: str) -> int:
+        """The head of the space, as the answer to its `subscribe` says it."""
+        await self.serve_until(lambda: space in self.heads)
+        return self.heads[space]
+
+    async def close(self) -> None:
+        await self._stream.aclose()
 
     async def _take(self, code: int, body: dict[str, Any]) -> None:
         replica = self.device.replicas.get(body.get("space", ""))
@@ -269,6 +284,7 @@ class Conversation:
             self.goaway = body
         elif code == SUBSCRIBED and replica is not None:
             replica.epoch = body["epoch"]
+            self.heads[replica.space] = body["head"]
         elif code == OUTCOMES and replica is not None:
             replica.take_outcomes(body)
         elif code == DELTA and replica is not None and not replica.take_delta(body):

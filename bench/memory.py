@@ -22,7 +22,7 @@ SETTLE_S = 2.0
 TARGET = Target(most=8.0)
 
 
-def _connections(wanted: int) -> int:
+def connections(wanted: int) -> int:
     """As many as the limit of descriptors allows. The soft limit is raised: both programs inherit it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -36,7 +36,7 @@ def run(directory: Path, *, quick: bool, say: Callable[[str], None]) -> list[Fig
     """Raises `NoCompiler`, `Failed`."""
     server_core, load_core = cores()
     program = compiled("devices", directory)
-    count = _connections(CONNECTIONS_QUICK if quick else CONNECTIONS)
+    count = connections(CONNECTIONS_QUICK if quick else CONNECTIONS)
     with Daemon(directory / "memory", server_core) as daemon:
         tokens = [daemon.token(f"bench-{user}") for user in range(USERS)]
 
