@@ -147,6 +147,10 @@ class Connection:
                 self._services.hub.part(self)  # first: a defect of the delivery must not leave a dead member behind
             self.delivery.abort()
 
+    def heard(self) -> None:
+        """A sign of life that is not in the byte stream: a request of a polled connection."""
+        self._session.heard(_now_ms())
+
     async def _take(self, data: bytes) -> None:
         """All that a piece of input completes, in order. A frame that is refused has no effect."""
         if self._inbound is None:

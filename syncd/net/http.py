@@ -147,13 +147,18 @@ def retry_after(seconds: float) -> tuple[tuple[str, str], ...]:
 class _Conversation:
     """One connection while it speaks HTTP."""
 
-    __slots__ = ("_h11", "_is_first", "_shell", "_transport")
+    __slots__ = ("_h11", "_is_carrying", "_is_first", "_shell", "_transport")
 
     def __init__(self, shell: HttpShell, transport: Transport) -> None:
         self._shell = shell
         self._transport = transport
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=shell.limits.header_bytes_max)
         self._is_first = True
+        self._is_carrying = False  # a conversation, by polls: it leaves when that is over, as a WebSocket does
+
+    @property
+    def _is_draining(self) -> bool:
+        return self._shell.door.is_draining and not self._is_carrying
 
     async def run(self) -> Upgrade | None:
         requests_max = self._shell.limits.requests_per_connection_max
@@ -161,7 +166,7 @@ class _Conversation:
             head: h11.Request | None = None
             try:
                 head = await self._head()
-                if head.target.partition(b"?")[0] == SYNC_PATH.encode():
+                if head.method == b"GET" and head.target.partition(b"?")[0] == SYNC_PATH.encode():
                     return await self._upgraded(head)
                 if wait_s := self._shell.door.request_refused_s(self._transport.peer):
                     raise _rate_limited(wait_s)
@@ -178,7 +183,8 @@ class _Conversation:
                 if isinstance(response, Later):
                     wait_s = response.wait_s + limits.handle_s
                     response = await self._while_there(partial(self._handled, request, response.answer, wait_s))
-                is_last = self._shell.door.is_draining or number == requests_max
+                self._is_carrying = request.path.startswith(SYNC_PATH)
+                is_last = self._is_draining or number == requests_max
                 await self._answer(head, response, is_last=is_last)
             if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
                 break
@@ -207,11 +213,12 @@ class _Conversation:
     async def _head(self) -> h11.Request:
         """The next request's line and headers. An idle connection ends here, when it stays silent or we drain."""
         limits = self._shell.limits
-        if not self._is_first and self._shell.door.is_draining:
+        if not self._is_first and self._is_draining:
             raise _Ended
         if not self._is_first and not self._h11.trailing_data[0]:
             with trio.move_on_after(limits.keep_alive_s) as idle:
-                self._shell.idle.add(idle)
+                if not self._is_carrying:
+                    self._shell.idle.add(idle)
                 try:
                     await self._feed()
                 finally:
@@ -408,8 +415,8 @@ class _Conversation:
     async def _upgraded(self, head: h11.Request) -> Upgrade:
         """Check an upgrade (RFC 6455, 4.2.1) and answer 101."""
         headers = _joined(head.headers)
-        if head.method != b"GET" or "websocket" not in _tokens(headers.get("upgrade", "").lower()):
-            detail = f"{SYNC_PATH} is a WebSocket: GET with 'Upgrade: websocket'"
+        if "websocket" not in _tokens(headers.get("upgrade", "").lower()):
+            detail = f"{SYNC_PATH} is a WebSocket: GET with 'Upgrade: websocket'; without one, POST begins"
             raise _Problem("upgrade-required", detail, (("Upgrade", "websocket"),))
         if "upgrade" not in _tokens(headers.get("connection", "").lower()):
             raise _Problem("malformed-request", "the header Connection names 'upgrade'")

@@ -76,6 +76,13 @@ class NetLimits:
     stable_ms: int = 60_000
     goaway_spread_ms: int = 1_000  # on top of each client's own delay
 
+    # -- polled connections (SPEC 5.5)
+    polled_max: int = 10_000  # each with 64 KiB and two frames at worst; few networks let no WebSocket through
+    poll_s: float = 25.0  # a request waits at most so long: proxies give up after 30 (AWS: 60, HAProxy's examples: 50)
+    polled_linger_s: float = 30.0  # an end is remembered, so that a client whose answer was lost learns of it
+    # As `no_progress_s`, but a client says only when an answer has arrived as a whole: 2 MiB at 140 kbit/s.
+    polled_no_progress_s: float = 120.0
+
     # -- sessions
     sessions_max: int = 100_000  # remembered for `resumed`: 200 bytes each; the oldest are forgotten
 

@@ -62,6 +62,24 @@ KINDS: dict[str, ProblemKind] = {
     "request-timeout": ProblemKind(
         408, "Request timeout", "The request did not arrive in full in time. Send it again."
     ),
+    "unknown-connection": ProblemKind(
+        404,
+        "Unknown connection",
+        "No polled connection has this key: it ended some time ago, or the server was restarted. Open a new one; the"
+        " positions that you have stored say where to go on.",
+    ),
+    "out-of-order": ProblemKind(
+        409,
+        "Request out of order",
+        "The number of this request is neither the next one, which is `expected`, nor that of the last one, which may"
+        " be repeated as it was. Nothing was done.",
+    ),
+    "connection-ended": ProblemKind(
+        410,
+        "Connection ended",
+        "The conversation is over. `code` is the close code that a WebSocket would have had (section 12 of the"
+        " protocol), `detail` its reason. After a POST, read on: answers that were not fetched come first.",
+    ),
     "bad-position": ProblemKind(
         409, "Position beyond the head", "The position lies beyond what the space holds. Use one that you have read."
     ),

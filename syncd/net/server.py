@@ -23,8 +23,9 @@ from syncd.net.auth import Authenticator
 from syncd.net.connection import Connection
 from syncd.net.delivery import Wiring
 from syncd.net.exchange import Later, Request, Response
+from syncd.net.fallback import Fallback
 from syncd.net.gate import Gate, counted_as
-from syncd.net.http import HttpShell
+from syncd.net.http import SYNC_PATH, HttpShell
 from syncd.net.hub import Hub
 from syncd.net.limits import NetLimits
 from syncd.net.pages import Pages
@@ -65,7 +66,9 @@ class Server:
         self._limits, self._wire_limits = limits or NetLimits(), wire_limits
         self._name = name
         self._gate, self._counters = gate or Gate(self._limits, hub.counters), hub.counters
-        self._http = HttpShell(api.handle, self, env.clock, self._limits, log, origins, self._counters)
+        self._api, self._origins = api, origins
+        self._fallback: Fallback | None = None  # while `serve` runs
+        self._http = HttpShell(self._handled, self, env.clock, self._limits, log, origins, self._counters)
         self._hosts: dict[str, int] = {}  # connections that are served, by address
         self._count = 0
         self._refusing_count = 0  # connections that are only told to come back; not in the other counts
@@ -78,6 +81,16 @@ class Server:
     @property
     def connection_count(self) -> int:
         return self._count + self._refusing_count
+
+    @property
+    def polled_count(self) -> int:
+        """Polled connections that are open."""
+        return 0 if self._fallback is None else self._fallback.open_count
+
+    @property
+    def remembered_count(self) -> int:
+        """Polled connections that have ended, and whose end can still be asked for."""
+        return 0 if self._fallback is None else self._fallback.remembered_count
 
     async def serve(
         self, listeners: Sequence[Listener], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -103,6 +116,7 @@ class Server:
                     self._env.clock, self._env.entropy, self._limits, self._wire_limits, self._name,
                     self._wire_limits.welcome(), self._limits.reconnect(), self._log,
                 )  # fmt: skip
+                self._fallback = Fallback(services, self, self._origins)
                 await nursery.start(wheel.run)
                 for listener in listeners:
                     nursery.start_soon(self._accept, listener, services)
@@ -121,6 +135,13 @@ class Server:
         with trio.move_on_at(due_s):
             await self._http.wait_answered()
         self._scope.cancel()
+
+    async def _handled(self, request: Request) -> Response | Later:
+        """A request is the API's, or it carries a conversation."""
+        if request.path != SYNC_PATH and not request.path.startswith(SYNC_PATH + "/"):
+            return await self._api.handle(request)
+        assert self._fallback is not None, "requests come while `serve` runs"
+        return await self._fallback.handle(request)
 
     # -- admission -----------------------------------------------------------------------------------------------
 

@@ -26,7 +26,8 @@ NORMAL, PROTOCOL_ERROR, UNSUPPORTED_DATA, TOO_BIG = 1000, 1002, 1003, 1009
 INTERNAL_ERROR, SERVICE_RESTART = 1011, 1012
 
 DEFLATED = 0x40  # with the opcode: the payload is compressed (RFC 7692, 6)
-_FINAL = 0x80
+_FINAL = _MASKED = 0x80
+_NO_MASK = bytes(4)
 
 
 class FrameRefused(Exception):
@@ -70,6 +71,31 @@ def close_frame(code: int, reason: str = "") -> bytes:
     """A close frame; a reason that is too long is cut between characters."""
     text = reason.encode()[:REASON_BYTES_MAX].decode(errors="ignore").encode()
     return frame(CLOSE, code.to_bytes(2) + text)
+
+
+def close_code(payload: memoryview) -> tuple[int, str]:
+    """Code and reason of one of our close frames."""
+    return int.from_bytes(payload[:2]), str(payload[2:], "utf-8")
+
+
+def frames_of(data: bytes | memoryview) -> Iterator[tuple[int, memoryview, int]]:
+    """Our own frames taken apart again: opcode, payload, size of the whole frame. `data` holds whole ones."""
+    view = memoryview(data)
+    while view:
+        size, head = view[1], 2
+        if size >= 126:
+            head = 4 if size == 126 else 10
+            size = int.from_bytes(view[2:head])
+        assert view[0] & 0xF0 == _FINAL and len(view) >= head + size, "a frame of ours, whole and as `frame` makes it"
+        yield view[0] & 0x0F, view[head : head + size], head + size
+        view = view[head + size :]
+
+
+def masked_frame(opcode: int, payload: bytes) -> bytes:
+    """One frame as from a client: masked (RFC 6455, 5.3), with zeros, which alter nothing."""
+    data = frame(opcode, payload)
+    head = len(data) - len(payload)
+    return bytes((data[0], data[1] | _MASKED)) + data[2:head] + _NO_MASK + payload
 
 
 class Inbound:

@@ -24,6 +24,7 @@ from syncd.net.api import Api
 from syncd.net.api.service import ROUTES
 from syncd.net.auth import Authenticator, make_key, secret_hash, sign_token, token_key
 from syncd.net.exchange import Health, Later, Request, Response
+from syncd.net.fallback import METHODS
 from syncd.net.limits import NetLimits
 from syncd.net.waiters import Waiters
 from syncd.store.committer import Committer
@@ -213,4 +214,5 @@ def described_routes() -> set[tuple[str, str]]:
 
 
 def served_routes() -> set[tuple[str, str]]:
-    return {(route.method, route.template) for route in ROUTES}
+    polled = {(method, path) for path, methods in METHODS.items() for method in methods}
+    return {(route.method, route.template) for route in ROUTES} | polled

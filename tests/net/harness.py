@@ -5,8 +5,9 @@ The clients share no code with the server but the constants of WebSocket; messag
 
 import json
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +107,7 @@ class World:
     nursery: trio.Nursery
     logs: list[str]
     commands: list[Command]
+    make: Callable[["World", int, int, str, PerMessageDeflate | None], "Client"]
 
     def token(self, user: str = "u", role: str = "owner", ttl_s: float = 3600, pattern: str = "**") -> str:
         return sign_token(KEY, user, [Grant(pattern, Role[role.upper()])], ttl_s, Clock().now_ms())
@@ -124,10 +126,19 @@ class World:
         **hello: Any,
     ) -> "Client":
         """A client that has been welcomed."""
-        client = Client(self.connect(buffer_bytes=buffer_bytes), number, protocol, deflate)
+        client = self.make(self, number, buffer_bytes, protocol, deflate)
         await client.upgrade()
         await client.greet(self.token(user), **hello)
         return client
+
+
+def _over_websocket(
+    world: World, number: int, buffer_bytes: int, protocol: str, deflate: PerMessageDeflate | None
+) -> "Client":
+    return Client(world.connect(buffer_bytes=buffer_bytes), number, protocol, deflate)
+
+
+MAKE: ContextVar[Callable[[World, int, int, str, PerMessageDeflate | None], "Client"]] = ContextVar("MAKE", default=_over_websocket)
 
 
 @asynccontextmanager
@@ -165,7 +176,7 @@ async def world(
     async with trio.open_nursery() as nursery:
         await nursery.start(committer.run)
         await nursery.start(lambda task_status: server.serve([listener], task_status=task_status))
-        yield World(server, hub, store, committer, listener, nursery, logs, commands)
+        yield World(server, hub, store, committer, listener, nursery, logs, commands, MAKE.get())
         nursery.cancel_scope.cancel()
 
 

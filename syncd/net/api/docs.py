@@ -135,13 +135,15 @@ def _curl(verb: str, path: str, parameters: list[dict[str, Any]], operation: dic
     for parameter in parameters:
         if parameter["in"] == "path":
             path = path.replace(f"{{{parameter['name']}}}", parameter["example"].replace("/", "%2F"))
-    words = ["curl"]
+    needed = {p["name"]: (p["in"], p["example"]) for p in parameters if p["in"] != "path" and p.get("required")}
+    queries = "&".join(f"{name}={value}" for name, (where, value) in needed.items() if where == "query")
+    words = ["curl", *(f"-H '{name}: {value}'" for name, (where, value) in needed.items() if where == "header")]
     if operation["security"]:
         words.append('-H "Authorization: Bearer $TOKEN"')
     if "requestBody" in operation:
         media_type, content = next(iter(operation["requestBody"]["content"].items()))
         words += [f"-H 'Content-Type: {media_type}'", f"-d '{_single_quoted(json.dumps(content['example']))}'"]
-    words.append(f"http://127.0.0.1:8740{path}")
+    words.append(f"'http://127.0.0.1:8740{path}?{queries}'" if queries else f"http://127.0.0.1:8740{path}")
     return " \\\n  ".join(words)
 
 
