@@ -161,7 +161,7 @@ class Fallback:
             raise _overloaded(wait_s)
         transport = PolledTransport(request.peer)
         first = masked_frame(TEXT if codec.is_text else BINARY, request.body)
-        connection = Connection(transport, Upgrade(codec, request.headers.get("authorization"), first), services)
+        connection = Connection(transport, Upgrade(codec, request.headers.get("authorization"), first, None), services)
         answer_bytes_max = services.wire_limits.delta_bytes_max * (JSON_FACTOR if codec.is_text else 1)
         carriage = Carriage(transport, is_text=codec.is_text, answer_bytes_max=answer_bytes_max)
         key = urlsafe_b64encode(services.entropy.token(KEY_BYTES)).decode()

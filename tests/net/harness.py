@@ -138,7 +138,9 @@ def _over_websocket(
     return Client(world.connect(buffer_bytes=buffer_bytes), number, protocol, deflate)
 
 
-MAKE: ContextVar[Callable[[World, int, int, str, PerMessageDeflate | None], "Client"]] = ContextVar("MAKE", default=_over_websocket)
+MAKE: ContextVar[Callable[[World, int, int, str, PerMessageDeflate | None], "Client"]] = ContextVar(
+    "MAKE", default=_over_websocket
+)
 
 
 @asynccontextmanager

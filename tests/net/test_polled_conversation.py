@@ -48,9 +48,9 @@ async def test_a_story_of_a_websocket_is_the_same_over_polls(
 ) -> None:
     made = []
 
-    def make(w: World, number: int, buffer_bytes: int) -> PolledClient:
+    def make(w: World, number: int, buffer_bytes: int, protocol: str, deflate: object) -> PolledClient:
         made.append(number)
-        return polled(w, number)
+        return polled(w, number, protocol)
 
     reset = MAKE.set(make)
     try:

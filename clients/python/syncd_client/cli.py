@@ -20,6 +20,7 @@ import click
 import orjson
 import trio
 
+from .carriers import Mode
 from .codec import value_from_json
 from .device import Device
 from .errors import DocumentExists, InvalidInput, SyncdError
@@ -40,6 +41,7 @@ class Options:
     url: str | None
     token_file: Path | None
     binding: Literal["msgpack", "json"]
+    transport: Mode
     timeout_s: float
 
     @asynccontextmanager
@@ -50,7 +52,9 @@ class Options:
         if self.token_file is not None:
             # A file is read anew for each connection: another program may renew it. A pipe can be read only once.
             token = self.token if self.token_file.is_file() else self.token()
-        async with open_device(self.store, url=self.url, token=token, binding=self.binding, online=online) as device:
+        async with open_device(
+            self.store, url=self.url, token=token, binding=self.binding, transport=self.transport, online=online
+        ) as device:
             yield device
 
     def token(self) -> str:
@@ -105,6 +109,8 @@ def _failed(text: str, code: int) -> int:
 @click.option("--token-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="File that holds the user's token.")  # fmt: skip
 @click.option("--binding", type=click.Choice(["msgpack", "json"]), default="msgpack", show_default=True)
+@click.option("--transport", type=click.Choice(["auto", "websocket", "poll"]), default="auto", show_default=True,
+              help="auto: polls where the network lets no WebSocket through.")  # fmt: skip
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), default=10.0, show_default=True,
               help="Seconds that a command waits for the server.")  # fmt: skip
 @click.version_option(package_name="syncd-client")
@@ -115,6 +121,7 @@ def cli(
     url: str | None,
     token_file: Path | None,
     binding: Literal["msgpack", "json"],
+    transport: Mode,
     timeout_s: float,
 ) -> None:
     """A syncd device on the command line: one durable replica, online or not.
@@ -125,7 +132,7 @@ def cli(
     """
     if url is not None and not url.startswith(("ws://", "wss://")):
         raise click.BadParameter(f"{url!r}: expected ws://HOST:PORT/v1/sync or wss://...", param_hint="--url")
-    ctx.obj = Options(store, url, token_file, binding, timeout_s)
+    ctx.obj = Options(store, url, token_file, binding, transport, timeout_s)
 
 
 # -- writing ------------------------------------------------------------------------------------------------------

@@ -46,11 +46,13 @@ CLIENT = {"name": "syncd-client-python", "version": "0.1.0"}
 class Status:
     """The connection as the application sees it. `reason` says why it is not ready, if it is not; `code` is the close
     code with which the last connection ended, if that is the reason. STOPPED stays until `go_online`; 4901 then means
-    that another connection of this device took over, 4902 that the device belongs to another user."""
+    that another connection of this device took over, 4902 that the device belongs to another user. `carrier` says what
+    carries the connection while there is one: `websocket`, or `polls` where the network lets none through."""
 
     state: State
     reason: str = ""
     code: int | None = None
+    carrier: str = ""
 
 
 class Device:
@@ -82,6 +84,7 @@ class Device:
         self._connection: Connection | None = None
         self._ending: TransportClosed | None = None  # how the present attempt ended
         self._interrupt = loop.event()  # ends the present attempt
+        self._carrier = ""  # of the present connection, or the last one
         self._sooner = Pulse(loop)  # `due_s` may have moved
         self._background: m.Background | None = None
         self._known_n: dict[str, int] = {}
@@ -288,7 +291,9 @@ class Device:
         self.watchers.pulse.beat()
 
     def _move(self, event: Event, reason: str, code: int | None = None) -> None:
-        self._show(Status(next_state(self.status.state, event), reason, code))
+        state = next_state(self.status.state, event)
+        is_carried = state in (State.HELLO, State.READY, State.DRAINING)
+        self._show(Status(state, reason, code, self._carrier if is_carried else ""))
 
     def _show(self, status: Status) -> None:
         if status != self.status:
@@ -350,6 +355,7 @@ class Device:
             async with self.ports.connect(self._reconnecting.target(), self._binding.name) as transport:
                 if self._is_interrupted:
                     return
+                self._carrier = getattr(transport, "carried_by", "websocket")
                 self._move(Event.OPENED, "")
                 is_early = self.store.setting("first_flight") is True
                 session = Session(lambda: self.ports.entropy(8), self._reconnecting.suspicion, is_early=is_early)

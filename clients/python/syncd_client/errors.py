@@ -35,6 +35,10 @@ class Unreachable(SyncdError):
     """No connection could be made, or the server did not answer in time."""
 
 
+class Blocked(Unreachable):
+    """Something answered, but lets no WebSocket through: polls may get where it does not."""
+
+
 class TransportClosed(SyncdError):
     """The connection ended. `code` is the WebSocket close code; 1006 if there was none."""
 

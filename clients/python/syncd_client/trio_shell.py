@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import trio
 import trio_websocket
 
+from .carriers import JUDGED, Choice, Mode
 from .codec import FRAME_BYTES_MAX
 from .device import Binding, Device, Durability, opened
-from .errors import TransportClosed, Unreachable
+from .errors import Blocked, TransportClosed, Unreachable
 from .loops import Event, Run
-from .shell import CLOSE_S, CONNECT_S, Ports, Token, Transport
+from .polls import connect_polls
+from .shell import CLOSE_S, CONNECT_S, Connect, Ports, Token, Transport
 
 
 class TrioLoop:
@@ -103,17 +106,82 @@ async def connect_websocket(url: str, subprotocol: str) -> AsyncIterator[Transpo
             is_open = True
             yield _WebSocket(socket)
     except trio_websocket.ConnectionRejected as rejected:
-        raise Unreachable(f"{url}: refused with HTTP status {rejected.status_code}") from None
+        kind = Unreachable if rejected.status_code in JUDGED else Blocked
+        raise kind(f"{url}: refused with HTTP status {rejected.status_code}") from None
     except trio_websocket.HandshakeError as error:
         if not is_open:  # afterwards it is a closing handshake that took too long: the connection is gone either way
-            raise Unreachable(f"{url}: {error.__cause__ or error or type(error).__name__}") from None
+            kind = Unreachable if isinstance(error.__cause__, OSError) else Blocked
+            raise kind(f"{url}: {error.__cause__ or error or type(error).__name__}") from None
     except OSError as error:
         raise Unreachable(f"{url}: {error}") from None
 
 
-def system_ports() -> Ports:
-    """The real world: the wall clock, the system's entropy, trio-websocket."""
-    return Ports(clock_ms=lambda: time.time_ns() // 1_000_000, entropy=os.urandom, connect=connect_websocket)
+class _Watched:
+    """A transport, and whether anything came over it."""
+
+    def __init__(self, transport: Transport, carried_by: str, on_first: Callable[[], None]) -> None:
+        self.carried_by = carried_by
+        self.has_received = self.is_closed = False  # closed by the peer, with a code
+        self.send, self.close = transport.send, transport.close
+        self._receive, self._on_first = transport.receive, on_first
+
+    async def receive(self) -> bytes | str:
+        try:
+            frame = await self._receive()
+        except TransportClosed as closed:
+            self.is_closed = closed.code != 1006
+            raise
+        if not self.has_received:
+            self.has_received = True
+            self._on_first()
+        return frame
+
+
+def connect_by(
+    choice: Choice, entropy: Callable[[int], bytes], websocket: Connect, polls: Callable[..., Any] = connect_polls
+) -> Connect:
+    """A `connect` port that tries a WebSocket and falls back to polls, as `choice` says."""
+
+    def blocked() -> bool:
+        return choice.blocked(trio.current_time(), entropy(1)[0] / 256)
+
+    @asynccontextmanager
+    async def connect(url: str, subprotocol: str) -> AsyncIterator[Transport]:
+        async with AsyncExitStack() as stack:
+            watched: _Watched | None = None
+            if choice.next(trio.current_time()) == "websocket":
+                try:
+                    socket = await stack.enter_async_context(websocket(url, subprotocol))
+                    watched = _Watched(socket, "websocket", choice.upgraded)
+                except Blocked:
+                    if not blocked():
+                        raise
+            if watched is not None:
+                yield watched
+                # Not reached if the application ended it. What goes silent, or breaks off, right behind an upgrade was
+                # no WebSocket for something on the way.
+                if not (watched.has_received or watched.is_closed):
+                    blocked()
+                return
+            transport = await stack.enter_async_context(
+                polls(url, subprotocol, entropy=entropy, again_s=choice.again_s)
+            )
+            watched = _Watched(transport, "polls", lambda: None)
+            try:
+                yield watched
+            finally:
+                if not watched.has_received:
+                    choice.polls_failed()
+
+    return connect
+
+
+def system_ports(transport: Mode = "auto") -> Ports:
+    """The real world: the wall clock, the system's entropy, trio-websocket, and polls where that does not get through.
+
+    `transport`: `websocket` or `poll` to have nothing else."""
+    connect = connect_by(Choice(transport), os.urandom, connect_websocket)
+    return Ports(clock_ms=lambda: time.time_ns() // 1_000_000, entropy=os.urandom, connect=connect)
 
 
 @asynccontextmanager
@@ -123,6 +191,7 @@ async def open_device(
     url: str | None = None,
     token: Token = None,
     binding: Binding = "msgpack",
+    transport: Mode = "auto",
     online: bool = True,
     keepalive_ms: int | None = None,
     ports: Ports | None = None,
@@ -130,12 +199,13 @@ async def open_device(
 ) -> AsyncIterator[Device]:
     """Open (or make) the store in `directory` and, if there is a `url`, connect and stay connected.
 
-    `token` is a text, or a function (sync or async) that gives a fresh one each time it is called. `keepalive_ms`
-    proposes how often a silent connection is tested: minutes suit a phone, half a minute a desktop. Raises StoreError.
-    `durability="off"` is for simulators: commits survive the process but not a power cut.
+    `token` is a text, or a function (sync or async) that gives a fresh one each time it is called. `transport`:
+    `auto` falls back to polls on a network that lets no WebSocket through. `keepalive_ms` proposes how often a silent
+    connection is tested: minutes suit a phone, half a minute a desktop. Raises StoreError. `durability="off"` is for
+    simulators: commits survive the process but not a power cut. `ports` stand for `transport`, too.
     """
     async with opened(
-        TrioLoop(), directory, ports or system_ports(), url=url, token=token, binding=binding, online=online,
+        TrioLoop(), directory, ports or system_ports(transport), url=url, token=token, binding=binding, online=online,
         keepalive_ms=keepalive_ms, durability=durability,
     ) as device:  # fmt: skip
         yield device

@@ -1,0 +1,248 @@
+"""What carries the next connection, and polls against a real daemon behind proxies that let no WebSocket through."""
+
+import gc
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncd_client import carriers, open_device
+from syncd_client.carriers import AGAIN_MAX_S, AGAIN_MIN_S, BLOCKED_MAX, Choice
+from syncd_client.device import Device, Status
+from syncd_client.errors import Unreachable
+from syncd_client.policy import State
+from syncd_client.trio_shell import connect_by, connect_websocket
+from syncd_client.values import Value
+from tests.e2e.process import running
+
+LIMIT_S = 60.0
+
+# trio-websocket leaves the socket of an upgrade that was refused to the garbage collector, which warns of it.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    yield
+    gc.collect()  # here, and not in a test of others
+
+
+# -- the choice -------------------------------------------------------------------------------------------------------
+
+
+def blocked_choice() -> Choice:
+    choice = Choice("auto")
+    for _ in range(BLOCKED_MAX):
+        assert choice.next(0.0) == "websocket"
+        is_over = choice.blocked(0.0, 0.5)
+    assert is_over
+    return choice
+
+
+def test_polls_follow_two_upgrades_that_went_wrong_in_a_row() -> None:
+    choice = Choice("auto")
+    assert not choice.blocked(0.0, 0.0)
+    choice.upgraded()
+    assert not choice.blocked(0.0, 0.0)
+    assert choice.blocked(0.0, 0.0)
+    assert choice.next(1.0) == "polls"
+
+
+@given(st.lists(st.floats(0, 0.999), min_size=1, max_size=30))
+def test_a_websocket_is_tried_again_less_and_less_often_and_within_bounds(randoms: list[float]) -> None:
+    choice, now_s, wait_s = blocked_choice(), 0.0, AGAIN_MIN_S
+    for random in randoms:
+        assert choice.next(now_s) == "polls"
+        now_s = choice.again_s
+        assert choice.next(now_s) == "websocket"
+        wait_s = min(AGAIN_MAX_S, 2 * wait_s)
+        assert choice.blocked(now_s, random), "polls follow at once"
+        assert choice.again_s - now_s == pytest.approx(wait_s * (0.5 + random))
+
+
+def test_when_polls_fail_a_websocket_is_next() -> None:
+    choice = blocked_choice()
+    choice.polls_failed()
+    assert choice.next(0.0) == "websocket"
+
+
+@pytest.mark.parametrize(("mode", "carrier"), [("poll", "polls"), ("websocket", "websocket")])
+def test_who_is_told_what_to_use_uses_nothing_else(mode: str, carrier: str) -> None:
+    choice = Choice(mode)  # type: ignore[arg-type]
+    for now_s in range(10):
+        assert choice.next(now_s) == carrier
+        assert not choice.blocked(now_s, 0.5)
+        assert choice.again_s == float("inf")
+
+
+# -- a network that lets no WebSocket through -------------------------------------------------------------------------
+
+
+class Proxy:
+    """A proxy before a daemon. `upgrade` is what becomes of a request to upgrade: a status to answer, `strip`, `reset`
+    (the daemon's 101 is passed on, and then the connection cut), or `pass`. `closes`: each answer ends its connection.
+    `loss`: how often a connection is cut before its answer arrives."""
+
+    def __init__(self, target: str, upgrade: str, *, closes: bool = False, loss: float = 0.0) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
+        self.upgrade, self.closes, self.loss = upgrade, closes, loss
+        self.upgrades = self.requests = self.losses = 0
+        self._random = Random(1)
+
+    async def serve(self, client: trio.SocketStream) -> None:
+        async with client:
+            try:
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    data = await client.receive_some()
+                    if not data:
+                        return
+                    head += data
+                self.requests += 1
+                is_upgrade = b"upgrade: websocket" in head.lower()
+                self.upgrades += is_upgrade
+                if is_upgrade and self.upgrade.isdigit():
+                    answer = (
+                        f"HTTP/1.1 {self.upgrade} Told By A Proxy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                    )
+                    await client.send_all(answer.encode())
+                    return
+                if is_upgrade and self.upgrade == "strip":
+                    lines = head.split(b"\r\n")
+                    hop = (b"upgrade", b"connection", b"sec-websocket-key")
+                    head = b"\r\n".join(line for line in lines if not line.lower().startswith(hop))
+                if self.closes:
+                    head = head.replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1)
+                is_lost = not is_upgrade and self._random.random() < self.loss
+                await self._pass(client, head, is_cut=is_upgrade and self.upgrade == "reset", is_lost=is_lost)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return
+
+    async def _pass(self, client: trio.SocketStream, head: bytes, *, is_cut: bool, is_lost: bool) -> None:
+        async with await trio.open_tcp_stream(*self._target) as server, trio.open_nursery() as nursery:
+
+            async def downward() -> None:
+                async for data in server:
+                    if is_lost:
+                        self.losses += 1
+                        break
+                    await client.send_all(data)
+                    if is_cut:
+                        break
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(downward)
+            await server.send_all(head)
+            async for data in client:
+                await server.send_all(data)
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def proxied(proxy: Proxy) -> AsyncIterator[str]:
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, proxy.serve, 0)
+        port = listeners[0].socket.getsockname()[1]
+        yield f"ws://127.0.0.1:{port}/v1/sync"
+        nursery.cancel_scope.cancel()
+
+
+def title(device: Device, id: str) -> Value:
+    document = device.space("home/cart").view("item", id)
+    return document.fields.get("note") if document is not None else None
+
+
+async def agree(near: Device, far: Device) -> str:
+    """What one writes, the other shows, both ways. The document's id."""
+    id = far.id.hex()
+    for device in (near, far):
+        device.space("home/cart").subscribe()
+    near.space("home/cart").create("item", id, {"note": "the blue one"})
+    await far.wait_until(lambda: title(far, id) == "the blue one")
+    far.space("home/cart").set("item", id, "note", "two")
+    await near.wait_until(lambda: title(near, id) == "two")
+    await far.space("home/cart").wait_settled()
+    return id
+
+
+async def test_a_device_falls_back_when_the_upgrade_fails_as_on_such_networks(tmp_path: Path) -> None:
+    with running(tmp_path / "daemon") as daemon:
+        token = daemon.token("ann", "home/*:owner")
+
+        async def fall_back(near: Device, upgrade: str) -> None:
+            proxy = Proxy(daemon.http, upgrade)
+            async with proxied(proxy) as url, open_device(tmp_path / upgrade, url=url, token=token) as far:
+                await agree(near, far)
+                assert (near.status.carrier, far.status.carrier) == ("websocket", "polls"), upgrade
+                assert proxy.upgrades == BLOCKED_MAX, upgrade
+
+        with trio.fail_after(LIMIT_S):
+            async with (
+                open_device(tmp_path / "near", url=daemon.sync_url, token=token) as near,
+                trio.open_nursery() as nursery,
+            ):
+                for upgrade in ("200", "400", "426", "502", "strip", "reset"):
+                    nursery.start_soon(fall_back, near, upgrade)
+
+
+@pytest.mark.long  # its devices wait as long as real ones do before they try again
+@pytest.mark.parametrize("binding", ["msgpack", "json"])
+async def test_polls_get_through_a_proxy_that_closes_each_time_and_loses_answers(
+    binding: Literal["msgpack", "json"], tmp_path: Path
+) -> None:
+    with running(tmp_path / "daemon") as daemon:
+        proxy, token = Proxy(daemon.http, "400", closes=True, loss=0.25), daemon.token("ann", "home/*:owner")
+        async with (
+            proxied(proxy) as url,
+            open_device(tmp_path / "a", url=daemon.sync_url, token=token) as near,
+            open_device(tmp_path / "b", url=url, token=token, transport="poll", binding=binding) as far,
+        ):
+            with trio.fail_after(LIMIT_S):
+                id = await agree(near, far)
+                for _ in range(15):
+                    for device in (far, near):
+                        device.space("home/cart").inc("item", id, "quantity")
+                    for device in (far, near):
+                        await device.space("home/cart").wait_settled()
+                await near.wait_until(lambda: is_thirty(near, id))
+                await far.wait_until(lambda: is_thirty(far, id))
+                assert near.space("home/cart").checksum == far.space("home/cart").checksum
+            assert proxy.losses and not proxy.upgrades
+
+
+def is_thirty(device: Device, id: str) -> bool:
+    document = device.space("home/cart").view("item", id)
+    return document is not None and document.fields.get("quantity") == 30 and device.outbox_depth() == 0
+
+
+@pytest.mark.long
+async def test_a_device_goes_back_to_a_websocket_when_the_network_lets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carriers, "AGAIN_MIN_S", 1.0)
+    with running(tmp_path / "daemon") as daemon:
+        proxy, token = Proxy(daemon.http, "502"), daemon.token("ann", "home/*:owner")
+        async with proxied(proxy) as url, open_device(tmp_path / "b", url=url, token=token) as device:
+            with trio.fail_after(LIMIT_S):
+                await device.wait_until(lambda: device.status == Status(State.READY, "", None, "polls"))
+                proxy.upgrade = "pass"
+                await device.wait_until(lambda: device.status == Status(State.READY, "", None, "websocket"))
+
+
+async def test_a_server_that_is_down_is_no_network_that_blocks(tmp_path: Path) -> None:
+    with running(tmp_path / "daemon") as daemon:
+        url, token = daemon.sync_url, daemon.token("ann", "home/*:owner")
+    choice = Choice("auto")
+    connect = connect_by(choice, bytes, connect_websocket)
+    for _ in range(3):
+        with pytest.raises(Unreachable):
+            async with connect(url, "syncd.v1.msgpack"):
+                raise AssertionError("nobody listens there")
+    assert choice.next(0.0) == "websocket" and token
