@@ -218,7 +218,7 @@ MUTANTS = (
     ),
     Mutant(
         "a frame may have any length",
-        "syncd.net.websocket", "Inbound._taken", "if held + len(piece) > self.payload_bytes_max:", "if False:",
+        "syncd.net.websocket", "Inbound._taken", "if held + len(piece) > self._payload_bytes_max:", "if False:",
         seeds=ROGUE,
     ),
     Mutant(
