@@ -501,7 +501,7 @@ async def sends_its_request_byte_by_byte(rogue: Rogue) -> None:
             except TransportClosed:
                 return
         if world.server.life == life and not world.server.is_going:
-            raise Talk(rogue, socket, b"", None).wrong("still sends its first request")
+            raise Talk(rogue, socket, b"", None, life).wrong("still sends its first request")
     finally:
         socket.abort()
 
@@ -525,7 +525,7 @@ async def opens_more_sockets_than_an_address_has(rogue: Rogue) -> None:
             except (TransportClosed, trio.TooSlowError) as error:
                 raise Disturbed(str(error)) from None
         if not refused and world.server.life == life and not world.server.is_going:
-            raise Talk(rogue, socket, b"", None).wrong(f"has {limit + 3} sockets, more than {limit}")
+            raise Talk(rogue, socket, b"", None, life).wrong(f"has {limit + 3} sockets, more than {limit}")
 
 
 @misdeed

@@ -98,10 +98,8 @@ class Nemesis:
     async def _clone(self, device: SimDevice) -> None:
         """A copy of a machine runs beside it: of its disk, or of its backup, which has another installation."""
         random, world = self._random, self._world
-        await device.kill()
         device.is_cloned = True
         with_installation = random.random() < 0.5
-        await device.start(world.nursery)
         try:
             await world.run_clone(device, with_installation, random.choice((5.0, 20.0, 60.0)))
         finally:

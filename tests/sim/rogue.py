@@ -45,7 +45,7 @@ class Disturbed(Exception):
 class Talk:
     """One connection of a rogue. It reads only when something is to be heard, so it can also let all pile up."""
 
-    def __init__(self, rogue: "Rogue", socket: Socket, rest: bytes, tap: Tap | None) -> None:
+    def __init__(self, rogue: "Rogue", socket: Socket, rest: bytes, tap: Tap | None, life: int) -> None:
         self.rogue, self.socket = rogue, socket
         self._tap = tap
         self._frames = FrameProtocol(client=True, extensions=[])
@@ -53,7 +53,7 @@ class Talk:
         self._heard: deque[tuple[str, dict[str, Any]]] = deque()
         self._pieces = b""
         self._server = rogue.world.server
-        self._life = self._server.life
+        self._life = life
         self.device = rogue.device
         self.close_code: int | None = None
 
@@ -247,13 +247,14 @@ class Rogue:
     @asynccontextmanager
     async def talk(self, tap: Tap | None = None) -> AsyncIterator[Talk]:
         """A connection with the upgrade done. Raises `Disturbed` if the server takes none now."""
+        life = self.world.server.life  # of the server, before it answers: it may die meanwhile
         try:
             with trio.fail_after(WAIT_S):
                 socket, rest = await opened(self.world.network, self.name, "syncd.v1.msgpack")
         except (TransportClosed, Refused, trio.TooSlowError) as error:
             raise Disturbed(str(error)) from None
         try:
-            yield Talk(self, socket, rest, tap)
+            yield Talk(self, socket, rest, tap, life)
         finally:
             socket.abort()
 

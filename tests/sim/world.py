@@ -50,6 +50,7 @@ RATES = {
     "address_connections": Rate(1.0, 25.0), "address_requests": Rate(0.5, 6.0), "caller_requests": Rate(0.5, 5.0),
     "address_failures": Rate(0.1, 3.0), "user_bytes": Rate(4000.0, 20_000.0), "user_changes": Rate(5.0, 20.0),
 }  # fmt: skip
+HEARD_S = 5.0  # by then a goaway has been heard
 CROWD_COUNT = 8  # so many who are told the same are no accident
 LIVENESS_S = 900.0  # three of the longest backoffs, and the time in which a dead connection is noticed
 ALARMING = ("drift", "forked", "malformed", "expired", "stopped")
@@ -274,18 +275,23 @@ class World:
         await device.start(self.nursery)
         self.network.weather[name] = self._weather()
         await clone.start(self.nursery)
+        # Whoever pushes first goes on, the other one is forked: the copy, or the machine that was copied.
+        away_s = life_s / 2 if device.random.random() < 0.5 else 0.0
+        if away_s and device.client is not None:
+            await device.client.go_offline()
         try:
             with trio.move_on_after(life_s):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.people[name].run)
-                    nursery.start_soon(self._quarrel, device)
-                    nursery.start_soon(self._quarrel, clone)
+                    nursery.start_soon(self._quarrel, device, away_s)
+                    nursery.start_soon(self._quarrel, clone, 0.0)
         finally:
             with trio.CancelScope(shield=True):
                 await clone.kill()
 
-    async def _quarrel(self, device: SimDevice) -> None:
+    async def _quarrel(self, device: SimDevice, away_s: float) -> None:
         """Whoever was superseded is opened again now and then."""
+        await trio.sleep(away_s)
         while True:
             await trio.sleep(1 + 4 * device.random.random())
             if device.client is not None:
@@ -293,11 +299,12 @@ class World:
 
     async def stop_server(self, deadline_s: float) -> None:
         """As on SIGTERM; and those who were told to leave come back one after the other."""
-        self.auditor.goaways.clear()
+        self.auditor.goaways = told = []
         await self.server.stop(deadline_s)
-        spread_ms = 1000 * len(self.auditor.goaways) / self.net_limits.upgrades_per_s_max
+        await trio.sleep(HEARD_S)
+        spread_ms = 1000 * len(told) / self.net_limits.upgrades_per_s_max
         try:
-            self._check_spread([told_ms for _, told_ms in self.auditor.goaways], "who were sent away", spread_ms / 10)
+            self._check_spread([told_ms for _, told_ms in told], "who were sent away", spread_ms / 10)
         except Violation as violation:
             self.fail(violation)
 
