@@ -33,6 +33,9 @@ class _Door:
     def refused_s(self) -> float | None:
         return None
 
+    def request_refused_s(self, peer: str) -> float:
+        return 0.0
+
 
 class EchoServer:
     """Serves each connection of a listener. `logs` has what the shell had to say: nothing, if all is well."""

@@ -32,7 +32,7 @@ from tests.http.harness import NOW_MS, SIGNING_KEY, Server, check_described, who
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _RECORD_KEY: Final = b"\x05key"
 # What a request may be answered with: documented problems, and what the routes say when all goes well.
-STATUSES: Final = frozenset({kind.status for kind in KINDS.values()} | {100, 101, 200, 207, 304}) - {500}
+STATUSES: Final = frozenset({kind.status for kind in KINDS.values()} | {100, 101, 200, 201, 204, 207, 304}) - {500}
 TOKEN: Final = sign_token(SIGNING_KEY, "42", [Grant("**", Role.OWNER)], 3600, NOW_MS)
 
 
@@ -44,6 +44,9 @@ class _Door:
 
     def refused_s(self) -> float | None:
         return None
+
+    def request_refused_s(self, peer: str) -> float:
+        return 0.0
 
 
 async def _exchange(stream: bytes, piece_bytes: int) -> tuple[list[str], bytes, bool]:
