@@ -46,12 +46,13 @@ class MemoryTransport:
     def send_now(self, data: bytes | memoryview) -> int:
         self._check_sending()
         pipe = self._outward
-        assert bytes(data[: len(self._refused)]) == self._refused, "P6: what was not taken comes first"
+        refused = self._refused
+        assert bytes(data[: len(refused)]) == refused[: len(data)], "P6: what was not taken comes first"
         taken = min(len(data), pipe.room_bytes)
         if taken:
             pipe.buffer += data[:taken]
             pipe.changed.unpark_all()
-        self._refused = bytes(data[taken : taken + REFUSED_BYTES])
+        self._refused = bytes(data[taken : taken + REFUSED_BYTES]) or refused[taken:]
         return taken
 
     async def receive(self, bytes_max: int) -> bytes:

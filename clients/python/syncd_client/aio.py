@@ -170,7 +170,7 @@ async def open_device(
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """`asyncio.run`, on uvloop where it is installed: about half the processor time for each message."""
+    """`asyncio.run`, on uvloop where it is installed."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(main())
 
