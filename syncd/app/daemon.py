@@ -252,7 +252,8 @@ class _Daemon:
         stats, usage = self._committer.stats(), self._store.usage()
         members = self._hub.members
         return Facts(
-            connections=self._server.connection_count, devices=len(members),
+            connections=self._server.connection_count, polled=self._server.polled_count,
+            waiting=self._hub.waiters.count, devices=len(members),
             behind=sum(member.delivery.is_behind for member in members), rooms=self._hub.room_count,
             queue_commands=stats.queue_count, queue_bytes=stats.queue_bytes, commands_failed=stats.failed,
             store_used_bytes=usage.used_bytes, store_bytes_max=self._settings.config.store.map_bytes_max,
@@ -276,6 +277,7 @@ class _Daemon:
             "tls": bool(self._settings.config.tls.private_key),
             "connections": {
                 "open": self._server.connection_count,
+                "polled": self._server.polled_count,
                 "devices": len(self._hub.members),
                 "listened_spaces": self._hub.room_count,
                 "waiting_requests": self._hub.waiters.count,
@@ -350,6 +352,7 @@ def _limits(settings: Settings) -> tuple[NetLimits, wire_limits.Limits]:
         connections_max=server.connections_max,
         connections_per_address_max=server.connections_per_address_max,
         connections_per_user_max=server.connections_per_user_max,
+        polled_max=server.polled_max,
         ping_ms=settings.config.keepalive.ping_ms,
         ack_ms=settings.config.keepalive.ack_ms,
         first_jitter_ms=reconnect.first_jitter_ms,

@@ -19,9 +19,12 @@ from syncd.net.counters import Counters, Histogram
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is true at the moment. `behind`: devices for whom something waits, of the socket or of the store."""
+    """What is true at the moment. `polled`: connections without a WebSocket. `waiting`: requests that wait for
+    something to happen. `behind`: devices for whom something waits, of the socket or of the store."""
 
     connections: int
+    polled: int
+    waiting: int
     devices: int
     behind: int
     rooms: int
@@ -56,6 +59,8 @@ class Metrics(Collector):
 
     def _gauges(self, facts: Facts) -> Iterator[Metric]:
         yield GaugeMetricFamily("syncd_connections", "Open connections, HTTP and WebSocket.", facts.connections)
+        yield GaugeMetricFamily("syncd_polled_connections", "Devices that poll for want of a WebSocket.", facts.polled)
+        yield GaugeMetricFamily("syncd_waiting_requests", "Requests that wait for a change of a space.", facts.waiting)
         yield GaugeMetricFamily("syncd_devices", "Devices that are connected.", facts.devices)
         yield GaugeMetricFamily("syncd_devices_behind", "Of these, with data waiting for them.", facts.behind)
         yield GaugeMetricFamily("syncd_listened_spaces", "Spaces that someone subscribes to.", facts.rooms)

@@ -116,6 +116,11 @@ class Server(Table):
         NET.connections_per_user_max, 1, 10_000, "connections",
         "The devices of one person, with room for connections that died unnoticed.",
     )  # fmt: skip
+    polled_max: int = _integer(
+        NET.polled_max, 0, 1_000_000, "connections",
+        "Devices that poll over HTTP because their network lets no WebSocket through; each may take 64 KiB and two"
+        " frames while it does not poll. Further ones are answered 503; 0: all of them.",
+    )  # fmt: skip
     upgrades_per_s_max: int = _integer(
         int(NET.upgrades_per_s_max), 1, 100_000, "devices per second",
         "Devices let in before anything is verified; a burst may be as long as a second. Beyond it comes 503 with a"

@@ -14,7 +14,7 @@ from tests.e2e.process import running
 from tests.net.harness import world
 from tests.net.test_http import said
 
-FACTS = Facts(1, 2, 3, 4, 5, 6, 7, 8, 9, True)
+FACTS = Facts(1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9, True)
 
 
 def samples(text: bytes) -> dict[tuple[str, str], float]:
