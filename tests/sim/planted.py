@@ -100,6 +100,7 @@ MUTANTS = (
         "the client counts what is staged as seen",
         "syncd_client.replica", "commit",
         "base = row.complete if read_at is None", "base = row.resume if read_at is None",
+        seeds=((2, "swarm"), (6, "swarm")),
     ),
     Mutant(
         "the client loses staged pages",
@@ -203,8 +204,8 @@ MUTANTS = (
     ),
     Mutant(
         "`seen` counts for nothing",
-        "syncd.core.documents", "Draft.apply", "is_raised = operation.seen > by.base", "is_raised = False",
-        seeds=ROGUE,
+        "syncd.core.documents", "Draft.apply", "is_raised = seen > by.base", "is_raised = False",
+        seeds=((2, "swarm"), (6, "swarm")),
     ),
     Mutant(
         "a change may have any number of operations",
@@ -323,10 +324,7 @@ MUTANTS = (
         "syncd.engine.feeding", "consumer_acked",
         "complete=max(found.complete, place.complete),\n        resume=max(found.resume, place.resume),",
         "complete=row.head,\n        resume=row.head,",
-    ),
-    Mutant(
-        "a feed from the start leaves out what was deleted",
-        "syncd.engine.feeding", "fed", "0 if place.complete == 0 else None", "None",
+        seeds=((2, "rogue"), (4, "rogue")),
     ),
     # -- half-open connections, slow readers, storms, disks ----------------------------------------------------------
     Mutant(
@@ -379,6 +377,7 @@ MUTANTS = (
     Mutant(
         "all who are sent away come back at once",
         "syncd.net.hub", "Hub.drain", "int(uniform(0, spread_ms))", "int(spread_ms / 2)",
+        seeds=((27, "storm"), (32, "storm")),
     ),
     Mutant(
         "a server goes on after its disk failed",
@@ -399,5 +398,6 @@ MUTANTS = (
     Mutant(
         "the client takes the outcome of another's change for its own",
         "syncd_client.replica", "take_outcomes", "(entry is not None and entry.nonce != answer.nonce)", "False",
+        seeds=((17, "swarm"), (18, "swarm")),
     ),
 )  # fmt: skip

@@ -109,6 +109,11 @@ class Person:
         if random.random() < 0.1:
             read_at = self._read_at.get(space.name)
         staged = _early_shown(client, space.name)
+        if staged and random.random() < 0.6:
+            shown = random.choice(sorted(staged))
+            operations = [item for item in operations if item[0] != "create"] or [["reg.set", *shown, "reg", 1]]
+            for operation in operations:
+                operation[1:3] = shown
         for operation in operations:
             # A page set that is not complete yet may be shown; who edits what it shows says which rev that was.
             if tuple(operation[1:3]) in staged and random.random() < 0.7:
