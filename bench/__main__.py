@@ -34,6 +34,7 @@ from bench import (
     restart,
     slow,
     stalls,
+    tls,
 )
 from bench.history import Change, Record, compared, is_same_machine, keep, read, records
 from bench.measure import SPREAD_MAX, Figure, environment
@@ -75,6 +76,7 @@ def _benchmarks(
         "peers": partial(plain, peers.run),
         "restart": partial(plain, restart.run),
         "slow": partial(plain, slow.run),
+        "tls": partial(plain, tls.run),
     }
 
 
