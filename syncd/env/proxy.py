@@ -108,6 +108,8 @@ class ProxyListener:
             address = ip_address(host_of(peer).strip("[]"))
         except ValueError:
             return False
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped  # a socket for both kinds, as systemd opens it, shows IPv4 so
         return any(address in network for network in self._trusted)
 
     async def _open(self, transport: Transport, room: trio.Semaphore) -> None:

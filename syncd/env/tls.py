@@ -63,8 +63,8 @@ class TlsTransport:
     """A `Transport` that speaks TLS through another one, which it owns."""
 
     __slots__ = (
-        *("_changed", "_inner", "_input", "_is_ended", "_is_open", "_output", "_owed", "_piece_bytes", "_rest"),
-        *("_tls", "peer"),
+        *("_changed", "_inner", "_input", "_is_aborted", "_is_ended", "_is_open", "_output", "_owed", "_piece_bytes"),
+        *("_rest", "_tls", "peer"),
     )
 
     def __init__(self, inner: Transport, context: ssl.SSLContext, server_name: str | None = None) -> None:
@@ -80,6 +80,7 @@ class TlsTransport:
         self._piece_bytes = SEGMENT_BYTES  # in the next record
         self._is_open = False  # the handshake is done
         self._is_ended = False  # nothing more can be sent
+        self._is_aborted = False  # nor received: what OpenSSL still holds was not read in time
         self._changed: trio.lowlevel.ParkingLot | None = trio.lowlevel.ParkingLot()  # until it is open
 
     def send_now(self, data: bytes | memoryview) -> int:
@@ -107,6 +108,9 @@ class TlsTransport:
     async def receive(self, bytes_max: int) -> bytes:
         await trio.lowlevel.checkpoint_if_cancelled()
         while True:
+            if self._is_aborted:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                raise TransportClosed("closed")
             try:
                 if self._is_open:
                     data = self._tls.read(bytes_max)
@@ -154,7 +158,7 @@ class TlsTransport:
         self._wake()
 
     def abort(self) -> None:
-        self._is_ended = True
+        self._is_ended = self._is_aborted = True
         self._inner.abort()
         self._wake()
 

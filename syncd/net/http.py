@@ -6,12 +6,14 @@ Must not know routes (`api` handles whole requests) or what a WebSocket carries 
 Invariants: H1 nothing is read of a body whose length is refused. H2 one request at a time: the next is not read before
 the last byte of the response before it was taken. H3 every wait has an end: headers, body, handling, writing,
 idling; and what a request waits for on purpose ends with its peer, too. H4 what cannot be parsed is answered by a
-problem (RFC 9457) and the end of the connection, never by silence.
+problem (RFC 9457) and the end of the connection, never by silence. H5 what is received of bodies, and what of responses
+waits for slow readers, is bounded in bytes for all connections together.
 """
 
 import base64
 import hashlib
 import traceback
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +35,9 @@ SYNC_PATH: Final = "/v1/sync"
 RECEIVE_BYTES: Final = 65_536
 BODY_PIECES_MAX: Final = 16_384  # chunks, or what one read brings of them: 11 us each; 4 MiB in 256 bytes each
 BODIES_BYTES_MAX: Final = 134_217_728  # of unfinished bodies: 32 of the longest at once, or thousands of usual ones
+# Of responses that wait for their readers, each held twice while it is sent: 64 of the longest pages. A page has 1 MiB,
+# and whoever may read one could otherwise leave one on each of thousands of connections.
+UNSENT_BYTES_MAX: Final = 67_108_864
 PIECES_PER_TURN: Final = 256  # of those between two checkpoints, some 3 ms: a read of 64 KiB may hold ten thousand
 _KEY_BYTES: Final = 16
 _ACCEPT_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
@@ -101,6 +106,8 @@ class HttpShell:
         self.counters = counters or Counters()
         self.idle: set[trio.CancelScope] = set()  # connections between two requests; cancelled when we drain
         self.bodies_bytes = 0  # of the bodies that are being received
+        self.unsent_bytes = 0  # of the responses that wait for their readers
+        self._unsent: OrderedDict[_Conversation, int] = OrderedDict()  # by whom; who took something last is at the end
         self._busy_count = 0  # requests taken whole and not answered yet
         self._answered = trio.Event()  # replaced by `wait_answered`, which alone waits for it
 
@@ -114,6 +121,21 @@ class HttpShell:
             self._busy_count -= 1
             if not self._busy_count:
                 self._answered.set()
+
+    def waits(self, conversation: "_Conversation", size: int) -> None:
+        """So many bytes are held for its reader, who took some just now. If too many are held for all together, those
+        who have taken nothing for longest are cut off."""
+        self.sent(conversation)
+        self._unsent[conversation] = size
+        self.unsent_bytes += size
+        while self.unsent_bytes > UNSENT_BYTES_MAX:
+            slowest = next(iter(self._unsent))
+            self.sent(slowest)
+            slowest.cut_off()
+
+    def sent(self, conversation: "_Conversation") -> None:
+        """Nothing is held for its reader. Idempotent."""
+        self.unsent_bytes -= self._unsent.pop(conversation, 0)
 
     async def wait_answered(self) -> None:
         """Until every request that was taken has its answer."""
@@ -318,10 +340,13 @@ class _Conversation:
         failure: Exception | None = None
 
         async def watch() -> None:
+            room = RECEIVE_BYTES  # for requests that come early; who sends more is not watched any longer
             try:
-                if data := await self._transport.receive(RECEIVE_BYTES):
-                    self._h11.receive_data(data)  # the next request, early; one piece is kept, and watching ends
-                    return
+                while data := await self._transport.receive(room):
+                    self._h11.receive_data(data)
+                    room -= len(data)
+                    if not room:
+                        return
             except TransportClosed:
                 pass
             nursery.cancel_scope.cancel()
@@ -394,12 +419,23 @@ class _Conversation:
             rest = rest[taken:]
             if not rest:
                 return
-        while rest:
-            with trio.move_on_after(self._shell.limits.write_s) as waiting:
-                await self._transport.wait_writable()
-            if waiting.cancelled_caught:
-                raise _Ended
-            rest = rest[self._transport.send_now(rest) :]
+        shell = self._shell
+        try:
+            shell.waits(self, len(data))
+            while rest:
+                with trio.move_on_after(shell.limits.write_s) as waiting:
+                    await self._transport.wait_writable()
+                if waiting.cancelled_caught:
+                    raise _Ended
+                if taken := self._transport.send_now(rest):
+                    rest = rest[taken:]
+                    shell.waits(self, len(data))
+        finally:
+            shell.sent(self)
+
+    def cut_off(self) -> None:
+        """Whoever waits for the reader learns of it as of any other end of the stream."""
+        self._transport.abort()
 
     async def _linger(self) -> None:
         """Half-close and read on for a moment: closing with unread input would reset the connection, and the peer's

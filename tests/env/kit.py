@@ -140,6 +140,14 @@ class TransportKit:
             await near.wait_writable()
         assert near.peer
 
+    async def test_what_was_not_read_before_an_abort_is_not_read_after_it(self, pair: Pair) -> None:
+        near, far = pair
+        far.send_now(b"abcdef")
+        assert await near.receive(2) == b"ab"
+        near.abort()
+        with pytest.raises(TransportClosed):
+            await near.receive(10)
+
     async def test_the_peer_of_an_aborted_end_learns_of_it(self, pair: Pair) -> None:
         near, far = pair
         near.send_now(b"last words")

@@ -121,6 +121,18 @@ async def test_a_connection_has_its_clients_address_and_every_byte_behind_the_he
         assert await receive_all(server) == b"GET /"
 
 
+@pytest.mark.parametrize("peer", ["[::ffff:10.0.0.7]:4711", "[::ffff:192.0.2.1]:4711"])
+async def test_a_socket_for_both_kinds_of_addresses_knows_balancers_as_well(nursery: trio.Nursery, peer: str) -> None:
+    """One that systemd opened, for example: to it an IPv4 address is the end of an IPv6 address."""
+    inner, listener = await _proxied(nursery, [])
+    client = inner.connect(peer)
+    client.send_now(header(0x21, 0x11, TCP4))
+    if "10.0.0.7" in peer:
+        assert (await listener.accept()).peer == "203.0.113.9:50000"
+    else:
+        assert await client.receive(1) == b""
+
+
 async def test_a_stranger_is_cut_off_unheard_and_told_of_once(nursery: trio.Nursery) -> None:
     told: list[str] = []
     inner, listener = await _proxied(nursery, told)

@@ -252,6 +252,18 @@ async def test_waits_are_bounded_by_caller_by_address_and_in_all(autojump_clock:
             http.transport.abort()
 
 
+async def test_the_addresses_of_one_network_count_as_one_among_those_who_wait(autojump_clock: MockClock) -> None:
+    target = f"{CHANGES}?after=head&wait=55"
+    async with feed(NetLimits(waiters_per_address_max=1)) as f:
+        first = f.http(token=f.w.token("a"), peer="[2001:db8::1]:1")
+        await first.send("GET", target)
+        await wait_all_tasks_blocked()
+        neighbour = f.http(token=f.w.token("b"), peer="[2001:db8::2]:1")
+        assert (await neighbour.get(target))[0] == 429
+        for http in (first, neighbour):
+            http.transport.abort()
+
+
 async def test_hundreds_of_waiters_are_woken_in_slices_and_read_once(autojump_clock: MockClock) -> None:
     count = 400
     async with feed(NetLimits(waiters_per_caller_max=count, waiters_per_address_max=count)) as f:

@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from syncd.env.memory import MemoryTransport
-from syncd.net.exchange import BODY_BYTES_MAX
+from syncd.net.exchange import BODY_BYTES_MAX, Request, Response, content
 from syncd.net.http import BODY_PIECES_MAX
 from syncd.net.limits import NetLimits
 from tests.net.harness import Client, World, send_all, upgrade_request, world
@@ -143,6 +143,40 @@ async def test_unfinished_bodies_are_bounded_for_all_connections_together(
         assert b"POST /  9000" in await third.receive(1000), "what was received does not count any more"
         for transport in (first, second, third):
             transport.abort()
+
+
+class Long:
+    """An API whose every answer is long."""
+
+    async def handle(self, request: Request) -> Response:
+        return content(200, "text/plain", bytes(10_000))
+
+
+async def test_unread_answers_are_bounded_for_all_connections_together_and_the_stalled_go_first(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncd.net.http.UNSENT_BYTES_MAX", 35_000)
+    async with world(api=Long()) as w:
+        readers = [w.connect(buffer_bytes=1000) for _ in range(3)]
+        for reader in readers:
+            await send_all(reader, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+            await wait_all_tasks_blocked()
+        slow, stalled, third = readers
+        begun = await slow.receive(1000)
+        await wait_all_tasks_blocked()
+        assert w.server._http.unsent_bytes <= 35_000 and w.server.connection_count == 3
+        fourth = w.connect(buffer_bytes=1000)
+        await send_all(fourth, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+        await wait_all_tasks_blocked()
+        assert w.server._http.unsent_bytes <= 35_000 and w.server.connection_count == 3
+        assert len(await everything(stalled)) < 10_000, "who took nothing for longest was cut off"
+        for reader in (slow, third, fourth):
+            reader.shutdown()
+        assert (begun + await everything(slow)).endswith(bytes(10_000))
+        assert (await everything(third)).endswith(bytes(10_000)) and (await everything(fourth)).endswith(bytes(10_000))
+        assert w.server._http.unsent_bytes == 0
+        for reader in (slow, stalled, third, fourth):
+            reader.abort()
 
 
 async def test_the_last_request_that_a_connection_may_carry_is_answered_as_the_last(autojump_clock: MockClock) -> None:

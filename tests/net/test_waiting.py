@@ -8,6 +8,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from syncd.env.ports import TransportClosed
 from syncd.net.exchange import Later, Request, Response, Send, content
+from syncd.net.http import RECEIVE_BYTES
 from syncd.net.limits import NetLimits
 from tests.net.harness import send_all, world
 from tests.net.test_http import everything, problem_of
@@ -85,6 +86,38 @@ async def test_a_wait_ends_when_its_peer_has_gone(autojump_clock: MockClock, is_
             transport.abort()
         await wait_all_tasks_blocked()
         assert api.count == 0 and w.server.connection_count == 0 and trio.current_time() == 0
+
+
+@pytest.mark.parametrize("is_half_closed", [True, False])
+async def test_a_wait_ends_with_its_peer_although_that_has_sent_the_next_request(
+    autojump_clock: MockClock, is_half_closed: bool
+) -> None:
+    api = Waiting()
+    async with world(api=api) as w:
+        transport = w.connect()
+        for piece in (GET, b"GET /now HTTP/1.1\r\n", b"Host: x\r\n\r\n"):
+            await send_all(transport, piece)
+            await wait_all_tasks_blocked()
+            assert api.count == 1
+        if is_half_closed:
+            transport.shutdown()
+        else:
+            transport.abort()
+        await wait_all_tasks_blocked()
+        assert api.count == 0 and w.server.connection_count == 0 and trio.current_time() == 0
+
+
+async def test_of_what_comes_during_a_wait_a_bounded_part_is_read(autojump_clock: MockClock) -> None:
+    api = Waiting()
+    async with world(api=api) as w:
+        transport = w.connect(buffer_bytes=4096)
+        await send_all(transport, GET)
+        sent = 0
+        while taken := transport.send_now(bytes(4096)):
+            sent += taken
+            await wait_all_tasks_blocked()
+        assert api.count == 1 and sent <= RECEIVE_BYTES + 2 * 4096
+        transport.abort()
 
 
 async def test_a_request_that_comes_during_a_wait_is_answered_after_it(autojump_clock: MockClock) -> None:

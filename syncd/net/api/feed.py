@@ -25,10 +25,10 @@ from syncd.engine import feeding
 from syncd.engine.batch import space_row
 from syncd.engine.commands import Expired, Refused
 from syncd.engine.grants import Role
-from syncd.env.ports import host_of
 from syncd.net.api.calls import Call, check_credentials, check_role, owner_of
 from syncd.net.auth import Principal
 from syncd.net.exchange import Later, Response, Send, content
+from syncd.net.gate import counted_as
 from syncd.net.problems import ProblemRaised, raised
 from syncd.store.api import Reader
 from syncd.store.tables import SpaceRow
@@ -202,7 +202,7 @@ def _answer(found: News) -> Response:
 
 
 def _who(call: Call) -> tuple[str, str]:
-    return owner_of(call.known_caller()), host_of(call.request.peer)
+    return owner_of(call.known_caller()), counted_as(call.request.peer)
 
 
 def _token_s(call: Call) -> float:
