@@ -177,7 +177,7 @@ class Carriage:
         self._kept: bytes | None = None  # the last of them, until it is acknowledged
         self._kept_bytes = 0  # to release then
         self._polls: list[trio.CancelScope] = []
-        self._end: Ended | None = None
+        self._end: tuple[int, str] | None = None  # code and reason; no exception is kept, whose traceback grows
 
     # -- in ------------------------------------------------------------------------------------------------------
 
@@ -266,8 +266,8 @@ class Carriage:
                     continue
                 self.transport.release(frame_bytes)
                 if opcode == CLOSE and self._end is None:
-                    self._end = Ended(*close_code(payload))
-                    self._answer_close(self._end.code)
+                    self._end = close_code(payload)
+                    self._answer_close(self._end[0])
 
     def _answer_close(self, code: int) -> None:
         """The client's close frame and the end of its bytes, as if it had answered at once: it has nothing to add, and
@@ -278,4 +278,4 @@ class Carriage:
 
     def _ended(self) -> Ended:
         self._fetch()
-        return self._end or Ended(*LOST)
+        return Ended(*(self._end or LOST))

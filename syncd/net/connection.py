@@ -146,6 +146,7 @@ class Connection:
             if self._author is not None:
                 self._services.hub.part(self)  # first: a defect of the delivery must not leave a dead member behind
             self.delivery.abort()
+            self.delivery.disown()
 
     def heard(self) -> None:
         """A sign of life that is not in the byte stream: a request of a polled connection."""
@@ -551,8 +552,8 @@ class Connection:
                 delivery.abort()
             return
         if delivery.is_stalled and now_s >= delivery.progress_s + self._services.limits.no_progress_s:
-            # Nothing can be said to who takes nothing: a close frame would wait where the rest waits.
-            self._services.log(f"{delivery.transport.peer} took nothing for too long: cut off as {NO_PROGRESS}")
+            # Nothing can be said to who takes nothing: a close frame would wait where the rest waits. It is counted and
+            # not logged: phones do so every day, and nobody has anything to repair.
             self._counters.closes[NO_PROGRESS] += 1
             self._closing_due_s = now_s
             delivery.abort()

@@ -142,7 +142,7 @@ class Delivery:
         self.is_closed = False
         self.progress_s = 0.0  # trio's clock: when the socket last took something of the remainder
         self._wiring = wiring
-        self._owner = owner
+        self._owner: Owner | None = owner  # until `disown`
         self._rest: memoryview | None = None
         self._control: list[bytes] | None = None  # frames that wait behind the remainder
         self._control_bytes = 0
@@ -208,9 +208,15 @@ class Delivery:
             self._rest = self._control = None
             self.transport.abort()
 
+    def disown(self) -> None:
+        """Let go of the owner, after `abort`. The two hold each other, and the collector seldom looks for cycles."""
+        assert self.is_closed
+        self._owner = None
+
     def failed(self) -> None:
         """Called in the handler of an exception that is a defect of ours: end the connection."""
-        self._owner.failed()
+        if self._owner is not None:
+            self._owner.failed()
 
     def _hand_over(self, data: bytes) -> None:
         try:
@@ -230,7 +236,8 @@ class Delivery:
         for channel in self.channels.values():
             if channel.state is Subscription.LIVE:
                 self.fall_behind(channel)
-        self._owner.stalled()
+        if self._owner is not None:
+            self._owner.stalled()
         self._start_pump()
 
     def _flush(self) -> None:
@@ -391,11 +398,13 @@ class Delivery:
             self._wiring.nursery.start_soon(self._pump)
 
     async def _pump(self) -> None:
+        owner = self._owner  # which may be gone before the pump is, and hears of its failure all the same
         try:
             await self._bring_on()
         except Exception:
             self._is_pumping = False  # the error that is sent now may need a pump of its own
-            self._owner.failed()
+            if owner is not None:
+                owner.failed()
             return
         self._is_pumping = False
 

@@ -196,9 +196,6 @@ class _Conversation:
             except _Problem as problem:
                 await self._answer(head, self._response(head, problem), is_last=True)
                 break
-            except h11.RemoteProtocolError as error:
-                await self._answer(head, self._response(head, _unparsable(error)), is_last=True)
-                break
             with self._shell.busy():
                 limits = self._shell.limits
                 response = await self._handled(request, partial(self._shell.handle, request), limits.handle_s)
@@ -224,9 +221,7 @@ class _Conversation:
             head = await self._head()
             problem = _overloaded(retry_s) if name == "overloaded" else _rate_limited(retry_s)
         except _Problem as error:
-            problem = error
-        except h11.RemoteProtocolError as error:
-            problem = _unparsable(error)
+            problem = error.with_traceback(None)  # which holds this frame, which is about to hold the error
         await self._answer(head, self._response(head, problem), is_last=True)
         await self._linger()
 
@@ -311,7 +306,12 @@ class _Conversation:
 
     async def _event(self) -> h11.Event | type[h11.PAUSED]:
         while True:
-            event = self._h11.next_event()
+            try:
+                event = self._h11.next_event()
+            except h11.RemoteProtocolError as error:
+                # h11 raises it from a method of its own: the traceback holds a frame that holds the error. A cycle for
+                # each line of garbage that comes would stay until the collector looks.
+                raise _unparsable(error.with_traceback(None)) from None
             if event is not h11.NEED_DATA:
                 return cast("h11.Event | type[h11.PAUSED]", event)
             await self._feed()
@@ -359,7 +359,10 @@ class _Conversation:
                 failure = error
             nursery.cancel_scope.cancel()
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                failure = None  # its traceback holds this frame
         if not results:
             raise _Ended
         return results[0]

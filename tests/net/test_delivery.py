@@ -274,3 +274,17 @@ async def _check_converged(w: World, devices: list[Device]) -> None:
     for device in devices:
         assert device.mirror.documents == expected
         assert sorted(device.mirror.outcomes) == list(range(1, device.n + 1))
+
+
+async def test_a_reader_that_takes_nothing_is_cut_off_and_counted_but_is_no_error_of_ours(
+    autojump_clock: MockClock,
+) -> None:
+    async with world() as w:
+        deaf, writer = await w.client(1, buffer_bytes=2_000), await w.client(2)
+        await deaf.subscribe()
+        await writer.push(writer.change(["create", "notes", "a"], ["reg.set", "notes", "a", "text", text_of(1, 5_000)]))
+        await writer.expect("outcomes")
+        await trio.sleep(NetLimits().no_progress_s + 1)
+        assert [member.device for member in w.hub.members] == [writer.device]
+        assert w.hub.counters.closes == {4002: 1}
+        assert w.logs == [], "whoever is woken by the log could repair nothing"

@@ -541,8 +541,8 @@ def _leaf(error: BaseException) -> BaseException:
 
 def _closes(world: World) -> dict[int, int]:
     closes = dict(world.auditor.closes)
-    if world.server.cut_off_count:
-        closes[NO_PROGRESS] = closes.get(NO_PROGRESS, 0) + world.server.cut_off_count
+    if count := world.server.counters.closes[NO_PROGRESS]:  # who took nothing for too long: it cannot be told
+        closes[NO_PROGRESS] = closes.get(NO_PROGRESS, 0) + count
     return dict(sorted(closes.items()))
 
 
