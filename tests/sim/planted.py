@@ -57,6 +57,7 @@ MUTANTS = (
     Mutant(
         "a stale token is accepted",
         "syncd.net.auth", "Authenticator._checked_times", "if now_ms >= expires_ms:", "if False:",
+        seeds=((1, "offline"),),
     ),
     Mutant(
         "two results of a batch are swapped",
@@ -86,6 +87,7 @@ MUTANTS = (
     Mutant(
         "a first download forgets what was deleted while it ran",
         "syncd.engine.reading", "page", "and rev <= (start or 0)", "",
+        seeds=((3, "swarm"),),
     ),
     Mutant(
         "a refresh that takes a grant away is ignored",
@@ -147,14 +149,17 @@ MUTANTS = (
     Mutant(
         "a document made anew is sent as a patch",
         "syncd.engine.batch", "entry_of", "if document.born > since:", "if since == 0:",
+        seeds=((2, "swarm"),),
     ),
     Mutant(
         "time falls with the clock",
         "syncd.engine.batch", "SpaceWork.advance", "max(self.time, self.now_ms)", "self.now_ms",
+        seeds=((3, "swarm"),),
     ),
     Mutant(
         "an event that comes again is taken again",
         "syncd.engine.posting", "_event", "_remembered(batch, event.key) is not None", "False",
+        seeds=((2, "swarm"),),
     ),
     Mutant(
         "a delta that was read as a page comes again",
@@ -164,6 +169,7 @@ MUTANTS = (
     Mutant(
         "the client takes a reset as a patch",
         "syncd_client.replica", "_put_document", "doc.state in (DELETED, RESET)", "doc.state == DELETED",
+        seeds=((2, "swarm"),),
     ),
     Mutant(
         "the client acknowledges as settled what is not",
