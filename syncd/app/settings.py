@@ -264,7 +264,7 @@ class Quotas(Table):
     )  # fmt: skip
     idempotency_keys_per_key_max: int = _integer(
         QUOTAS.idempotency_keys_per_key_max, 1, 1_000_000_000, "events and requests",
-        "The same of an API key: what it posts in 24 hours.",
+        "The same of an API key: its changes of 24 hours and its events of 7 days; 10 million: 16 events a second.",
     )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from syncd.engine.commands import (
     UseConsumer,
 )
 from syncd.engine.grants import Grant, Role, role_on
+from syncd.engine.quotas import KEY_PREFIX
 from syncd.store import keys
 from syncd.store.api import Reader
 from syncd.store.tables import CONSUMER_OWNERS, CONSUMERS, ConsumerRow, SpaceRow
@@ -40,6 +41,8 @@ from syncd.wire.messages import Delta
 FROM_START, FROM_HEAD = "0", "head"  # places that need no epoch
 LIMIT_MAX = reading.PAGE_ROWS_MAX
 SPACE_CONSUMERS_MAX = 64  # of all owners: each is a backend, of which a company has tens; they are listed in one go
+# Of these, those of users: else whoever may read a space could leave no place in it for any backend.
+USERS_CONSUMERS_MAX = 32
 OWNER_CONSUMERS_MAX = 1_024  # in all spaces: a key that follows one space per customer wants another design beyond it
 USED_MS = 300_000  # so precise is `used_ms` while a consumer is only read: a write for each poll would be waste
 
@@ -132,6 +135,8 @@ def consumer_made(batch: Batch, command: PutConsumer) -> Result:
     if found is None:
         if _is_full(batch, keys.space_range(keys.CONSUMER, row.id), SPACE_CONSUMERS_MAX):
             return Refused("too_many", f"a space has at most {SPACE_CONSUMERS_MAX} consumers")
+        if not command.owner.startswith(KEY_PREFIX) and _users_count(batch, row) >= USERS_CONSUMERS_MAX:
+            return Refused("too_many", f"users have at most {USERS_CONSUMERS_MAX} consumers in a space")
         if _is_full(batch, keys.consumer_owner_range(owner), OWNER_CONSUMERS_MAX):
             return Refused("too_many", f"one key or user has at most {OWNER_CONSUMERS_MAX} consumers")
     made = ConsumerRow(command.owner, place.epoch, place.complete, place.resume, batch.now_ms, batch.now_ms)
@@ -195,6 +200,11 @@ def _readable(batch: Batch, grants: tuple[Grant, ...], space: str) -> SpaceRow |
         return Refused("forbidden", f"reading {space} needs the role reader")
     work = batch.space(space)
     return None if work is None else work.row._replace(head=work.head)
+
+
+def _users_count(batch: Batch, row: SpaceRow) -> int:
+    found = CONSUMERS.scan(batch.tx, keys.space_range(keys.CONSUMER, row.id))
+    return sum(not each.owner.startswith(KEY_PREFIX) for _, each in found)
 
 
 def _is_full(batch: Batch, bounds: tuple[bytes, bytes], count_max: int) -> bool:

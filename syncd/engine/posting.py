@@ -60,7 +60,7 @@ def _refused_keys(batch: Batch, author: Author, count: int) -> Refused | None:
         trim_idempotency(batch)  # what has expired makes room
     if batch.holdings(author.user).idempotency_keys + count <= most:
         return None
-    return Refused("too_many_keys", f"{most} requests are remembered for {author.user}; the oldest go after a day")
+    return Refused("too_many_keys", f"{most} requests and events are remembered for {author.user}, as many as may be")
 
 
 def _remembered(batch: Batch, key: bytes) -> IdempotencyRow | None:
@@ -138,8 +138,11 @@ def _authored(batch: Batch, work: SpaceWork, author: Author, role: Role, base: i
 
 def post_events(batch: Batch, command: PostEvents) -> Result:
     """Take events, each at most once by (source, id) while its key is remembered."""
-    if (refusal := _refused_keys(batch, command.author, len(command.events))) is not None:
-        return refusal
+    if _refused_keys(batch, command.author, len(command.events)) is not None:
+        # Those that are remembered need no room: who repeats them must learn that they were taken.
+        new = {event.key for event in command.events if _remembered(batch, event.key) is None}
+        if (refusal := _refused_keys(batch, command.author, len(new))) is not None:
+            return refusal
     return EventResults(tuple(_event(batch, command.author, event, command.lifetime_ms) for event in command.events))
 
 

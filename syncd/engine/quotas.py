@@ -24,7 +24,7 @@ class Quotas:
     spaces_per_user_max: int = 10_000  # 500 bytes; who has more is a backend, and has a key
     spaces_per_key_max: int = 1_000_000  # an inbox for each user of a big app
     idempotency_keys_per_user_max: int = 10_000  # 150 bytes, for 24 hours; one every nine seconds
-    idempotency_keys_per_key_max: int = 10_000_000  # 1.5 GB; 115 events or changes a second, all day
+    idempotency_keys_per_key_max: int = 10_000_000  # 1.5 GB; 115 changes a second for a day, 16 events for a week
 
     def spaces_max(self, author: Author) -> int:
         return self.spaces_per_key_max if is_key(author) else self.spaces_per_user_max

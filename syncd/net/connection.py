@@ -289,7 +289,7 @@ class Connection:
     def _refresh(self, refresh: m.Refresh) -> None:
         """A new token: every subscription is judged again by what it grants."""
         author, peer = self._known(), self.delivery.transport.peer
-        principal = self._services.principal(refresh.token, None, peer)
+        principal = self._services.principal(refresh.token, None, peer, is_known=True)
         if principal.user != author.user:
             raise ProtocolError(TOKEN_USER, "the token of 'refresh' names another user")
         self._author = Author(author.device, author.installation, author.kind, author.user, principal.grants)

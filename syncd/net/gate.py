@@ -8,7 +8,8 @@ API key, credentials from an address that guesses. Made to wait (the reader paus
 nothing is lost): the bytes and the changes that the devices of one user send.
 
 Invariants: G1 every table is bounded by `rate_entries_max`, whoever comes. G2 whoever guesses credentials gets slower
-and slower answers, and his neighbours behind the same address go on with credentials that were good before.
+and slower answers, and his neighbours behind the same address go on with credentials that were good before, and with
+those to which they change on a connection that they have.
 """
 
 from collections import OrderedDict

@@ -44,8 +44,12 @@ class Services:
     told_reconnect: dict[str, int]
     log: Callable[[str], None]
 
-    def principal(self, token: str | None, authorization: str | None, peer: str) -> Principal:
-        """Whom a message's token stands for, or else the header of the upgrade request. Raises `ProtocolError`."""
+    def principal(
+        self, token: str | None, authorization: str | None, peer: str, *, is_known: bool = False
+    ) -> Principal:
+        """Whom a message's token stands for, or else the header of the upgrade request. `is_known`: another token of
+        the sender was good, so what neighbours behind its address guess is not held against it; a wrong one ends the
+        connection, and counts. Raises `ProtocolError`."""
         if token is None and authorization is not None:
             scheme, _, rest = authorization.partition(" ")
             token = rest.strip() if scheme.lower() == "bearer" else None
@@ -53,7 +57,7 @@ class Services:
             detail = "'hello' has a token, or the upgrade request 'Authorization: Bearer'"
             self.gate.failed(peer, "missing")
             raise ProtocolError(UNAUTHENTICATED, detail)
-        if wait_s := self.gate.credentials_refused_s(peer, token):
+        if not is_known and (wait_s := self.gate.credentials_refused_s(peer, token)):
             detail = f"this address sent wrong credentials too often; again in {int(wait_s) + 1} seconds"
             raise ProtocolError(RATE_LIMITED, detail)
         try:

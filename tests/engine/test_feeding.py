@@ -423,6 +423,21 @@ def test_consumers_are_bounded_by_space_and_by_owner(monkeypatch: pytest.MonkeyP
     assert one(put("none", "1"), Refused).reason == "unknown_space"
 
 
+def test_users_leave_places_for_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Following()  # with one of its own
+    monkeypatch.setattr(feeding, "SPACE_CONSUMERS_MAX", 4)
+    monkeypatch.setattr(feeding, "USERS_CONSUMERS_MAX", 2)
+
+    def put(owner: str, name: str) -> Any:
+        return backend.daemon.ask(PutConsumer(KEY, owner, SPACE, name, "0"))
+
+    one(put("user:a", "1"), Consumer)
+    one(put("user:b", "1"), Consumer)
+    assert one(put("user:c", "1"), Refused).reason == one(put("user:a", "2"), Refused).reason == "too_many"
+    one(put("user:a", "1"), Consumer)  # it is there already
+    one(put("key:other", "1"), Consumer)
+
+
 def test_the_time_of_the_last_use_is_kept() -> None:
     backend = Following()
     backend.daemon.now_ms = 5_000

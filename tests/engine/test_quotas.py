@@ -114,6 +114,9 @@ def test_a_batch_of_events_that_would_be_too_many_is_refused_whole() -> None:
     assert isinstance(refused, Refused) and refused.reason == "too_many_keys"
     row = held(daemon, "key:backend")
     assert row is not None and row.idempotency_keys == 3 and sound(daemon)
+    again = daemon.ask(PostEvents(key, (event(0), event(1), event(2), event(3), event(3)), LIFETIME_MS))
+    assert isinstance(again, EventResults), "what is remembered needs no room"
+    assert [status for status, _ in again.results] == ["duplicate"] * 3 + ["accepted", "duplicate"] and sound(daemon)
 
 
 def test_an_inbox_counts_to_the_key_that_posted_and_one_too_many_is_that_events_own_result() -> None:
