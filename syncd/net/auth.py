@@ -8,12 +8,14 @@ them.
 Invariants: A1 a key accepts only its own algorithm, whatever a token's header says. A2 a token is accepted in exactly
 one spelling (no padding, no other characters), so that no byte of it can be altered. A3 no claim is looked at before
 the signature was checked. A4 nothing of a token or secret stands in an error's text. A5 there is no anonymous access.
+A6 a token that comes again is known by its digest, under the keys that verified it, and its times are judged anew.
 """
 
 import base64
 import hashlib
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -33,6 +35,9 @@ ALGORITHMS: Final = ("HS256", "EdDSA", "ES256", "RS256")
 TOKEN_BYTES_MAX = 16384  # 64 grants of usual length and all claims; what HTTP shells take as a header in any case
 USER_CHARACTERS_MAX = 128
 TOKEN_ID_CHARACTERS_MAX = 255
+# Of the tokens whose verification is remembered, together: some 15,000 usual ones, so that a process full of devices
+# comes back without a signature being checked twice. What a token grants takes a few times its own length in memory.
+REMEMBERED_BYTES_MAX = 4_194_304
 SHARED_SECRET_BYTES_MIN = 32  # RFC 7518, 3.2: a key of at least the size of the hash
 RSA_BITS_MIN = 2048  # RFC 7518, 3.3
 SECRET_PREFIX = "sk_"  # tells an API key from a token at a glance, and lets secret scanners find leaked ones
@@ -76,6 +81,16 @@ class Principal:
     grants: tuple[Grant, ...]
     expires_ms: int | None
     token_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """A token that was accepted once: all of it but whether it is time. `begins`: its claims that say from when on it
+    holds, and when that is; `size`: its length."""
+
+    principal: Principal
+    begins: tuple[tuple[str, int], ...]
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,22 +253,45 @@ class Authenticator:
         assert len(self._keys) == len(token_keys), "every key has a kid of its own"
         self._issuer, self._audience = issuer, audience
         self._leeway_ms, self._expiry_required = leeway_ms, expiry_required
+        # By digest, as secrets are: what is kept cannot be presented. Other keys are another `Authenticator`.
+        self._remembered: OrderedDict[bytes, _Verified] = OrderedDict()
+        self._remembered_bytes = 0
 
     def token(self, token: str, now_ms: int) -> Principal:
         """The user that a signed token names. Raises `Unauthenticated`."""
+        digest = hashlib.sha256(token.encode(errors="replace")).digest() if len(token) <= TOKEN_BYTES_MAX else b""
+        known = self._remembered.get(digest)
+        if known is None:
+            known = self._accepted(token, now_ms)
+            self._remember(digest, known)
+        else:
+            self._remembered.move_to_end(digest)
+            _check_times(known.principal.expires_ms, known.begins, now_ms)
+        return known.principal
+
+    def _remember(self, digest: bytes, verified: _Verified) -> None:
+        """Beyond the limit, those that were used longest ago are forgotten."""
+        self._remembered[digest] = verified
+        self._remembered_bytes += verified.size
+        while self._remembered_bytes > REMEMBERED_BYTES_MAX:
+            self._remembered_bytes -= self._remembered.popitem(last=False)[1].size
+
+    def _accepted(self, token: str, now_ms: int) -> _Verified:
+        """A token that was not seen before."""
         claims = self._verified(token)
         user = _claim(claims, "sub")
         if not _is_user(user):
             raise Unauthenticated(
                 "malformed", f"'sub' is text of 1-{USER_CHARACTERS_MAX} characters without control characters"
             )
-        expires_ms = self._checked_times(claims, now_ms)
+        expires_ms, begins = self._checked_times(claims, now_ms)
         self._check_issuer(claims)
         self._check_audience(claims)
         token_id = claims.get("jti")
         if token_id is not None and not (isinstance(token_id, str) and 0 < len(token_id) <= TOKEN_ID_CHARACTERS_MAX):
             raise Unauthenticated("malformed", f"'jti' is text of 1-{TOKEN_ID_CHARACTERS_MAX} characters")
-        return Principal(user, _parsed_grants(claims.get("grants")), expires_ms, token_id)
+        principal = Principal(user, _parsed_grants(claims.get("grants")), expires_ms, token_id)
+        return _Verified(principal, begins, len(token))
 
     def api_key(self, tx: Reader, secret: str, now_ms: int) -> KeyPrincipal:
         """The backend whose secret this is. Raises `Unauthenticated`."""
@@ -297,19 +335,20 @@ class Authenticator:
             raise Unauthenticated("bad_signature", "the token's algorithm is not that of its key")
         return found
 
-    def _checked_times(self, claims: Mapping[str, Any], now_ms: int) -> int | None:
+    def _checked_times(self, claims: Mapping[str, Any], now_ms: int) -> tuple[int | None, tuple[tuple[str, int], ...]]:
+        """When the token ends, and from when on it holds by which claim, leeway included."""
         expires_ms, leeway_ms = _time_ms(claims, "exp"), self._leeway_ms
         if expires_ms is None and self._expiry_required:
             raise Unauthenticated("missing_claim", "the token has no 'exp'")
         if expires_ms is not None:
             expires_ms += leeway_ms
-            if now_ms >= expires_ms:  # RFC 7519, 4.1.4: not accepted "on or after" it
-                raise Unauthenticated("expired", "the token has expired")
+        _check_times(expires_ms, (), now_ms)
+        begins = []
         for name in ("nbf", "iat"):
-            at_ms = _time_ms(claims, name)
-            if at_ms is not None and now_ms < at_ms - leeway_ms:
-                raise Unauthenticated("not_yet_valid", f"the token is not valid yet ('{name}' lies in the future)")
-        return expires_ms
+            if (at_ms := _time_ms(claims, name)) is not None:
+                begins.append((name, at_ms - leeway_ms))
+                _check_times(None, begins, now_ms)
+        return expires_ms, tuple(begins)
 
     def _check_issuer(self, claims: Mapping[str, Any]) -> None:
         if self._issuer is not None and _claim(claims, "iss") != self._issuer:
@@ -322,6 +361,14 @@ class Authenticator:
         # RFC 7519, 4.1.3: whoever is not in a token's audience refuses it, also if no audience is configured here.
         if self._audience is None or self._audience not in (given if isinstance(given, list) else [given]):
             raise Unauthenticated("wrong_audience", "the token is meant for someone else")
+
+
+def _check_times(expires_ms: int | None, begins: Iterable[tuple[str, int]], now_ms: int) -> None:
+    if expires_ms is not None and now_ms >= expires_ms:  # RFC 7519, 4.1.4: not accepted "on or after" it
+        raise Unauthenticated("expired", "the token has expired")
+    for name, at_ms in begins:
+        if now_ms < at_ms:
+            raise Unauthenticated("not_yet_valid", f"the token is not valid yet ('{name}' lies in the future)")
 
 
 def _unverified_header(token: str) -> dict[str, Any]:

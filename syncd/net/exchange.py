@@ -10,6 +10,7 @@ complete: it carries `Date`, `Content-Type` and `Content-Length`; the shell adds
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -78,7 +79,12 @@ class Health:
 
 def http_date(at_ms: int) -> str:
     """An HTTP date (RFC 9110, 5.6.7)."""
-    return formatdate(at_ms // 1000, usegmt=True)
+    return _date(at_ms // 1000)
+
+
+@lru_cache(maxsize=2)  # each response has one, and it changes once a second
+def _date(at_s: int) -> str:
+    return formatdate(at_s, usegmt=True)
 
 
 def content(status: int, media_type: str, body: bytes, headers: tuple[tuple[str, str], ...] = ()) -> Response:

@@ -1,6 +1,7 @@
 """Tokens: what is accepted, at which moment, and that nothing can be altered or confused."""
 
 import base64
+import hashlib
 import json
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from syncd.core.ids import BadName
 from syncd.engine.grants import GRANTS_MAX, Grant, Role
+from syncd.net import auth
 from syncd.net.auth import (
     ALGORITHMS,
     TOKEN_BYTES_MAX,
@@ -244,6 +246,61 @@ def test_a_token_begins_exactly_at_its_time_less_the_leeway(leeway_ms: int, name
     signed = token(claims(**{name: NOW_S}))
     assert authenticator.token(signed, NOW_MS - leeway_ms).user == "42"
     assert reason_of(signed, authenticator, NOW_MS - leeway_ms - 1) == "not_yet_valid"
+
+
+def test_a_token_that_comes_again_is_judged_by_the_time_of_each_use() -> None:
+    authenticator = Authenticator([KEYS["HS256"]])
+    signed = token(claims(nbf=NOW_S, exp=NOW_S + 60))
+    first = authenticator.token(signed, NOW_MS)
+    assert authenticator.token(signed, NOW_MS + 59_999) == first
+    assert reason_of(signed, authenticator, NOW_MS + 60_000) == "expired"
+    assert reason_of(signed, authenticator, NOW_MS - 1) == "not_yet_valid"
+    assert authenticator.token(signed, NOW_MS) == first
+
+
+def test_what_was_refused_once_is_looked_at_again() -> None:
+    authenticator = Authenticator([KEYS["HS256"]])
+    signed = token(claims(nbf=NOW_S))
+    assert reason_of(signed, authenticator, NOW_MS - 1) == "not_yet_valid"
+    assert authenticator.token(signed, NOW_MS).user == "42"
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_no_byte_of_a_token_that_was_accepted_can_be_altered(algorithm: str) -> None:
+    """What is remembered of it is a digest of all of its bytes, and nothing that resembles it is let in by that."""
+    authenticator = Authenticator([KEYS[algorithm]])
+    signed = sign_token(KEYS[algorithm], "42", (), 60, NOW_MS)
+    authenticator.token(signed, NOW_MS)
+    for index, character in enumerate(signed):
+        reason_of(signed[:index] + ("A" if character != "A" else "B") + signed[index + 1 :], authenticator)
+    for more in ("=", " ", "?", "\ud800", "é"):
+        reason_of(signed + more, authenticator)
+        reason_of(signed[:-1] + more, authenticator)
+
+
+def test_a_token_is_not_remembered_under_other_keys() -> None:
+    """A key that is replaced under the same name is another authenticator, which has verified nothing."""
+    signed = token(claims())
+    Authenticator([KEYS["HS256"]]).token(signed, NOW_MS)
+    replaced = token_key("hs256", "HS256", SECRET[::-1])
+    assert reason_of(signed, Authenticator([replaced])) == "bad_signature"
+
+
+def test_the_memory_of_tokens_is_bounded_and_forgets_what_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    signed = [token(claims(sub=f"{number:04}")) for number in range(40)]
+    room = 10
+    monkeypatch.setattr(auth, "REMEMBERED_BYTES_MAX", room * len(signed[0]))
+    authenticator = Authenticator([KEYS["HS256"]])
+    for each in signed:
+        authenticator.token(signed[0], NOW_MS)
+        assert (
+            authenticator.token(each, NOW_MS).user
+            == json.loads(jwt.PyJWS().decode(each, SECRET, algorithms=["HS256"]))["sub"]
+        )
+        assert len(authenticator._remembered) <= room
+    kept = {hashlib.sha256(each.encode()).digest() for each in (signed[0], *signed[-room + 1 :])}
+    assert set(authenticator._remembered) == kept
+    assert authenticator._remembered_bytes == sum(each.size for each in authenticator._remembered.values())
 
 
 def test_times_may_have_fractions() -> None:

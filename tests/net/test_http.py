@@ -52,6 +52,34 @@ async def test_head_has_the_length_and_no_body(autojump_clock: MockClock) -> Non
         assert b"Content-Length: 10" in answer and answer.endswith(b"\r\n\r\n")
 
 
+@pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\rb", "a\0b"])
+async def test_no_value_of_a_header_can_begin_another(autojump_clock: MockClock, value: str) -> None:
+    class Careless:
+        async def handle(self, request: Request) -> Response:
+            return content(200, "text/plain", b"whole", (("X-Told", value),))
+
+    async with world(api=Careless()) as w:
+        assert await said(w, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n") == b""
+        assert "failed" in w.logs[0]
+
+
+async def test_what_follows_an_answered_request_is_read_to_its_end(autojump_clock: MockClock) -> None:
+    """Piece by piece or at once, and the client's own end of the conversation is kept."""
+    one = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
+    async with world() as w:
+        assert (await said(w, one * 20)).count(b"POST /a  3") == 20
+        transport = w.connect()
+        for byte in one * 3:
+            await send_all(transport, bytes((byte,)))
+            await trio.lowlevel.checkpoint()
+        transport.shutdown()
+        assert (await everything(transport)).count(b"POST /a  3") == 3
+        last = b"GET /b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        answer = await said(w, one + last + one)
+        assert answer.count(b"HTTP/1.1 200") == 2 and answer.lower().count(b"connection: close") == 1
+        assert not w.logs
+
+
 async def test_a_client_that_asks_first_is_told_to_go_on(autojump_clock: MockClock) -> None:
     async with world() as w:
         transport = w.connect()

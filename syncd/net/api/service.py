@@ -10,7 +10,7 @@ type application/problem+json. A3 the table and openapi.json describe the same r
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -99,7 +99,10 @@ class Api:
         self._gate = gate or Gate(NetLimits(), Counters())
         self._services = ApiServices(store, committer, authenticator, clock, health, loaded_pages(), waiters, uniform)
         self._by_path: dict[tuple[str, ...], dict[str, Route]] = {}
+        self._plain: dict[tuple[str, str], Route] = {}  # those without parameters, once more
         for route in ROUTES:
+            if "{" not in route.template:
+                self._plain[route.method, route.template] = route
             self._by_path.setdefault(tuple(route.template.split("/")[1:]), {})[route.method] = route
 
     async def handle(self, request: Request) -> Response | Later:
@@ -119,7 +122,7 @@ class Api:
         common = (("Date", http_date(self._services.clock.now_ms())), ("X-Content-Type-Options", "nosniff"))
         if request.method == "HEAD":
             return Response(response.status, response.headers + common)
-        return replace(response, headers=response.headers + common)
+        return Response(response.status, response.headers + common, response.body, response.stream)
 
     async def _answer(self, request: Request) -> Response | Later:
         route, parameters = self._matched(request)
@@ -131,6 +134,9 @@ class Api:
         return await route.handler(Call(self._services, request, parameters, query, caller, produces))
 
     def _matched(self, request: Request) -> tuple[Route, Mapping[str, str]]:
+        route = self._plain.get((request.method, request.path))
+        if route is not None:
+            return route, {}
         segments = request.path.split("/")[1:]
         for template, methods in self._by_path.items():
             if len(template) != len(segments):
