@@ -15,7 +15,7 @@ another one.
 Invariants: A1 at most `polled_max` polled connections are open or remembered, and of one address at most
 `connections_per_address_max` are open. A2 a request without the key of a connection reads and alters nothing. A3 no
 request waits longer than `poll_s`. A4 a connection that nobody polls ends as a half-open socket does, and its last
-answer is remembered for `polled_linger_s`.
+answer is remembered for `polled_linger_s`. A5 of messages that wait for room, at most `UNTAKEN_BYTES_MAX` are held.
 """
 
 import re
@@ -46,6 +46,10 @@ MESSAGES_PATH: Final = f"{SYNC_PATH}/messages"
 METHODS: Final = {SYNC_PATH: ("POST",), MESSAGES_PATH: ("GET", "POST")}
 MEDIA_TYPES: Final = {"application/vnd.syncd.v1+msgpack": MSGPACK, "application/vnd.syncd.v1+json": JSON}
 KEY_BYTES: Final = 24
+TAKES_MAX: Final = 2  # requests with messages of one connection that wait for room: one, and one that was given up
+UNTAKEN_BYTES_MAX: Final = (
+    67_108_864  # of those of all connections: sixteen of the longest bodies, thousands of usual ones
+)
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{16,255}")
 PREFLIGHT_S: Final = "600"  # how long a browser may remember that a page may ask
 
@@ -61,10 +65,11 @@ class Door(Protocol):
 class _Polled:
     """One polled connection, and what its requests need of it."""
 
-    __slots__ = ("carriage", "connection", "media_type", "opening")
+    __slots__ = ("carriage", "connection", "media_type", "opening", "takes")
 
     def __init__(self, carriage: Carriage, connection: Connection, media_type: str, opening: str) -> None:
         self.carriage, self.connection, self.media_type, self.opening = carriage, connection, media_type, opening
+        self.takes = 0  # requests with messages that are under way
 
 
 class Fallback:
@@ -80,6 +85,7 @@ class Fallback:
         self._over: dict[str, None] = {}  # keys of those that have ended, oldest first
         self._openings: dict[str, tuple[bytes, str]] = {}  # Idempotency-Key -> hash of the request, key
         self._hosts: dict[str, int] = {}  # open ones by address
+        self._untaken_bytes = 0  # of messages that wait until their connection has room
 
     @property
     def open_count(self) -> int:
@@ -179,8 +185,17 @@ class Fallback:
         if media_type != polled.media_type:
             detail = f"this connection was opened with {polled.media_type}"
             raise raised("unsupported-media-type", detail, supported=[polled.media_type])
-        with trio.move_on_after(self._limits.poll_s) as waiting:
-            await polled.carriage.take(n, request.body)
+        size = len(request.body)
+        if polled.takes >= TAKES_MAX or self._untaken_bytes + size > UNTAKEN_BYTES_MAX:
+            raise _overloaded(self._limits.refused_retry_min_s)
+        polled.takes += 1
+        self._untaken_bytes += size
+        try:
+            with trio.move_on_after(self._limits.poll_s) as waiting:
+                await polled.carriage.take(n, request.body)
+        finally:
+            polled.takes -= 1
+            self._untaken_bytes -= size
         if waiting.cancelled_caught:
             raise _overloaded(self._limits.refused_retry_min_s)
         return Response(204, ())

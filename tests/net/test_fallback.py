@@ -317,6 +317,42 @@ async def test_a_message_that_is_not_taken_in_time_is_asked_for_again(autojump_c
         assert answer.problem == "overloaded" and answer.headers["retry-after"]
 
 
+@pytest.mark.parametrize(("name", "limit"), [("TAKES_MAX", 2), ("UNTAKEN_BYTES_MAX", 25_000)])
+async def test_messages_that_wait_for_room_are_bounded(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, name: str, limit: int
+) -> None:
+    monkeypatch.setattr("syncd.net.fallback.UNTAKEN_BYTES_MAX", 1_000_000)
+    monkeypatch.setattr(f"syncd.net.fallback.{name}", limit)
+    async with world() as w:
+        client = await greeted(w)
+        w.committer.submit = lambda command, done: None  # type: ignore[method-assign]  # nothing is ever answered
+        headers = {"Authorization": f"Bearer {client.key}", "Content_Type": MSGPACK}
+
+        def push(n: int) -> bytes:
+            change = client.change(["create", "n", f"{n}"])
+            return client.encoded("push", space=SPACE, epoch=None, changes=[change], padding="x" * 10_000)
+
+        n, began_s = 0, trio.current_time()
+        answers: list[tuple[float, Answer]] = []
+        while trio.current_time() == began_s:  # until one has waited
+            n += 1
+            assert (await asked(w, "POST", f"{MESSAGES}?n={n}", push(n), **headers)).status in (204, 503)
+
+        async def again() -> None:
+            answer = await asked(w, "POST", f"{MESSAGES}?n={n}", push(n), **headers)
+            answers.append((trio.current_time(), answer))
+
+        began_s = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(again)
+                await wait_all_tasks_blocked()
+        assert [answer.status for _, answer in answers] == [503] * 3
+        waited_s = [answered_s - began_s for answered_s, _ in answers]
+        assert waited_s[0] == 0 < waited_s[1] == waited_s[2], "the third was refused at once, and nothing of it held"
+        assert (await asked(w, "GET", f"{MESSAGES}?after=9", **headers)).status == 409, "polls go on"
+
+
 async def test_a_reset_in_the_middle_of_a_poll_loses_nothing(autojump_clock: MockClock) -> None:
     async with world() as w:
         client, writer = await greeted(w), await w.client(2)
