@@ -77,18 +77,8 @@ class Connection:
 
     __slots__ = (
         *("_acks", "_acks_due_s", "_author", "_authorization", "_closing_due_s", "_expires_ms", "_forgetting"),
-        *(
-            "_in_flight",
-            "_inbound",
-            "_is_pausing",
-            "_room",
-            "_services",
-            "_session",
-            "_session_id",
-            "_unread",
-            "delivery",
-            "due",
-        ),
+        *("_in_flight", "_inbound", "_is_pausing", "_room", "_services", "_session", "_session_id", "_unread"),
+        *("delivery", "due"),
     )
 
     def __init__(self, transport: Transport, upgrade: Upgrade, services: Services) -> None:
@@ -143,6 +133,7 @@ class Connection:
             if self._closing_due_s is None:
                 self._counters.closes[LOST] += 1
             self._inbound = None  # the wheel holds this object until its last deadline: not half a message with it
+            self._services.hub.unfinished.let_go(self)
             if self._author is not None:
                 self._services.hub.part(self)  # first: a defect of the delivery must not leave a dead member behind
             self.delivery.abort()
@@ -154,11 +145,12 @@ class Connection:
 
     async def _take(self, data: bytes) -> None:
         """All that a piece of input completes, in order. A frame that is refused has no effect."""
-        if self._inbound is None:
+        inbound, unfinished = self._inbound, self._services.hub.unfinished
+        if inbound is None:
             return
         try:
             began_s = trio.current_time()
-            for item in self._inbound.receive(data):
+            for item in inbound.receive(data):
                 if isinstance(item, Closed):
                     self._peer_closed(item.code)
                 elif self._session.is_closed:
@@ -169,6 +161,7 @@ class Connection:
                 elif isinstance(item, Scrap):
                     self._session.charge(1, _now_ms())
                 else:
+                    unfinished.let_go(self)
                     messages = self._session.receive(item, _now_ms())
                     read_s = trio.current_time() - began_s
                     self._counters.messages_received += len(messages)
@@ -179,6 +172,8 @@ class Connection:
                     if read_s > READ_S_MAX:
                         await trio.sleep(read_s)
                 began_s = trio.current_time()
+            if inbound.held_bytes and self._inbound is not None:
+                unfinished.hold(self, inbound.held_bytes)
         except ProtocolError as refused:
             self._refuse(refused)
             if refused.kind is RATE_LIMITED:
@@ -204,6 +199,11 @@ class Connection:
         because there is input that nobody has read."""
         self.delivery.end()
         self._inbound = None
+        self._services.hub.unfinished.let_go(self)
+
+    def give_up(self) -> None:
+        self.close(BUSY, "too much is held of messages that do not end")
+        self._stop_looking()
 
     async def _handle(self, message: m.ClientMessage | m.Error) -> None:
         match message:

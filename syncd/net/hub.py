@@ -27,7 +27,7 @@ from syncd.net.delivery import Channel, Delivery, Room
 from syncd.net.formats import FORMATS
 from syncd.net.limits import NetLimits
 from syncd.net.waiters import Waiters
-from syncd.net.websocket import SERVICE_RESTART
+from syncd.net.websocket import SERVICE_RESTART, Unfinished
 from syncd.wire.limits import JSON_FACTOR, Limits
 from syncd.wire.messages import Delta
 from syncd.wire.session import Subscription
@@ -65,6 +65,7 @@ class Hub:
         self.counters = counters or Counters()
         self._delta_bytes_max = wire_limits.delta_bytes_max
         self.waiters = Waiters(limits)
+        self.unfinished = Unfinished()
         self._rooms: dict[str, Room] = {}
         self._members: dict[bytes, Member] = {}
         self._users: dict[str, int] = {}

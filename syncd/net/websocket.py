@@ -7,12 +7,14 @@ Frames from a server are not masked, so the same bytes serve every receiver: a d
 encoder would build an object and mask with nothing for each; its decoder does what is hard about receiving.
 
 Invariants: F1 no more than `payload_bytes_max` of one message is ever held, however it is cut into frames and segments,
-and whatever it inflates to.
+and whatever it inflates to; nor more than `UNFINISHED_BYTES_MAX` of all that are unfinished, as far as connections
+tell `Unfinished`.
 F2 nothing is handed on of a message that breaks the limit, the encoding or the kind.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
 
@@ -20,6 +22,8 @@ from syncd.net.deflate import Inflating
 
 TEXT, BINARY, CLOSE, PONG = 0x1, 0x2, 0x8, 0xA
 REASON_BYTES_MAX = 123  # RFC 6455, 5.5: a control frame has at most 125 bytes, two of which are the code
+# Of messages that have not come whole, on all connections: each may have a long one, and a byte now and then keeps it.
+UNFINISHED_BYTES_MAX = 134_217_728
 PIECE_BYTES_MIN = 128  # no client cuts messages so small but to make work: six bytes of an empty piece cost 10 us
 
 NORMAL, PROTOCOL_ERROR, UNSUPPORTED_DATA, TOO_BIG = 1000, 1002, 1003, 1009
@@ -98,6 +102,34 @@ def masked_frame(opcode: int, payload: bytes) -> bytes:
     return bytes((data[0], data[1] | _MASKED)) + data[2:head] + _NO_MASK + payload
 
 
+class Holder(Protocol):
+    def give_up(self) -> None:
+        """End the connection: too much is held, and of it for longest what has come of your message."""
+        ...
+
+
+class Unfinished:
+    """What is held of messages that have not come whole, for all connections together."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._held: dict[Holder, int] = {}  # in the order in which their messages began
+
+    def hold(self, holder: Holder, size: int) -> None:
+        """So much is held for it now. If that is too much in all, those whose messages began first are ended: who means
+        to finish one does so within seconds."""
+        self.bytes += size - self._held.get(holder, 0)
+        self._held[holder] = size
+        while self.bytes > UNFINISHED_BYTES_MAX:
+            oldest = next(iter(self._held))
+            self.let_go(oldest)
+            oldest.give_up()
+
+    def let_go(self, holder: Holder) -> None:
+        """Nothing is held for it any more. Idempotent."""
+        self.bytes -= self._held.pop(holder, 0)
+
+
 class Inbound:
     """The receiving half of one connection.
 
@@ -115,6 +147,11 @@ class Inbound:
         self._payload_bytes_max = payload_bytes_max
         self._buffer: bytearray | None = None  # of a message that came in pieces
         self._is_ended = False  # the peer's close frame was read: nothing after it counts
+
+    @property
+    def held_bytes(self) -> int:
+        """Of a message that has not come whole."""
+        return 0 if self._buffer is None else len(self._buffer)
 
     def allow(self, payload_bytes_max: int) -> None:
         """Another bound, from the next message on."""

@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, TextMessage
 from wsproto.events import Ping as PingFrame
@@ -35,6 +35,29 @@ def test_a_long_reason_is_cut_between_characters() -> None:
     data = close_frame(1009, "é" * 100)
     assert len(data) == 2 + 2 + 122
     assert data[4:].decode() == "é" * 61
+
+
+async def test_of_messages_that_do_not_end_a_bounded_part_is_held_and_the_oldest_goes_first(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncd.net.websocket.UNFINISHED_BYTES_MAX", 25_000)
+    async with world() as w:
+        first, second, third = [await w.client(number) for number in (1, 2, 3)]
+        for client in (first, second):
+            await client.send_event(BytesMessage(data=bytes(10_000), message_finished=False))
+            await wait_all_tasks_blocked()
+        assert w.hub.unfinished.bytes == 20_000
+        payload = third.encoded("probe", id=7, padding="x" * 10_000)
+        await third.send_event(BytesMessage(data=payload[:8_000], message_finished=False))
+        await wait_all_tasks_blocked()
+        assert w.hub.unfinished.bytes == 18_000
+        assert (await first.closing()).code == 4101
+        await third.send_event(BytesMessage(data=payload[8_000:], message_finished=True))
+        assert (await third.expect("pong"))["id"] == 7
+        assert w.hub.unfinished.bytes == 10_000
+        second.transport.abort()
+        await wait_all_tasks_blocked()
+        assert w.hub.unfinished.bytes == 0
 
 
 async def test_a_frame_that_is_too_long_is_refused_before_its_end(autojump_clock: MockClock) -> None:
