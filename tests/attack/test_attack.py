@@ -11,7 +11,7 @@ from tests.attack.stage import ATTACKER, BYSTANDER, Attack
 from tests.attack.table import ATTACKS
 from tests.net.harness import World, world
 
-FACTS = Facts(0, 0, 0, 0, 0, 0, 0, 0, 0, True)
+FACTS = Facts(*[0] * 11, True)
 
 
 class InMemory:

@@ -105,11 +105,11 @@ class Doorkeeper(Authenticator):
 
     def __init__(self, accepted: Callable[[str], None]) -> None:
         super().__init__([KEY])
-        self._accepted = accepted
+        self._on_accepted = accepted
 
     def token(self, token: str, now_ms: int) -> Principal:
         principal = super().token(token, now_ms)
-        self._accepted(token)
+        self._on_accepted(token)
         return principal
 
 
