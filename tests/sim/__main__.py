@@ -12,6 +12,7 @@ from tests.sim.variety import Variety
 from tests.sim.world import Report, simulate
 
 PROCESSES_MAX = 2
+TOLD_EVERY = 100  # seeds: a line on stderr, as many seeds take long
 SHARES = ("swarm", "swarm", "offline", "swarm", "storm", "rogue")  # of the profiles, in a run of many seeds
 CROWD_EVERY = 50  # seeds: such a run costs about two others
 
@@ -45,7 +46,8 @@ def one(job: tuple[int, str]) -> tuple[int, str, Report]:
 def many(first: int, last: int, seconds: float, profile: str | None) -> int:
     """Run the seeds in order for at most so long; the greatest exit code, 1 if too little occurred in many seeds."""
     jobs = [(seed, profile or profile_of(seed)) for seed in range(first, last + 1)]
-    due_s = time.monotonic() + seconds
+    began_s = time.monotonic()
+    due_s = began_s + seconds
     codes: list[int] = []
     variety = Variety()
     events = 0
@@ -61,6 +63,10 @@ def many(first: int, last: int, seconds: float, profile: str | None) -> int:
                 variety.add(report)
                 if report.exit_code:
                     tell(seed, name, report, False)
+                if len(codes) % TOLD_EVERY == 0:
+                    took_s = time.monotonic() - began_s
+                    told = f"{len(codes)} of {len(jobs)} seeds, {sum(map(bool, codes))} failed, {took_s:.0f} s"
+                    print(told, file=sys.stderr, flush=True)
                 if time.monotonic() < due_s:
                     running |= {pool.submit(one, job) for job in islice(waiting, 1)}
     failed = sum(bool(code) for code in codes)

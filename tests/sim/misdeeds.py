@@ -211,7 +211,7 @@ async def makes_changes_that_cannot_be(rogue: Rogue) -> None:
         ("invalid", [["counter.inc", "c", "a", "counter", 0]]),
         ("invalid", [["create", "c", "x" * 161]]),
         ("invalid", [["create", "c", "a", {"seen": 0}]]),
-        ("invalid", [["create", "c", "a"], ["delete", "c", "a", {"seen": 2**52}]]),
+        ("invalid", [["delete", "c", "a", {"seen": 2**52}]]),  # alone: another operation might be refused before it
     ))  # fmt: skip
     if len(msgpack.packb(operations)) + 1000 > rogue.world.wire_limits.frame_bytes_max:
         fate, operations = "invalid", []
