@@ -29,6 +29,7 @@ USERS = 2  # a user may have 10,000 connections at most
 STATE = "restart"
 OPEN_S_MAX, BACK_S_MAX = 300.0, 180.0
 GOAWAY_CODE, READ_BYTES = 43, 65_536
+ABSENT_MAX = 10  # attempts after a goaway that find nobody, before backing off (SPEC 11)
 IN_TIME_TARGET = Target(most=1.0)
 SETTINGS = RAISED | {"SYNCD_LOG__LEVEL": "error"}
 
@@ -181,11 +182,14 @@ class Crowd:
 
     async def _come_in(self, member: Member, reconnect: dict[str, int], *, is_return: bool) -> dict[str, Any]:
         attempt = 0
+        absent_left = ABSENT_MAX if is_return else 0
         while True:
             try:
                 answer = await member.join(self._port)
-            except (OSError, _Cut):
-                attempt += 1
+            except (OSError, _Cut) as error:
+                is_late = isinstance(error, ConnectionRefusedError) and absent_left > 0
+                absent_left -= is_late
+                attempt = 1 if is_late else attempt + 1
                 self.tally.refused += is_return
                 await trio.sleep(backoff_s(attempt, reconnect, self._random))
                 continue

@@ -306,6 +306,11 @@ class Reconnect(Table):
 class Drain(Table):
     """How the daemon stops."""
 
+    absence_ms: int = _integer(
+        NET.goaway_absence_ms, 0, 600_000, "milliseconds",
+        "How long it takes until the next daemon listens: no client is told to come back earlier. Not used where "
+        "systemd holds the socket, which takes connections meanwhile.",
+    )  # fmt: skip
     spread_ms: int = _integer(
         NET.goaway_spread_ms, 0, 600_000, "milliseconds",
         "Each client waits a random part of this on top of the delay that it is given, so that not all return at once.",

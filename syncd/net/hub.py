@@ -115,13 +115,15 @@ class Hub:
         """Send every device away, each with a delay of its own, serve those that stay, and close them at the deadline.
         Requests that wait are answered first: whoever asks again finds the next process.
 
-        The delays are spread over the time in which the next process can take all of them.
+        The delays begin when the next process is expected to listen, and are spread over the time in which it can take
+        all of them.
         """
         await self.waiters.end()
         limits = self._limits
         spread_ms = 1000 * len(self._members) / limits.upgrades_per_s_max
         for number, member in enumerate(self.members, 1):
-            member.depart(SERVICE_RESTART, int(uniform(0, spread_ms)), limits.goaway_spread_ms)
+            after_ms = limits.goaway_absence_ms + int(uniform(0, spread_ms))
+            member.depart(SERVICE_RESTART, after_ms, limits.goaway_spread_ms)
             if number % SLICE == 0:
                 await trio.lowlevel.checkpoint()
         await self._wait_empty(deadline_s)

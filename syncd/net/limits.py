@@ -75,6 +75,9 @@ class NetLimits:
     backoff_ms_max: int = 60_000
     stable_ms: int = 60_000
     goaway_spread_ms: int = 1_000  # on top of each client's own delay
+    # From goaway until the next process listens: devices leave in some 0.1 s, ending and starting take 1 to 2 s on an
+    # idle core. Whoever comes earlier meets no listener, and has to come again.
+    goaway_absence_ms: int = 3_000
 
     # -- polled connections (SPEC 5.5)
     polled_max: int = 10_000  # each with 64 KiB and two frames at worst; few networks let no WebSocket through

@@ -1,5 +1,6 @@
 """What carries the next connection, and polls against a real daemon behind proxies that let no WebSocket through."""
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -12,10 +13,10 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd_client import carriers, open_device
+from syncd_client import aio, carriers, open_device
 from syncd_client.carriers import AGAIN_MAX_S, AGAIN_MIN_S, BLOCKED_MAX, Choice
 from syncd_client.device import Device, Status
-from syncd_client.errors import Unreachable
+from syncd_client.errors import Absent
 from syncd_client.policy import State
 from syncd_client.trio_shell import connect_by, connect_websocket
 from syncd_client.values import Value
@@ -242,7 +243,14 @@ async def test_a_server_that_is_down_is_no_network_that_blocks(tmp_path: Path) -
     choice = Choice("auto")
     connect = connect_by(choice, bytes, connect_websocket)
     for _ in range(3):
-        with pytest.raises(Unreachable):
+        with pytest.raises(Absent):
             async with connect(url, "syncd.v1.msgpack"):
                 raise AssertionError("nobody listens there")
     assert choice.next(0.0) == "websocket" and token
+
+    async def in_asyncio() -> None:
+        async with aio.connect_websocket(url, "syncd.v1.msgpack"):
+            raise AssertionError("nobody listens there")
+
+    with pytest.raises(Absent):
+        await trio.to_thread.run_sync(lambda: asyncio.run(in_asyncio()))

@@ -15,7 +15,7 @@ from syncd.wire.diagrams import CLIENT_KEEPALIVE
 from syncd_client import diagrams
 from syncd_client.errors import TransportClosed
 from syncd_client.messages import Goaway, Reconnect, Welcome
-from syncd_client.policy import HASTE_MAX, HASTE_S
+from syncd_client.policy import ABSENT_MAX, HASTE_MAX, HASTE_S
 from syncd_client.reconnect import Reconnecting
 from syncd_client.session import Session
 
@@ -87,6 +87,30 @@ def test_nobody_comes_back_before_the_server_said(random: float, at_s: float) ->
     assert 60 <= one.due_s <= 90
     assert not one.hasten(at_s)
     assert one.due_s >= 60
+
+
+@given(seed=st.integers(0, 2**32))
+def test_a_server_that_said_goodbye_and_is_late_is_tried_shortly_and_then_backed_off_from(seed: int) -> None:
+    random, one, waits_s = Random(seed), client(), list[float]()
+    one.ended(TransportClosed(1012), session(Goaway(1012, 3_000, 1_000)), 100.0, random.random(), 0.0)
+    assert 3 <= one.due_s <= 4
+    for _ in range(ABSENT_MAX + 10):
+        now_s = one.due_s
+        one.ended(TransportClosed(1006), None, 0.0, 0.999, now_s, is_absent=True)
+        waits_s.append(one.due_s - now_s)
+    assert max(waits_s[:ABSENT_MAX]) <= 2 * BACKOFF_S, "it is late"
+    assert min(waits_s[ABSENT_MAX + 4 :]) > 0.9 * MAX_S, "it is down"
+
+
+@pytest.mark.parametrize("goaway", [None, Goaway(1012, 0, 0)])
+def test_only_a_goaway_and_only_nobody_is_waited_for_shortly(goaway: Goaway | None) -> None:
+    """A server that answers 503 has a crowd before it; one that died may be down for long."""
+    one = client()
+    one.ended(TransportClosed(1012), session(goaway), 100.0, 0.999, 0.0)
+    for _ in range(8):
+        now_s = one.due_s
+        one.ended(TransportClosed(1006), None, 0.0, 0.999, now_s, is_absent=goaway is None)
+    assert one.due_s - now_s > 0.9 * MAX_S
 
 
 @pytest.mark.parametrize(("url", "followed"), [("ws://plain", False), ("wss://other", True), ("https://odd", False)])

@@ -113,7 +113,9 @@ class World:
             connections_per_user_max=-(-plan.devices // plan.users) + 2,
             connections_per_address_max=plan.connections_per_address_max,
             upgrades_per_s_max=plan.upgrades_per_s_max, upgrades_burst_max=plan.upgrades_per_s_max,
-            control_bytes_max=plan.control_bytes_max, **(RATES if plan.is_rated else {}),
+            control_bytes_max=plan.control_bytes_max,
+            goaway_absence_ms=0,  # when a server is back is the nemesis's affair
+            **(RATES if plan.is_rated else {}),
         )  # fmt: skip
         self.wire_limits = Limits(
             frame_bytes_max=plan.frame_bytes_max, push_changes_max=plan.push_changes_max,

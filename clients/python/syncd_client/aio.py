@@ -21,7 +21,7 @@ from websockets.typing import Subprotocol
 
 from .codec import FRAME_BYTES_MAX
 from .device import Binding, Device, Durability, opened
-from .errors import TransportClosed, Unreachable
+from .errors import Absent, TransportClosed, Unreachable
 from .loops import Event, Run
 from .shell import CLOSE_S, CONNECT_S, Ports, Token, Transport
 
@@ -132,7 +132,9 @@ async def connect_websocket(url: str, subprotocol: str) -> AsyncIterator[Transpo
         )
     except InvalidStatus as refused:
         raise Unreachable(f"{url}: refused with HTTP status {refused.response.status_code}") from None
-    except (InvalidHandshake, InvalidURI, OSError) as error:
+    except OSError as error:
+        raise Absent(f"{url}: {error or type(error).__name__}") from None
+    except (InvalidHandshake, InvalidURI) as error:
         raise Unreachable(f"{url}: {error or type(error).__name__}") from None
     try:
         if socket.subprotocol != subprotocol:

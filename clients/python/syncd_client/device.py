@@ -23,7 +23,7 @@ from . import messages as m
 from . import replica
 from .codec import BINDINGS, FRAME_BYTES_MAX
 from .conversation import Conversation
-from .errors import OutcomeForgotten, StoreError, TransportClosed, Unreachable
+from .errors import Absent, OutcomeForgotten, StoreError, TransportClosed, Unreachable
 from .loops import Loop
 from .policy import Disposition, Event, State, next_state
 from .reconnect import Reconnecting
@@ -83,6 +83,7 @@ class Device:
         self._is_wanted = False
         self._connection: Connection | None = None
         self._ending: TransportClosed | None = None  # how the present attempt ended
+        self._is_absent = False  # because nobody listens
         self._interrupt = loop.event()  # ends the present attempt
         self._carrier = ""  # of the present connection, or the last one
         self._sooner = Pulse(loop)  # `due_s` may have moved
@@ -335,7 +336,7 @@ class Device:
         while True:
             if not self._is_wanted:
                 await self.wait_until(lambda: self._is_wanted)
-            self._interrupt, self._ending = self.loop.event(), None
+            self._interrupt, self._ending, self._is_absent = self.loop.event(), None, False
             await self.loop.race(self._attempt, self._interrupt.wait)
             self._over()
 
@@ -368,6 +369,7 @@ class Device:
                 self._ending = await connection.run()
         except Unreachable as error:
             self._ending = self._ending or TransportClosed(1006, str(error))
+            self._is_absent = isinstance(error, Absent)
 
     @property
     def _is_interrupted(self) -> bool:
@@ -402,7 +404,9 @@ class Device:
         session = conversation.session if conversation is not None else None
         ready_s = conversation.ready_s if conversation is not None else None
         ready_for_s = 0.0 if ready_s is None else now_s - ready_s
-        verdict = self._reconnecting.ended(ending, session, ready_for_s, self.ports.random(), now_s)
+        verdict = self._reconnecting.ended(
+            ending, session, ready_for_s, self.ports.random(), now_s, is_absent=self._is_absent
+        )
         if verdict.what is Disposition.STOP:
             self._is_wanted = False
             self._move(Event.TERMINAL, verdict.reason, verdict.code)

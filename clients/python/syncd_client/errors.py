@@ -35,6 +35,10 @@ class Unreachable(SyncdError):
     """No connection could be made, or the server did not answer in time."""
 
 
+class Absent(Unreachable):
+    """Nobody listens there, or no way leads there: no byte was exchanged."""
+
+
 class Blocked(Unreachable):
     """Something answered, but lets no WebSocket through: polls may get where it does not."""
 

@@ -111,6 +111,11 @@ class Retry:
         return Retry(max(1, current.attempt)) if what is Disposition.SLOW_DOWN else current
 
 
+# Attempts after a `goaway` that find nobody, a second apart on average, until backing off begins. They cost a server
+# that is not there nothing; once it is, those who came too early should not be doubling their waits.
+ABSENT_MAX = 10
+
+
 def goaway_delay_ms(retry_after_ms: int, spread_ms: int, random: float) -> float:
     return retry_after_ms + random * spread_ms
 

@@ -5,7 +5,9 @@ Owns the memory of a device about its connections, and what it makes of the end 
 
 1. A wait that the server asked for (`goaway`, "slow down") is not cut short by anybody.
 2. A wait that the client chose is cut short by the application (`hasten`) at the rate of `policy.Haste` at most.
-3. A terminal code ends all attempts until the application begins again.
+3. A server that said goodbye and is not there yet is late, not down: `policy.ABSENT_MAX` attempts that find nobody are
+   not counted as failures.
+4. A terminal code ends all attempts until the application begins again.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from urllib.parse import urlsplit
 
 from . import messages as m
 from .errors import TransportClosed
-from .policy import Disposition, Haste, Retry, disposition, goaway_delay_ms
+from .policy import ABSENT_MAX, Disposition, Haste, Retry, disposition, goaway_delay_ms
 from .session import Session, Suspicion
 
 
@@ -42,10 +44,11 @@ class Reconnecting:
         self._parameters = m.Reconnect()
         self._haste = Haste()
         self._is_told = False  # the server asked for the present wait
+        self._absent_left = 0  # attempts that may find nobody after a goaway
 
     def start(self) -> None:
         """The application wants to be online: at once, and with nothing held against the server."""
-        self._retry, self.due_s, self._is_told = Retry(), 0.0, False
+        self._retry, self.due_s, self._is_told, self._absent_left = Retry(), 0.0, False, 0
 
     def target(self) -> str:
         """The URL of the next attempt; another host that the server named is tried once."""
@@ -69,9 +72,17 @@ class Reconnecting:
         return True
 
     def ended(
-        self, ending: TransportClosed, session: Session | None, ready_for_s: float, random: float, now_s: float
+        self,
+        ending: TransportClosed,
+        session: Session | None,
+        ready_for_s: float,
+        random: float,
+        now_s: float,
+        *,
+        is_absent: bool = False,
     ) -> Verdict:
-        """Obey the way in which a connection ended. `session` is None if no socket was ever open."""
+        """Obey the way in which a connection ended. `session` is None if no socket was ever open; `is_absent`: because
+        nobody listens."""
         what = disposition(ending.code)
         reason = f"{ending.code} {ending.reason}".strip()
         if session is not None and session.error is not None:
@@ -83,6 +94,9 @@ class Reconnecting:
             self.suspicion = session.suspicion
         if session is None or session.is_too_early:
             what = Disposition.BACK_OFF
+        if is_absent and self._absent_left:
+            self._absent_left -= 1
+            self._retry = Retry(1)
         if what is not Disposition.STOP:
             self._plan(what, session, ready_for_s, random, now_s)
         return Verdict(what, ending.code, reason)
@@ -93,6 +107,8 @@ class Reconnecting:
         self._retry = self._retry.after(what, 1000 * ready_for_s, self._parameters)
         goaway = session.goaway if session is not None else None
         self._is_told = goaway is not None or what is Disposition.SLOW_DOWN
+        if session is not None:
+            self._absent_left = 0 if goaway is None else ABSENT_MAX
         if goaway is not None:
             delay_ms = goaway_delay_ms(goaway.retry_after_ms, goaway.spread_ms, random)
             self._next_url = self._followed(goaway.resume_url)

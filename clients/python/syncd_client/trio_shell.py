@@ -18,7 +18,7 @@ import trio_websocket
 from .carriers import JUDGED, Choice, Mode
 from .codec import FRAME_BYTES_MAX
 from .device import Binding, Device, Durability, opened
-from .errors import Blocked, TransportClosed, Unreachable
+from .errors import Absent, Blocked, TransportClosed, Unreachable
 from .loops import Event, Run
 from .polls import connect_polls
 from .shell import CLOSE_S, CONNECT_S, Connect, Ports, Token, Transport
@@ -110,10 +110,10 @@ async def connect_websocket(url: str, subprotocol: str) -> AsyncIterator[Transpo
         raise kind(f"{url}: refused with HTTP status {rejected.status_code}") from None
     except trio_websocket.HandshakeError as error:
         if not is_open:  # afterwards it is a closing handshake that took too long: the connection is gone either way
-            kind = Unreachable if isinstance(error.__cause__, OSError) else Blocked
+            kind = Absent if isinstance(error.__cause__, OSError) else Blocked
             raise kind(f"{url}: {error.__cause__ or error or type(error).__name__}") from None
     except OSError as error:
-        raise Unreachable(f"{url}: {error}") from None
+        raise Absent(f"{url}: {error}") from None
 
 
 class _Watched:
