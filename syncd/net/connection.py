@@ -226,8 +226,8 @@ class Connection:
             case m.Background() | m.Foreground():
                 self._watch()  # the interval has changed
             case m.Bye():
-                if message.end:
-                    self._services.hub.forget(self._session_id)
+                if message.end and self._author is not None:
+                    self._services.hub.forget(self._session_id, self._author.device)
                 self.close(NORMAL, "")
             case m.Error():
                 self._send(message)

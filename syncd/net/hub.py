@@ -69,7 +69,7 @@ class Hub:
         self._rooms: dict[str, Room] = {}
         self._members: dict[bytes, Member] = {}
         self._users: dict[str, int] = {}
-        self._sessions: OrderedDict[bytes, bytes] = OrderedDict()  # session -> device
+        self._sessions: OrderedDict[bytes, bytes] = OrderedDict()  # device -> its newest session
         self._emptied = trio.Event()  # replaced by `drain`, which alone waits for it
 
     # -- members -------------------------------------------------------------------------------------------------
@@ -142,17 +142,23 @@ class Hub:
     # -- sessions ------------------------------------------------------------------------------------------------
 
     def resumes(self, session: bytes | None, device: bytes) -> bool:
-        return session is not None and self._sessions.get(session) == device
+        return session is not None and self._sessions.get(device) == session
 
     def remember(self, session: bytes, device: bytes) -> None:
-        """The session may be resumed; beyond `sessions_max` the one that was used longest ago may not any more."""
-        self._sessions[session] = device
-        self._sessions.move_to_end(session)
+        """The session may be resumed, instead of an older one of its device: coming and going fills no table.
+        Beyond `sessions_max` the one that was used longest ago may not any more."""
+        self._sessions[device] = session
+        self._sessions.move_to_end(device)
         if len(self._sessions) > self._limits.sessions_max:
             self._sessions.popitem(last=False)
 
-    def forget(self, session: bytes) -> None:
-        self._sessions.pop(session, None)
+    def forget(self, session: bytes, device: bytes) -> None:
+        if self._sessions.get(device) == session:
+            del self._sessions[device]
+
+    @property
+    def session_count(self) -> int:
+        return len(self._sessions)
 
     # -- rooms ---------------------------------------------------------------------------------------------------
 

@@ -329,3 +329,15 @@ async def test_devices_that_are_sent_away_leave_no_cycle_behind(autojump_clock: 
             del client, clients, nursery
             await trio.sleep(FORGOTTEN_S)
         assert not found
+
+
+async def test_a_device_that_comes_and_goes_is_remembered_once(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        for _ in range(5):
+            client = await w.client(1)
+            client.transport.abort()
+            await trio.sleep(1)
+        assert w.hub.session_count == 1
+        again = await w.client(1, session=client.welcome["session"])
+        assert again.welcome["resumed"], "the newest can be resumed"
+        again.transport.abort()
