@@ -441,6 +441,11 @@ class Delivery:
         commit is in this transaction and whose result has not been called back yet.
         """
         page: Page | None = None
+        if channel.answer is not None and not channel.is_owed and channel.answer.highest <= channel.outcome_n:
+            # When it was attached nothing was recorded that it has not been told, and no result was left to the pump
+            # since; what commits from then on is called back before its delta is handed out.
+            self._hand_over(self.format.encoded(_subscribed(channel.answer, channel.cursor)))
+            return self._needs_more(channel, None)
         with self._wiring.store.read() as tx:
             outcomes = reading.outcomes_after(
                 tx, channel.space_id, channel.slot, channel.outcome_n, OUTCOMES_MAX, channel.role

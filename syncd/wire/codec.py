@@ -368,6 +368,16 @@ def _no_extension(code: int, data: bytes) -> Any:
     raise ValueError("extension types are not used")
 
 
+_BOUNDS: Final[dict[str, Any]] = {
+    "raw": False,
+    "strict_map_key": True,  # integer keys could be made to collide
+    "max_array_len": ARRAY_ITEMS_MAX,
+    "max_map_len": MAP_ITEMS_MAX,
+    "max_ext_len": 0,  # also timestamps, which never reach the hook
+    "ext_hook": _no_extension,
+}
+
+
 def _unpacked(data: bytes) -> Iterator[tuple[str, Any]]:
     """The raw messages of a binary frame, each with its place. Text, bytes and nesting are bounded by the frame."""
     # A frame has no more arrays and maps than bytes: the usual one needs no counting.
@@ -376,18 +386,21 @@ def _unpacked(data: bytes) -> Iterator[tuple[str, Any]]:
         counter = _counting()
         next(counter)
         counted = counter.send
+    else:
+        try:
+            raw = msgpack.unpackb(data, object_pairs_hook=_unique, **_BOUNDS)
+        except (ValueError, msgpack.UnpackException):
+            pass  # more than one message, or none that is right: gone through again, to say where
+        else:
+            yield "message 0 at byte 0", raw
+            return
     unpacker = msgpack.Unpacker(
         None,
         read_size=len(data),
         max_buffer_size=len(data),
-        raw=False,
-        strict_map_key=True,  # integer keys could be made to collide
-        max_array_len=ARRAY_ITEMS_MAX,
-        max_map_len=MAP_ITEMS_MAX,
-        max_ext_len=0,  # also timestamps, which never reach the hook
-        ext_hook=_no_extension,
         list_hook=counted,
         object_pairs_hook=_unique if counted is None else lambda pairs: counted(_unique(pairs)),
+        **_BOUNDS,
     )
     unpacker.feed(data)
     offset = index = 0

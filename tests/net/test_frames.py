@@ -1,9 +1,12 @@
 """What a peer may send inside a WebSocket, and how each breach ends the connection."""
 
 from contextlib import suppress
+from itertools import pairwise
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, TextMessage
@@ -11,7 +14,8 @@ from wsproto.events import Ping as PingFrame
 
 from syncd.engine.commands import Push
 from syncd.env.ports import TransportClosed
-from syncd.net.websocket import TEXT, close_frame, frame
+from syncd.net.websocket import TEXT, FrameRefused, Inbound, Scrap, close_frame, frame
+from syncd.net.websocket import Closed as ClosedByPeer
 from tests.net.harness import SPACE, Client, Closed, send_all, world
 
 
@@ -29,6 +33,69 @@ def test_a_frame_is_what_a_client_reads(size: int) -> None:
     events = [event for event in websocket.events() if isinstance(event, TextMessage)]
     assert "".join(event.data for event in events) == "x" * size
     assert events[-1].message_finished
+
+
+def client_frame(first: int, is_masked: bool, mask: bytes, payload: bytes, is_long: bool) -> bytes:
+    """`is_long`: the size is written with more bytes than it needs, if that can be."""
+    size = len(payload)
+    flag = 0x80 if is_masked else 0
+    short = size < 126 and not is_long
+    head = bytes((first, flag | size)) if short else bytes((first, flag | 126)) + size.to_bytes(2)
+    masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+    return head + (mask + masked if is_masked else payload)
+
+
+def taken(inbound: Inbound, pieces: list[bytes]) -> list[object]:
+    """All that comes out, and the refusal that ends it."""
+    items: list[object] = []
+    try:
+        for piece in pieces:
+            for item in inbound.receive(piece):
+                items.append(item)
+                inbound.allow(150 + len(items) % 2 * 100)
+    except FrameRefused as refused:
+        items.append((refused.code, str(refused)))
+    return items
+
+
+FIRST = [*[0x81, 0x82] * 6, 0x01, 0x02, 0x00, 0x80, 0x83, 0x88, 0x89, 0x8A, 0xC1, 0xC2]
+FRAMES = st.builds(
+    client_frame,
+    st.sampled_from(FIRST),
+    st.sampled_from([True] * 9 + [False]),
+    st.binary(min_size=4, max_size=4),
+    st.binary(max_size=300) | st.text(max_size=90).map(str.encode),
+    st.sampled_from([False] * 9 + [True]),
+)
+
+
+@given(st.lists(FRAMES, max_size=8), st.booleans(), st.booleans(), st.data())
+def test_short_messages_are_taken_apart_as_the_parser_does_it(
+    frames: list[bytes], is_text: bool, is_deflated: bool, data: st.DataObject
+) -> None:
+    """Cut at frames or anywhere: the same as from one that has had a pong first, and so has its parser from then on."""
+    whole = b"".join(frames)
+    cuts = data.draw(st.none() | st.lists(st.integers(0, len(whole)), max_size=3))
+    if cuts is None:
+        pieces = [each for each in frames if each]
+    else:
+        ends = [0, *sorted(cuts), len(whole)]
+        pieces = [whole[start:end] for start, end in pairwise(ends) if start < end]
+    quick, parser = (Inbound(is_text=is_text, payload_bytes_max=200, is_deflated=is_deflated) for _ in range(2))
+    assert taken(parser, [client_frame(0x8A, True, b"mask", b"", False)]) == [Scrap()]
+    parser.allow(200)
+    assert taken(quick, pieces) == taken(parser, pieces)
+
+
+@pytest.mark.parametrize("cut", range(40))
+def test_what_was_not_asked_for_after_a_message_is_there_with_the_next_piece(cut: int) -> None:
+    """Whoever refuses a message looks at nothing behind it, and still has to find the peer's close frame."""
+    inbound = Inbound(is_text=False, payload_bytes_max=200)
+    one = client_frame(0x82, True, b"mask", b"one", False)
+    whole = one * 2 + client_frame(0x88, True, b"mask", (1000).to_bytes(2), False)
+    cut = len(one) + cut % (len(whole) - len(one))
+    assert next(inbound.receive(whole[:cut])) == b"one"
+    assert taken(inbound, [whole[cut:]]) == [b"one", ClosedByPeer(1000)]
 
 
 def test_a_long_reason_is_cut_between_characters() -> None:
