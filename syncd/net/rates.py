@@ -45,11 +45,12 @@ class RateTable:
         per_s = self._rate.per_s
         if not per_s:
             return 0.0
-        full_at_s = max(now_s, self._full_at_s.get(key, 0.0)) + cost / per_s
-        wait_s = full_at_s - now_s - self._rate.burst / per_s
+        full_at_s = max(now_s, self._full_at_s.get(key, 0.0))
+        # In this order no rounding is left of a bucket that is full: all that it holds can be taken at once.
+        wait_s = full_at_s - now_s - (self._rate.burst - cost) / per_s
         if wait_s > 0:
             return wait_s
-        self._keep(key, full_at_s)
+        self._keep(key, full_at_s + cost / per_s)
         return 0.0
 
     def pause_s(self, key: str, now_s: float, cost: float) -> float:
@@ -68,7 +69,7 @@ class RateTable:
         full_at_s = self._full_at_s.get(key)
         if full_at_s is None or not per_s:
             return 0.0
-        return max(0.0, full_at_s + cost / per_s - now_s - self._rate.burst / per_s)
+        return max(0.0, full_at_s - now_s - (self._rate.burst - cost) / per_s)
 
     def _keep(self, key: str, full_at_s: float) -> None:
         self._full_at_s[key] = full_at_s

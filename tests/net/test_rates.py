@@ -1,6 +1,6 @@
 """Buckets by key: what is let through in any time, whom a full table forgets, and that no wall clock matters."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from syncd.net.rates import Rate, RateTable
@@ -28,6 +28,7 @@ def test_in_any_stretch_of_time_no_more_passes_than_the_bucket_and_what_flows_in
 
 
 @given(st.floats(0.1, 50), st.floats(3, 20), STEPS)
+@example(2.5, 3.0, [(0.0, "a", 3.0)])  # a full bucket, all at once: 1000 + 1.2 - 1000 - 1.2 is more than 0
 def test_who_comes_back_when_told_is_let_through(
     per_s: float, burst: float, steps: list[tuple[float, str, float]]
 ) -> None:
