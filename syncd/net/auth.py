@@ -262,7 +262,7 @@ class Authenticator:
         digest = hashlib.sha256(token.encode(errors="replace")).digest() if len(token) <= TOKEN_BYTES_MAX else b""
         known = self._remembered.get(digest)
         if known is None:
-            known = self._accepted(token, now_ms)
+            known = self._first_seen(token, now_ms)
             self._remember(digest, known)
         else:
             self._remembered.move_to_end(digest)
@@ -276,7 +276,7 @@ class Authenticator:
         while self._remembered_bytes > REMEMBERED_BYTES_MAX:
             self._remembered_bytes -= self._remembered.popitem(last=False)[1].size
 
-    def _accepted(self, token: str, now_ms: int) -> _Verified:
+    def _first_seen(self, token: str, now_ms: int) -> _Verified:
         """A token that was not seen before."""
         claims = self._verified(token)
         user = _claim(claims, "sub")
