@@ -207,7 +207,7 @@ def check_credentials(call: Call, tx: Reader) -> None:
         if isinstance(caller, KeyPrincipal):
             secret = bearer(call.request.headers.get("authorization"))
             assert secret is not None, "the caller was known by it"
-            call.services.authenticator.api_key(tx, secret, now_ms)
+            call.services.authenticator.api_key(tx, secret)
         elif caller.expires_ms is not None and now_ms >= caller.expires_ms:
             raise Unauthenticated("expired", "the token has expired")
     except Unauthenticated as error:

@@ -174,7 +174,7 @@ class Api:
         services = self._services
         if is_api_key(credentials):
             with services.store.read() as tx:
-                return services.authenticator.api_key(tx, credentials, services.clock.now_ms())
+                return services.authenticator.api_key(tx, credentials)
         return services.authenticator.token(credentials, services.clock.now_ms())
 
 
