@@ -56,7 +56,7 @@ MUTANTS = (
     ),
     Mutant(
         "a stale token is accepted",
-        "syncd.net.auth", "Authenticator._checked_times", "if now_ms >= expires_ms:", "if False:",
+        "syncd.net.auth", "_check_times", "and now_ms >= expires_ms:", "and False:",
         seeds=((1, "offline"),),
     ),
     Mutant(
