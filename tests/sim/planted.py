@@ -129,6 +129,7 @@ MUTANTS = (
     Mutant(
         "`expect` always passes",
         "syncd.core.documents", "_expected", "not by.has_seen(field.seq, field.slot)", "False",
+        seeds=((10, "swarm"),),
     ),
     Mutant(
         "the sum forgets what a deleted document made up",
@@ -309,8 +310,8 @@ MUTANTS = (
     ),
     Mutant(
         "a request may take for ever",
-        "syncd.net.http", "_Conversation._head", "with trio.move_on_after(limits.header_s):",
-        "with trio.move_on_after(limits.header_s * 1000):",
+        "syncd.net.http", "_Conversation._head", "trio.move_on_after(limits.header_s)",
+        "trio.move_on_after(limits.header_s * 1000)",
         seeds=ROGUE,
     ),
     Mutant(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 WAIT_S = 90.0  # for an answer: beyond every timer of the server
 REST_S = 12.0  # after a misdeed that was cut short: what was on its way is recorded by then
 # Ends a misdeed, not the run, unless it is just what was to be heard.
+LIFE_S = 86_400.0  # of a token: the server's clock may be off by hours, and what is judged here is not its expiry
 PASSING_ERRORS = ("overloaded", "store_full", "unauthenticated", "token_expired", "rate_limited")
 PASSING_CLOSES = (1000, 1012, 4101, 4200, 4201)
 
@@ -205,7 +206,7 @@ class Rogue:
 
     # -- what it says of itself ----------------------------------------------------------------------------------
 
-    def token(self, user: str | None = None, life_s: float = 3600.0) -> str:
+    def token(self, user: str | None = None, life_s: float = LIFE_S) -> str:
         world = self.world
         grants = [Grant(space, Role(role)) for space, role in self.roles.items()]
         token = sign_token(KEY, user or self.user, grants, life_s, true_ms(), token_id=str(self.random.getrandbits(32)))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.mutants import MUTANTS, SEEDS, Mutant, hunt
+from tests.sim.mutants import MUTANTS, SEEDS, Mutant, hunt, planted
 from tests.sim.variety import EXPECTED, SEEDS_JUDGED, SEEDS_LISTED, Variety
 from tests.sim.world import Report, simulate
 
@@ -62,6 +62,12 @@ def test_the_same_seed_is_the_same_run_in_any_process() -> None:
 )
 def test_a_planted_bug_is_caught(mutant: Mutant) -> None:
     assert hunt(mutant, SEEDS[:3]) is not None
+
+
+def test_every_planted_bug_still_finds_its_place() -> None:
+    for mutant in MUTANTS:
+        with planted(mutant):
+            pass
 
 
 @pytest.mark.long
