@@ -15,7 +15,7 @@ from syncd.wire.diagrams import CLIENT_KEEPALIVE
 from syncd_client import diagrams
 from syncd_client.errors import TransportClosed
 from syncd_client.messages import Goaway, Reconnect, Welcome
-from syncd_client.policy import ABSENT_MAX, HASTE_MAX, HASTE_S
+from syncd_client.policy import ABSENT_MAX, AFTER_S_MAX, HASTE_MAX, HASTE_S, retry_after_s
 from syncd_client.reconnect import Reconnecting
 from syncd_client.session import Session
 
@@ -111,6 +111,30 @@ def test_only_a_goaway_and_only_nobody_is_waited_for_shortly(goaway: Goaway | No
         now_s = one.due_s
         one.ended(TransportClosed(1006), None, 0.0, 0.999, now_s, is_absent=goaway is None)
     assert one.due_s - now_s > 0.9 * MAX_S
+
+
+@pytest.mark.parametrize(
+    ("header", "after_s"),
+    [("17", 17.0), (" 17 ", 17.0), ("0", 0.0), (None, 0.0), ("", 0.0), ("-5", 0.0), ("1e9", 0.0), ("٣", 0.0),
+     ("Fri, 31 Dec 1999 23:59:59 GMT", 0.0), ("99999999999", AFTER_S_MAX)],
+)  # fmt: skip
+def test_retry_after_is_a_number_of_seconds_within_reason(header: str | None, after_s: float) -> None:
+    assert retry_after_s(header) == after_s
+
+
+@given(after_s=st.floats(0.1, AFTER_S_MAX), random=st.floats(0, 0.999), failures=st.integers(0, 8))
+def test_a_client_waits_as_told_and_at_least_its_backoff_and_nobody_cuts_it_short(
+    after_s: float, random: float, failures: int
+) -> None:
+    told, untold = client(), client()
+    for one in (told, untold):
+        for _ in range(failures):
+            one.ended(TransportClosed(1006), None, 0.0, random, 0.0)
+    untold.ended(TransportClosed(1006), None, 0.0, random, 100.0)
+    told.ended(TransportClosed(1006), None, 0.0, random, 100.0, after_s=after_s)
+    assert told.due_s == max(untold.due_s, 100.0 + after_s)
+    assert not told.hasten(100.0)
+    assert untold.hasten(100.0)
 
 
 @pytest.mark.parametrize(("url", "followed"), [("ws://plain", False), ("wss://other", True), ("https://odd", False)])

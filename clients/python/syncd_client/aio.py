@@ -23,6 +23,7 @@ from .codec import FRAME_BYTES_MAX
 from .device import Binding, Device, Durability, opened
 from .errors import Absent, TransportClosed, Unreachable
 from .loops import Event, Run
+from .policy import retry_after_s
 from .shell import CLOSE_S, CONNECT_S, Ports, Token, Transport
 
 T = TypeVar("T")
@@ -131,7 +132,8 @@ async def connect_websocket(url: str, subprotocol: str) -> AsyncIterator[Transpo
             proxy=None,
         )
     except InvalidStatus as refused:
-        raise Unreachable(f"{url}: refused with HTTP status {refused.response.status_code}") from None
+        asked = retry_after_s(refused.response.headers.get("Retry-After"))
+        raise Unreachable(f"{url}: refused with HTTP status {refused.response.status_code}", asked) from None
     except OSError as error:
         raise Absent(f"{url}: {error or type(error).__name__}") from None
     except (InvalidHandshake, InvalidURI) as error:

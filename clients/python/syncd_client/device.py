@@ -84,6 +84,7 @@ class Device:
         self._connection: Connection | None = None
         self._ending: TransportClosed | None = None  # how the present attempt ended
         self._is_absent = False  # because nobody listens
+        self._after_s = 0.0  # how long the server asked to be left alone
         self._interrupt = loop.event()  # ends the present attempt
         self._carrier = ""  # of the present connection, or the last one
         self._sooner = Pulse(loop)  # `due_s` may have moved
@@ -336,7 +337,8 @@ class Device:
         while True:
             if not self._is_wanted:
                 await self.wait_until(lambda: self._is_wanted)
-            self._interrupt, self._ending, self._is_absent = self.loop.event(), None, False
+            self._interrupt, self._ending = self.loop.event(), None
+            self._is_absent, self._after_s = False, 0.0
             await self.loop.race(self._attempt, self._interrupt.wait)
             self._over()
 
@@ -369,7 +371,7 @@ class Device:
                 self._ending = await connection.run()
         except Unreachable as error:
             self._ending = self._ending or TransportClosed(1006, str(error))
-            self._is_absent = isinstance(error, Absent)
+            self._is_absent, self._after_s = isinstance(error, Absent), error.after_s
 
     @property
     def _is_interrupted(self) -> bool:
@@ -405,8 +407,9 @@ class Device:
         ready_s = conversation.ready_s if conversation is not None else None
         ready_for_s = 0.0 if ready_s is None else now_s - ready_s
         verdict = self._reconnecting.ended(
-            ending, session, ready_for_s, self.ports.random(), now_s, is_absent=self._is_absent
-        )
+            ending, session, ready_for_s, self.ports.random(), now_s,
+            is_absent=self._is_absent, after_s=self._after_s,
+        )  # fmt: skip
         if verdict.what is Disposition.STOP:
             self._is_wanted = False
             self._move(Event.TERMINAL, verdict.reason, verdict.code)

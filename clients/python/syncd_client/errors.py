@@ -32,7 +32,11 @@ class PeerError(SyncdError):
 
 
 class Unreachable(SyncdError):
-    """No connection could be made, or the server did not answer in time."""
+    """No connection could be made, or the server did not answer in time. `after_s`: it asked not to be tried sooner."""
+
+    def __init__(self, reason: str, after_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after_s = after_s
 
 
 class Absent(Unreachable):

@@ -120,6 +120,16 @@ def goaway_delay_ms(retry_after_ms: int, spread_ms: int, random: float) -> float
     return retry_after_ms + random * spread_ms
 
 
+# How long at most a `Retry-After` is obeyed: an hour is a maintenance; what says more is a mistake, or no friend.
+AFTER_S_MAX = 3_600.0
+
+
+def retry_after_s(header: str | None) -> float:
+    """What an HTTP answer asks for: whole seconds. 0 for none, and for a date (RFC 9110 has it, syncd sends none)."""
+    text = (header or "").strip()
+    return min(float(text), AFTER_S_MAX) if text.isascii() and text.isdecimal() else 0.0
+
+
 # A phone that leaves its Wi-Fi changes networks twice or three times within seconds; more often is a radio that flaps.
 HASTE_MAX = 3.0
 HASTE_S = 20.0  # one more is allowed after so long

@@ -3,7 +3,7 @@
 Owns the memory of a device about its connections, and what it makes of the end of one. Decides by the rules of
 `policy`; pure but for its own fields: time and random numbers are passed in. Must not know how a connection is made.
 
-1. A wait that the server asked for (`goaway`, "slow down") is not cut short by anybody.
+1. A wait that the server asked for (`goaway`, "slow down", `Retry-After`) is not cut short by anybody.
 2. A wait that the client chose is cut short by the application (`hasten`) at the rate of `policy.Haste` at most.
 3. A server that said goodbye and is not there yet is late, not down: `policy.ABSENT_MAX` attempts that find nobody are
    not counted as failures.
@@ -80,9 +80,10 @@ class Reconnecting:
         now_s: float,
         *,
         is_absent: bool = False,
+        after_s: float = 0.0,
     ) -> Verdict:
         """Obey the way in which a connection ended. `session` is None if no socket was ever open; `is_absent`: because
-        nobody listens."""
+        nobody listens; `after_s`: the `Retry-After` with which it was refused."""
         what = disposition(ending.code)
         reason = f"{ending.code} {ending.reason}".strip()
         if session is not None and session.error is not None:
@@ -99,6 +100,8 @@ class Reconnecting:
             self._retry = Retry(1)
         if what is not Disposition.STOP:
             self._plan(what, session, ready_for_s, random, now_s)
+            if after_s:
+                self.due_s, self._is_told = max(self.due_s, now_s + after_s), True
         return Verdict(what, ending.code, reason)
 
     def _plan(

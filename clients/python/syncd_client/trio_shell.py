@@ -20,6 +20,7 @@ from .codec import FRAME_BYTES_MAX
 from .device import Binding, Device, Durability, opened
 from .errors import Absent, Blocked, TransportClosed, Unreachable
 from .loops import Event, Run
+from .policy import retry_after_s
 from .polls import connect_polls
 from .shell import CLOSE_S, CONNECT_S, Connect, Ports, Token, Transport
 
@@ -107,7 +108,10 @@ async def connect_websocket(url: str, subprotocol: str) -> AsyncIterator[Transpo
             yield _WebSocket(socket)
     except trio_websocket.ConnectionRejected as rejected:
         kind = Unreachable if rejected.status_code in JUDGED else Blocked
-        raise kind(f"{url}: refused with HTTP status {rejected.status_code}") from None
+        headers = {name.lower(): value.decode("latin-1") for name, value in rejected.headers or ()}
+        raise kind(
+            f"{url}: refused with HTTP status {rejected.status_code}", retry_after_s(headers.get(b"retry-after"))
+        ) from None
     except trio_websocket.HandshakeError as error:
         if not is_open:  # afterwards it is a closing handshake that took too long: the connection is gone either way
             kind = Absent if isinstance(error.__cause__, OSError) else Blocked
