@@ -75,8 +75,8 @@ class NetLimits:
     backoff_ms_max: int = 60_000
     stable_ms: int = 60_000
     goaway_spread_ms: int = 1_000  # on top of each client's own delay
-    # From goaway until the next process listens: devices leave in some 0.1 s, ending and starting take 1 to 2 s on an
-    # idle core. Whoever comes earlier meets no listener, and has to come again.
+    # From goaway until the next process listens. An estimate: with both cores taken by other work 5 to 7 s were seen.
+    # Whoever comes earlier meets no listener, and has to come again.
     goaway_absence_ms: int = 3_000
 
     # -- polled connections (SPEC 5.5)

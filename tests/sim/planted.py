@@ -257,7 +257,7 @@ MUTANTS = (
     Mutant(
         "a foreign chain is believed",
         "syncd.engine.reading", "_is_chained", "chain is None or complete == 0", "True",
-        seeds=ROGUE,
+        seeds=((14, "rogue"),),
     ),
     Mutant(
         "an ack beyond the head is taken",
