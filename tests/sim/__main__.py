@@ -8,8 +8,8 @@ from itertools import islice
 from multiprocessing import get_context
 
 from tests.sim.plan import PROFILES
+from tests.sim.run import Report, simulate
 from tests.sim.variety import Variety
-from tests.sim.world import Report, simulate
 
 PROCESSES_MAX = 2
 TOLD_EVERY = 100  # seeds: a line on stderr, as many seeds take long
@@ -36,7 +36,7 @@ def tell(seed: int, profile: str, report: Report, is_verbose: bool) -> None:
         print(f"  replay: python -m tests.sim {seed} --profile {profile}", flush=True)
     elif is_verbose:
         print(f"  outcomes {dict(report.outcomes)}  closes {dict(report.closes)}  {report.virtual_s:.0f} virtual s")
-        print(f"  faults {dict(report.faults)}  power cuts {dict(report.power_cuts)}")
+        print(f"  faults {dict(report.faults)}  power cuts {dict(report.power_cuts)}  topics {dict(report.topics)}")
 
 
 def one(job: tuple[int, str]) -> tuple[int, str, Report]:

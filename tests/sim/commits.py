@@ -24,13 +24,14 @@ from syncd.engine.commands import (
 )
 from syncd.engine.grants import role_on
 from tests.sim.auditor import Auditor, Pushing, Sent, Violation
+from tests.sim.topic import Work
 
 
 class CommitReader:
     """Reports each commit to the auditor. `name`: of a device, by its id."""
 
-    def __init__(self, auditor: Auditor, name: Callable[[bytes], str]) -> None:
-        self._auditor, self._name = auditor, name
+    def __init__(self, auditor: Auditor, name: Callable[[bytes], str], works: Sequence[Work] = ()) -> None:
+        self._auditor, self._name, self._works = auditor, name, works
 
     def read(self, now_ms: int, commands: Sequence[Command], results: Sequence[Result], decision: Decision) -> None:
         if decision.alarms:
@@ -59,6 +60,8 @@ class CommitReader:
                     for event, (status, _) in zip(command.events, told, strict=True):
                         inbox, written = _inbox(now_ms, event)
                         self._auditor.event(now_ms, event.key, status, inbox, written)
+            for work in self._works:
+                work.committed(now_ms, command, result)
         self._auditor.batch_ended(trio.current_time())
         self._check_deltas(decision)
 

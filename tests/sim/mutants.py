@@ -16,9 +16,12 @@ from multiprocessing import get_context
 from types import CodeType, FunctionType
 from typing import Any
 
-from tests.sim.planted import MUTANTS, Mutant
-from tests.sim.world import Report, simulate
+from tests.sim.planted import MUTANTS as GENERAL
+from tests.sim.planted import Mutant
+from tests.sim.run import Report, simulate
+from tests.sim.topics import TOPICS
 
+MUTANTS = (*GENERAL, *(mutant for topic in TOPICS for mutant in topic.mutants))
 PROCESSES_MAX = 2
 SEEDS = tuple((seed, profile) for seed in range(1, 5) for profile in ("swarm", "rogue", "offline"))
 

@@ -6,14 +6,21 @@ Many seeds are `make sim`; a seed that found something has a hand-written twin b
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from syncd.engine.commands import Command, Result
+from tests.sim import world
+from tests.sim.auditor import Violation
+from tests.sim.device import SimDevice
 from tests.sim.mutants import MUTANTS, SEEDS, Mutant, hunt, planted
+from tests.sim.run import Report, simulate
+from tests.sim.topic import Topic, Work
 from tests.sim.variety import EXPECTED, SEEDS_JUDGED, SEEDS_LISTED, Variety
-from tests.sim.world import Report, simulate
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ((1, "swarm"), (2, "swarm"), (3, "swarm"), (5, "swarm"), (8, "swarm"), (3, "offline"), (129, "storm"))
@@ -32,7 +39,8 @@ def test_what_never_occurs_fails_a_long_run_and_is_not_held_against_a_short_one(
     seen = Report(
         "PASS", 0, 1, "", "", (), dict.fromkeys(EXPECTED["outcome"], 1), dict.fromkeys(EXPECTED["fault"], 1),
         dict.fromkeys(EXPECTED["power cut at"], 1), {int(code): 1 for code in EXPECTED["close"]},
-        dict.fromkeys(EXPECTED["error"], 1), dict.fromkeys(EXPECTED["misdeed"], 1), 1.0,
+        dict.fromkeys(EXPECTED["error"], 1), dict.fromkeys(EXPECTED["misdeed"], 1), dict.fromkeys(EXPECTED["topic"], 1),
+        1.0,
     )  # fmt: skip
     unseen = replace(seen, closes={1000: 1}, power_cuts={})
     told = {}
@@ -55,6 +63,49 @@ def test_the_same_seed_is_the_same_run_in_any_process() -> None:
             cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert told.stdout.splitlines()[0] == line, told.stderr
+
+
+def test_a_topic_sees_everything_and_can_fail_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Curious(Work):
+        every_s_mean = 1.0
+
+        async def prepare(self) -> None:
+            self.count("prepare")
+
+        async def act(self, device: SimDevice) -> None:
+            assert device.client is not None
+            space = device.client.space(self.world.spaces_of(device.user)[0])
+            self.world.people[device.name].commit(space, [["create", "c", "curious"]])
+            self.count("act")
+
+        def heal(self) -> None:
+            self.count("heal")
+
+        def sent(self, node: str, device: bytes, name: str, body: Mapping[str, Any]) -> None:
+            self.count(f"> {name}")
+
+        def received(self, node: str, device: bytes, name: str, body: Mapping[str, Any]) -> None:
+            self.count(f"< {name}")
+
+        def committed(self, now_ms: int, command: Command, result: Result) -> None:
+            self.count(type(command).__name__)
+
+        def unfinished(self) -> list[str]:
+            self.count("unfinished")
+            return []
+
+        def check(self) -> None:
+            self.count("check")
+            raise Violation("S8", "a topic's rule is broken")
+
+    without = simulate(13)
+    monkeypatch.setattr(world, "TOPICS", (Topic("curious", Curious, profiles=("storm",)),))
+    assert simulate(13).hash == without.hash
+    monkeypatch.setattr(world, "TOPICS", (Topic("curious", Curious, share=1.0),))
+    report = simulate(13)
+    assert (report.verdict, report.exit_code, report.detail) == ("S8", 1, "a topic's rule is broken")
+    wanted = ("prepare", "act", "heal", "> push", "< outcomes", "Push", "unfinished", "check")
+    assert [what for what in wanted if not report.topics.get(f"curious: {what}")] == []
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from syncd.wire.errors import CLOSES, KINDS
 from tests.sim.misdeeds import MISDEEDS
 from tests.sim.plan import FAULTS, LATER_FAULTS
-from tests.sim.world import Report
+from tests.sim.run import Report
+from tests.sim.topics import TOPICS
 
 SEEDS_LISTED = 100  # from here on, what is missing is listed
 SEEDS_JUDGED = 200  # and from here on, it fails the run
@@ -38,6 +39,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     ),
     "error": tuple(kind.name for kind in KINDS if kind.name not in UNUSED_ERRORS),
     "close": tuple(str(close.code) for close in CLOSES if close.code not in UNUSED_CLOSES),
+    "topic": tuple(f"{topic.name}: {what}" for topic in TOPICS for what in topic.expected),
 }
 
 
@@ -54,6 +56,7 @@ class Variety:
         self._seen["close"].update({str(code): count for code, count in report.closes.items()})
         self._seen["error"].update(report.errors)
         self._seen["misdeed"].update(report.misdeeds)
+        self._seen["topic"].update(report.topics)
 
     @property
     def missing(self) -> list[str]:

@@ -5,7 +5,7 @@ and nothing of client or server.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,14 +13,16 @@ import msgpack
 import trio
 
 from tests.sim.auditor import READER, Auditor, Recorded, Violation
+from tests.sim.topic import Work
 from tests.sim.trace import Trace
 
 NAMES = {
-    1: "hello", 2: "subscribe", 3: "unsubscribe", 4: "push", 5: "ack", 10: "refresh", 11: "background",
-    12: "foreground", 13: "probe", 14: "bye", 20: "ping", 21: "pong", 32: "welcome", 33: "subscribed", 34: "delta",
-    35: "outcomes", 36: "revoked", 41: "expired", 42: "error", 43: "goaway",
+    1: "hello", 2: "subscribe", 3: "unsubscribe", 4: "push", 5: "ack", 6: "sums", 7: "signal", 8: "event", 9: "purged",
+    10: "refresh", 11: "background", 12: "foreground", 13: "probe", 14: "bye", 20: "ping", 21: "pong", 32: "welcome",
+    33: "subscribed", 34: "delta", 35: "outcomes", 36: "revoked", 37: "differ", 38: "repair", 39: "signal",
+    40: "presence", 41: "expired", 42: "error", 43: "goaway",
 }  # fmt: skip
-CODES = {name: code for code, name in NAMES.items()}
+CODES = {name: code for code, name in reversed(NAMES.items())}  # of a name that both ends say, the client's
 # Told to a space: none of these is the fault of a well-behaved client.
 HARMLESS_ERRORS = ("overloaded", "store_full", "not_subscribed", "forbidden")
 HARMLESS_CLOSES = ("unauthenticated", "token_expired", "superseded")
@@ -82,11 +84,13 @@ class Wiretap:
         settled: dict[str, dict[int, Recorded]],
         fail: Callable[[Violation], None],
         look: Callable[[], None],
+        works: Sequence[Work] = (),
         tolerated: tuple[str, ...] = (),
     ) -> None:
         self._auditor, self._trace, self._node, self._device = auditor, trace, node, device
         self._tokens, self._server_ms, self._settled = tokens, server_ms, settled
-        self._report, self._look, self._tolerated = fail, look, tolerated
+        self._report, self._look, self._works = fail, look, works
+        self._tolerated = (*tolerated, *(error for work in works for error in work.tolerated_errors))
         self._held: list[tuple[float, TokenFacts]] = []  # the tokens of this connection, and when they were sent
         self._spaces: dict[str, Heard] = {}
         self._is_stale = False
@@ -119,6 +123,8 @@ class Wiretap:
     def _sent(self, frame: bytes | str) -> None:
         for name, body in messages_of(frame):
             self._trace.record(self._node, f"> {name} {_told(body)}")
+            for work in self._works:
+                work.sent(self._node, self._device, name, body)
             if name in ("hello", "refresh"):
                 facts = self._tokens[body["token"]]
                 self._held.append((trio.current_time(), facts))
@@ -148,6 +154,8 @@ class Wiretap:
     def _received(self, frame: bytes | str) -> None:
         for name, body in messages_of(frame):
             self._trace.record(self._node, f"< {name} {_told(body)}")
+            for work in self._works:
+                work.received(self._node, self._device, name, body)
             space = body.get("space")
             if name == "welcome" and self._is_stale and self._has_expired(self._held[0][1]):
                 self._fail("S11", "is welcomed with a token that expired long ago")

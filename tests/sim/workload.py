@@ -13,6 +13,7 @@ from syncd.engine.grants import Grant, Role
 from syncd.net.auth import sign_token
 from syncd_client import Device
 from syncd_client.codec import json_value
+from syncd_client.space import Change, Space
 from tests.oracle.histories import random_wire
 from tests.oracle.oracle import packed
 from tests.sim.auditor import Violation
@@ -123,6 +124,15 @@ class Person:
         before = space.view(*target)
         if before is not None and random.random() < 0.3:
             self._read_at[space.name] = before.read_at
+        change = self.commit(space, operations, read_at)
+        if len(operations) == 1 and operations[0][0] == "reg.set" and before is not None and not staged:
+            field, value = operations[0][3:5]
+            if before.types.get(field, "reg") == "reg":
+                self._written = (space.name, change.n, (target[0], target[1]), field, value)
+                self.look()
+
+    def commit(self, space: Space, operations: list[list[Any]], read_at: Any = None) -> Change:
+        """A change of this device, of which the auditor knows."""
         complete = space.row.complete
         change = space.commit(operations, read_at=read_at)
         self._world.auditor.committed(
@@ -132,11 +142,7 @@ class Person:
             self._device.name, f"commits {space.name} n={change.n} at={complete} {[item[0] for item in operations]}"
         )
         self._written = None
-        if len(operations) == 1 and operations[0][0] == "reg.set" and before is not None and not staged:
-            field, value = operations[0][3:5]
-            if before.types.get(field, "reg") == "reg":
-                self._written = (space.name, change.n, (target[0], target[1]), field, value)
-                self.look()
+        return change
 
     def look(self) -> None:
         """Read your writes: from the commit until the synced state has it, the view shows the last plain write, unless

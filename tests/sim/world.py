@@ -5,31 +5,21 @@ rest before a virtual deadline; check; restart everything, come to rest, check a
 nothing is left.
 """
 
-import logging
 import shutil
-import signal
-import tempfile
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
 import trio
 
-import syncd_client.device
-from syncd.engine import reading
 from syncd.engine.commands import Author as EngineAuthor
 from syncd.engine.commands import Command, CreateKey, Decision, Post, Result
 from syncd.engine.grants import Grant, Role
 from syncd.net.auth import make_key, secret_hash, sign_token
-from syncd.net.connection import NO_PROGRESS
 from syncd.net.limits import NetLimits
 from syncd.net.rates import Rate
 from syncd.wire.limits import Limits
 from syncd_client.policy import State
-from tests.sim import determinism
 from tests.sim.auditor import READER, WRITER, Auditor, Recorded, Violation
 from tests.sim.clocks import true_ms
 from tests.sim.commits import CommitReader
@@ -40,8 +30,9 @@ from tests.sim.nemesis import Nemesis
 from tests.sim.network import Network, Weather
 from tests.sim.plan import Plan, drawn
 from tests.sim.rogue import Rogue
-from tests.sim.server import KEY, Defects, SimServer
+from tests.sim.server import KEY, SimServer
 from tests.sim.sockets import Refused, ask_http
+from tests.sim.topics import TOPICS
 from tests.sim.trace import Trace
 from tests.sim.wiretap import TokenFacts, Wiretap
 from tests.sim.workload import BACKEND, Backend, Person
@@ -54,32 +45,10 @@ HEARD_S = 5.0  # by then a goaway has been heard
 CROWD_COUNT = 8  # so many who are told the same are no accident
 LIVENESS_S = 900.0  # three of the longest backoffs, and the time in which a dead connection is noticed
 ALARMING = ("drift", "forked", "malformed", "expired", "stopped")
-POLL_S = 3.0
-PROCESSOR_S_MAX = 60  # a run takes 1-5
-MEMORY = Path("/dev/shm")
 
 
 class NotLive(Exception):
     """Something that must happen did not happen in time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """`verdict`: PASS, or what was broken; `exit_code`: 0, 1 correctness, 2 liveness, 3 crash."""
-
-    verdict: str
-    exit_code: int
-    events: int
-    hash: str
-    detail: str
-    lines: tuple[str, ...]
-    outcomes: Mapping[str, int]
-    faults: Mapping[str, int]
-    power_cuts: Mapping[str, int]
-    closes: Mapping[int, int]
-    errors: Mapping[str, int]
-    misdeeds: Mapping[str, int]
-    virtual_s: float
 
 
 class World:
@@ -121,7 +90,12 @@ class World:
             frame_bytes_max=plan.frame_bytes_max, push_changes_max=plan.push_changes_max,
             pushes_in_flight_max=plan.pushes_in_flight_max, subscriptions_max=plan.subscriptions_max,
         )  # fmt: skip
-        reader = CommitReader(self.auditor, self._name)
+        self.topic_counts: dict[str, int] = {}
+        self.works = {
+            topic.name: topic.make(self, topic.stream(seed, profile), topic.name)
+            for topic in TOPICS if topic.is_in(seed, profile)
+        }  # fmt: skip
+        reader = CommitReader(self.auditor, self._name, tuple(self.works.values()))
         self.server = SimServer(
             self._fork(), self.network, self.trace, self.net_limits, self.wire_limits, self._guarded(reader.read),
             self._accepted,
@@ -204,7 +178,7 @@ class World:
         look = self.people[name].look if name in self.people else lambda: None
         return Wiretap(
             self.auditor, self.trace, name, device, self.tokens, self.server.clock.now_ms,
-            self._settled.setdefault(name, {}), self.fail, look, tolerated,
+            self._settled.setdefault(name, {}), self.fail, look, tuple(self.works.values()), tolerated,
         )  # fmt: skip
 
     def _refused(self, refused: Refused) -> None:
@@ -224,10 +198,10 @@ class World:
                 await self._safety(secret)
                 await self._heal()
                 await self._rest()
-                check_everything(self)
+                self._check()
                 await self._restart()
                 await self._rest()
-                check_everything(self)
+                self._check()
                 self._check_spread(self._refusals_s, "whose upgrade was refused", 1)
                 await self._send_away()
                 self.nursery.cancel_scope.cancel()
@@ -244,6 +218,8 @@ class World:
         maker = EngineAuthor(b"\0" * 6 + b"setup12345", None, "key", "setup", (Grant("**", Role.OWNER),))
         for space in [*self.shared_spaces, *(f"user/{user}" for user in self.users)]:
             await committer.execute(Post(maker, space, [["create", "c", "seed"]], None, None, None))
+        for work in self.works.values():
+            await work.prepare()
         self.network.weather[BACKEND] = self._weather()
         for index in range(plan.devices):
             name = f"d{index}"
@@ -353,6 +329,8 @@ class World:
                     name = f"r{number}"
                     self.network.weather[name] = Weather(buffer_bytes=self._random.choice((4096, 65536)))
                     nursery.start_soon(Rogue(self, name, self._fork()).run)
+                for work in self.works.values():
+                    nursery.start_soon(work.run)
                 for device in self.devices:
                     nursery.start_soon(self.people[device.name].run)
                     if not device.is_on:
@@ -369,6 +347,8 @@ class World:
         self.server.clock.correct()
         self.server.failing = None
         self.server.make_room()
+        for work in self.works.values():
+            work.heal()
         for name in self.network.weather:
             weather = self.network.weather[name]
             weather.latency_s, weather.jitter_s, weather.buffer_bytes, weather.short_share = 0.02, 0.01, 65536, 0.0
@@ -392,7 +372,7 @@ class World:
         due_s = trio.current_time() + LIVENESS_S
         while True:
             await trio.sleep(1)
-            left = unfinished(self)
+            left = [*unfinished(self), *(text for work in self.works.values() for text in work.unfinished())]
             if not left:
                 self.trace.record("nemesis", "at rest")
                 break
@@ -401,6 +381,11 @@ class World:
         if self.follower is not None:
             await self.follower.catch_up()
             self.faults["follower crashed"] = self.follower.crashes
+
+    def _check(self) -> None:
+        check_everything(self)
+        for work in self.works.values():
+            work.check()
 
     async def _restart(self) -> None:
         self.trace.record("nemesis", "restart of everything")
@@ -467,102 +452,3 @@ class World:
 
     def may_write(self, device: SimDevice, space: str) -> bool:
         return self.roles[device.user].get(space, 0) >= WRITER
-
-
-@contextmanager
-def _tuned(page_bytes: int) -> Iterator[None]:
-    """Pages of a catch-up as small as the plan says: in a real one, only much data shows what happens between two. And
-    devices that look less often for other processes on their store, of which there are none: it is half of the cost."""
-    original, poll_s = reading.page, syncd_client.device.POLL_S
-
-    def page(tx: object, cursor: object, bytes_target: int = page_bytes, **limits: int) -> object:
-        # Also against one who says how long a page shall be: what delivery hands out must be in pieces here.
-        return original(tx, cursor, min(bytes_target, page_bytes), **limits)  # type: ignore[arg-type]
-
-    reading.page = page  # type: ignore[assignment]
-    syncd_client.device.POLL_S = POLL_S
-    try:
-        yield
-    finally:
-        reading.page = original
-        syncd_client.device.POLL_S = poll_s
-
-
-@contextmanager
-def _watched(world: World) -> Iterator[None]:
-    """Ends a run in which virtual time no longer passes, as in an endless loop at network speed."""
-
-    def bark(number: int, frame: object) -> None:
-        world.fail(NotLive(f"still running after {PROCESSOR_S_MAX} s of processor time"))
-        raise NotLive("endless")
-
-    previous = signal.signal(signal.SIGPROF, bark)
-    signal.setitimer(signal.ITIMER_PROF, PROCESSOR_S_MAX)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, previous)
-
-
-def simulate(seed: int, profile: str = "swarm") -> Report:
-    """One whole run."""
-    directory = Path(tempfile.mkdtemp(prefix="sim-", dir=MEMORY if MEMORY.is_dir() else None))
-    world = World(seed, profile, directory)
-    defects, logger = Defects(), logging.getLogger("syncd")
-    logger.addHandler(defects)
-    virtual = [0.0]
-
-    async def main() -> None:
-        try:
-            await world.run()
-        finally:
-            virtual[0] = trio.current_time()
-
-    failure: BaseException | None = None
-    try:
-        with _tuned(world.plan.page_bytes), _watched(world):
-            determinism.run(seed, main)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        failure = world.failure or _leaf(error)
-    finally:
-        logger.removeHandler(defects)
-        shutil.rmtree(directory, ignore_errors=True)
-    if failure is None and defects.lines:
-        failure = Violation("S15", defects.lines[0], "server")
-    return _report(world, failure, virtual[0])
-
-
-def _leaf(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-def _closes(world: World) -> dict[int, int]:
-    closes = dict(world.auditor.closes)
-    if count := world.server.counters.closes[NO_PROGRESS]:  # who took nothing for too long: it cannot be told
-        closes[NO_PROGRESS] = closes.get(NO_PROGRESS, 0) + count
-    return dict(sorted(closes.items()))
-
-
-def _report(world: World, failure: BaseException | None, virtual_s: float) -> Report:
-    trace = world.trace
-    nodes: tuple[str, ...] = ()
-    detail, code, verdict = "", 0, "PASS"
-    if isinstance(failure, Violation):
-        nodes = failure.nodes
-        verdict, code, detail = failure.invariant, 3 if failure.invariant == "S15" else 1, failure.detail
-    elif isinstance(failure, NotLive):
-        verdict, code, detail = "liveness", 2, str(failure)
-    elif failure is not None:
-        verdict, code, detail = "crash", 3, "".join(traceback.format_exception(failure))
-    lines = tuple(trace.last(nodes, 60)) if failure is not None else ()
-    return Report(
-        verdict, code, trace.count, trace.hash, detail, lines,
-        dict(sorted(world.auditor.outcomes.items())), dict(sorted(world.faults.items())),
-        dict(sorted(world.server.power_cuts.items())), _closes(world), dict(sorted(world.auditor.errors.items())),
-        dict(sorted(world.misdeeds.items())), virtual_s,
-    )  # fmt: skip

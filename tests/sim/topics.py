@@ -1,0 +1,8 @@
+"""The capabilities that bring work, rules and planted bugs of their own into the simulator, one line each.
+
+The files that they stand in import nothing of this one.
+"""
+
+from tests.sim.topic import Topic
+
+TOPICS: tuple[Topic, ...] = ()
