@@ -22,6 +22,7 @@ RESERVED_DEVICE_PREFIX = bytes(6)
 INBOX = "_inbox"
 PREFERENCES = "_preferences"
 PROFILE = "_profile"
+MEMBERS = "_members"  # of a space: the id of a document is a user's, its field `role` what that user may do
 WRITABLE_RESERVED = frozenset({INBOX, PREFERENCES, PROFILE})
 
 _SEGMENT = r"(?:[A-Za-z0-9._~-]|%[0-9A-F]{2})+"

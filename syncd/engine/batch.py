@@ -17,6 +17,8 @@ from syncd.core.documents import Document
 from syncd.core.ids import RESERVED_DEVICE_PREFIX, SEQ_MAX
 from syncd.core.sums import CHAIN_START, SUM_MASK, bucket_of, chained, sum_change
 from syncd.engine.commands import Author, Refused
+from syncd.engine.grants import Role
+from syncd.engine.members import member_key, role_given
 from syncd.engine.quotas import Quotas, nothing
 from syncd.store import keys
 from syncd.store.api import Reader, Writer
@@ -135,6 +137,11 @@ class SpaceWork:
         """Take over what an accepted change made, with the new upper bounds of the sizes."""
         self.documents.update(made)
         self._bytes.update(bounds)
+
+    def role(self, author: Author) -> Role:
+        """What the author may do here after the changes before this moment."""
+        member = member_key(author)
+        return role_given(author, self.name, None if member is None else self.document(member))
 
     # -- the order --------------------------------------------------------------------------------------------------
 
@@ -293,6 +300,11 @@ class Batch:
                 return None
             work = self.spaces[name] = SpaceWork(self._tx, self.now_ms, name, row)
         return work
+
+    def role(self, author: Author, name: str) -> Role:
+        """What the author may do in a space, existing or not, after the changes before this moment."""
+        work = self.space(name)
+        return role_given(author, name, None) if work is None else work.role(author)
 
     def holdings(self, user: str) -> HoldingsRow:
         """What a user or API key has."""

@@ -39,7 +39,7 @@ from syncd.engine.commands import (
     UseConsumer,
 )
 from syncd.engine.feeding import consumer_acked, consumer_dropped, consumer_made, consumer_used
-from syncd.engine.grants import Role, role_on
+from syncd.engine.grants import Role
 from syncd.engine.posting import post, post_events, trim_idempotency
 from syncd.engine.quotas import Quotas
 from syncd.store import keys
@@ -108,7 +108,7 @@ def _push(batch: Batch, command: Push) -> Result:
     binding = _bind(batch, Bind(author))
     if isinstance(binding, Refused):
         return binding
-    role = role_on(author.grants, command.space)
+    role = batch.role(author, command.space)
     work = batch.space(command.space)
     if role < Role.WRITER and (work is None or work.replica(author.device) is None):
         # One who never had a place here cannot make the server keep anything; one who had is owed an outcome.
@@ -151,7 +151,7 @@ def _attach(batch: Batch, command: Attach) -> Result:
     binding = _bind(batch, Bind(author))
     if isinstance(binding, Refused):
         return binding
-    role = role_on(author.grants, command.space)
+    role = batch.role(author, command.space)
     if batch.space(command.space) is None and role >= Role.WRITER:
         if (too_many := batch.refused_space(command.space, author)) is not None:
             return too_many

@@ -22,6 +22,7 @@ from syncd.engine import reading
 from syncd.engine.batch import Batch, space_row
 from syncd.engine.commands import (
     AckConsumer,
+    Author,
     Consumer,
     Done,
     DropConsumer,
@@ -31,7 +32,7 @@ from syncd.engine.commands import (
     Result,
     UseConsumer,
 )
-from syncd.engine.grants import Grant, Role, role_on
+from syncd.engine.grants import Role
 from syncd.engine.quotas import KEY_PREFIX
 from syncd.store import keys
 from syncd.store.api import Reader
@@ -118,7 +119,7 @@ def _told(row: SpaceRow, name: str, found: ConsumerRow, *, is_new: bool = False)
 def consumer_made(batch: Batch, command: PutConsumer) -> Result:
     """Make a consumer, unless it is there: every worker may ask for it when it starts, and none moves the others. One
     whose epoch is over is made anew, as there is nothing left of what it stood for."""
-    row = _readable(batch, command.author.grants, command.space)
+    row = _readable(batch, command.author, command.space)
     if isinstance(row, Refused):
         return row
     if row is None:
@@ -157,7 +158,7 @@ def consumer_used(batch: Batch, command: UseConsumer) -> Result:
 def consumer_acked(batch: Batch, command: AckConsumer) -> Result:
     """Move a consumer to a place (F3). One that it has passed already is an acknowledgement sent again, or that of the
     slower of two workers: it moves nothing, and is no error. What two workers were given, the consumer has both of."""
-    row = _readable(batch, command.author.grants, command.space)
+    row = _readable(batch, command.author, command.space)
     if isinstance(row, Refused):
         return row
     key = b"" if row is None else keys.consumer(row.id, owner_hash(command.owner), command.name)
@@ -184,7 +185,7 @@ def consumer_acked(batch: Batch, command: AckConsumer) -> Result:
 
 
 def consumer_dropped(batch: Batch, command: DropConsumer) -> Result:
-    row = _readable(batch, command.author.grants, command.space)
+    row = _readable(batch, command.author, command.space)
     if isinstance(row, Refused):
         return row
     owner = owner_hash(command.owner)
@@ -194,9 +195,9 @@ def consumer_dropped(batch: Batch, command: DropConsumer) -> Result:
     return Done()
 
 
-def _readable(batch: Batch, grants: tuple[Grant, ...], space: str) -> SpaceRow | Refused | None:
+def _readable(batch: Batch, author: Author, space: str) -> SpaceRow | Refused | None:
     """The space as the changes before this command left it, for one who may read it; None if there is none."""
-    if role_on(grants, space) < Role.READER:
+    if batch.role(author, space) < Role.READER:
         return Refused("forbidden", f"reading {space} needs the role reader")
     work = batch.space(space)
     return None if work is None else work.row._replace(head=work.head)

@@ -13,7 +13,7 @@ from syncd.core.values import ValueRefused, normalized
 from syncd.engine.batch import SERVER_DEVICE, Batch, SpaceWork
 from syncd.engine.changes import take
 from syncd.engine.commands import Author, Event, EventResults, Expired, Post, Posted, PostEvents, Refused, Result
-from syncd.engine.grants import Role, role_on
+from syncd.engine.grants import Role
 from syncd.store import keys
 from syncd.store.tables import EXPIRIES, IDEMPOTENCY, IdempotencyRow
 from syncd.wire.messages import OutcomeEntry
@@ -71,7 +71,7 @@ def _remembered(batch: Batch, key: bytes) -> IdempotencyRow | None:
 def post(batch: Batch, command: Post) -> Result:
     """Carry out a backend's change. Its n is the next of its device; the answer is its settlement."""
     author = command.author
-    role = Role.OWNER if author.kind == "server" else role_on(author.grants, command.space)
+    role = batch.role(author, command.space)
     if role < Role.WRITER:
         return Refused("forbidden", f"writing to {command.space} needs the role writer")
     idempotency = command.idempotency

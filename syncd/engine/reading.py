@@ -21,7 +21,8 @@ from syncd.core.ids import RESERVED_DEVICE_PREFIX, Position
 from syncd.engine.batch import DocumentName, entry_of, is_other, space_row
 from syncd.engine.changes import outcome_entry
 from syncd.engine.commands import Attach, Attached, Author, Bound, Expired, Refused
-from syncd.engine.grants import Role, role_on
+from syncd.engine.grants import Role
+from syncd.engine.members import role_of
 from syncd.store import keys
 from syncd.store.api import Reader, StoreDamaged
 from syncd.store.tables import (
@@ -72,7 +73,7 @@ def attached(tx: Reader, command: Attach) -> Attached | Expired | Refused | None
     """Subscribe without a write, if the replica is already known and holds a low-water; None: submit the command."""
     author = command.author
     row = space_row(tx, command.space)
-    granted = role_on(author.grants, command.space)
+    granted = role_of(tx, author, command.space)
     if row is None and granted >= Role.WRITER:
         return None
     refusal = refused_attach(tx, command, row, granted)

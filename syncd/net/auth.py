@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 
 from syncd.core.ids import BadName, user_space
 from syncd.engine.grants import GRANTS_MAX, Grant, Role, parsed_grant
+from syncd.engine.quotas import KEY_PREFIX
 from syncd.store import keys
 from syncd.store.api import Reader
 from syncd.store.tables import API_KEYS
@@ -34,6 +35,10 @@ from syncd.store.tables import API_KEYS
 ALGORITHMS: Final = ("HS256", "EdDSA", "ES256", "RS256")
 TOKEN_BYTES_MAX = 16384  # 64 grants of usual length and all claims; what HTTP shells take as a header in any case
 USER_CHARACTERS_MAX = 128
+USER_SYNTAX = (
+    f"1-{USER_CHARACTERS_MAX} characters of Unicode without control characters, and does not begin with {KEY_PREFIX!r},"
+    " the mark of API keys"
+)
 TOKEN_ID_CHARACTERS_MAX = 255
 # Of the tokens whose verification is remembered, together: some 15,000 usual ones, so that a process full of devices
 # comes back without a signature being checked twice. What a token grants takes a few times its own length in memory.
@@ -53,7 +58,7 @@ REASONS: Final = frozenset({
 
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _SECRET = re.compile(r"sk_[A-Za-z0-9_-]{43}")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_NO_USER = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _JWS = jwt.PyJWS(algorithms=list(ALGORITHMS), options={"verify_signature": True, "enforce_minimum_key_length": True})
 
 
@@ -181,7 +186,7 @@ def sign_token(
     if key.signing is None:
         raise BadKey(f"key {key.kid!r} is a public key: it cannot sign")
     if not _is_user(user):
-        raise BadName(f"a user is 1-{USER_CHARACTERS_MAX} characters without control characters")
+        raise BadName(f"a user is {USER_SYNTAX}")
     if not ttl_s > 0:
         raise BadName("a token's lifetime is greater than 0 seconds")
     given = grants or (Grant(user_space(user), Role.OWNER),)
@@ -196,7 +201,13 @@ def sign_token(
 
 
 def _is_user(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= USER_CHARACTERS_MAX and not _CONTROL.search(value)
+    """Also no lone surrogate, which JSON can bring and no store can keep."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= USER_CHARACTERS_MAX
+        and not _NO_USER.search(value)
+        and not value.startswith(KEY_PREFIX)
+    )
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> Any:
@@ -281,9 +292,7 @@ class Authenticator:
         claims = self._verified(token)
         user = _claim(claims, "sub")
         if not _is_user(user):
-            raise Unauthenticated(
-                "malformed", f"'sub' is text of 1-{USER_CHARACTERS_MAX} characters without control characters"
-            )
+            raise Unauthenticated("malformed", f"'sub' is {USER_SYNTAX}")
         expires_ms, begins = self._checked_times(claims, now_ms)
         self._check_issuer(claims)
         self._check_audience(claims)

@@ -19,7 +19,8 @@ import trio
 
 from syncd.engine import commands, reading
 from syncd.engine.commands import Attach, Attached, Author, Bind, Command, Done, Forget, Pushed, Result
-from syncd.engine.grants import Role, role_on
+from syncd.engine.grants import Role
+from syncd.engine.members import role_of
 from syncd.engine.reading import Cursor
 from syncd.env.ports import Transport, TransportClosed
 from syncd.net.auth import Principal
@@ -294,8 +295,11 @@ class Connection:
             raise ProtocolError(TOKEN_USER, "the token of 'refresh' names another user")
         self._author = Author(author.device, author.installation, author.kind, author.user, principal.grants)
         self._expires_ms = principal.expires_ms
-        for channel in list(self.delivery.channels.values()):
-            channel.role = role_on(principal.grants, channel.space)
+        channels = list(self.delivery.channels.values())
+        with self._services.store.read() as tx:
+            roles = [role_of(tx, self._author, channel.space) for channel in channels]
+        for channel, role in zip(channels, roles, strict=True):
+            channel.role = role
             if channel.role < Role.READER and channel.state is not Subscription.NONE:
                 self.delivery.drop(channel, Step.REVOKED)
                 self._send(m.Revoked(channel.space, "the new token does not allow reading this space"))
@@ -382,7 +386,8 @@ class Connection:
             self._room.set()
         if isinstance(result, Pushed):
             author = self._known()
-            role = role_on(author.grants, space)
+            with self._services.store.read() as tx:
+                role = role_of(tx, author, space)
             self._services.hub.pushed(author.device, self, result, floor, role)
         else:
             self._tell(space, result)

@@ -325,8 +325,8 @@ def test_times_that_are_no_times_are_malformed(name: str, value: Any) -> None:
 # -- other claims -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("user", ["", "x" * 129, "a\x00", 42, ["42"], True])
-def test_the_user_is_text_of_bounded_length(user: Any) -> None:
+@pytest.mark.parametrize("user", ["", "x" * 129, "a\x00", "\ud800", "key:shop", 42, ["42"], True])
+def test_the_user_is_text_of_bounded_length_and_cannot_be_taken_for_an_api_key(user: Any) -> None:
     assert reason_of(token(claims(sub=user))) == "malformed"
 
 

@@ -23,7 +23,8 @@ from syncd.core.ids import (
     parse_position,
 )
 from syncd.engine.commands import Author, Command, Failed, Refused, Result
-from syncd.engine.grants import Role, role_on
+from syncd.engine.grants import Role
+from syncd.engine.members import role_of
 from syncd.net.api.docs import Pages
 from syncd.net.auth import (
     CHANGES_WRITE,
@@ -224,9 +225,10 @@ def author_of(caller: Caller) -> Author:
     return Author(device, None, "key", caller.user, caller.grants)
 
 
-def check_role(call: Call, space: str, needed: Role) -> Role:
-    """The caller's role. Raises `forbidden` below `needed`, in words that do not tell whether the space exists."""
-    role = role_on(call.known_caller().grants, space)
+def check_role(call: Call, tx: Reader, space: str, needed: Role) -> Role:
+    """The caller's role, at the moment of the transaction in which it is going to read. Raises `forbidden` below
+    `needed`, in words that do not tell whether the space exists."""
+    role = role_of(tx, author_of(call.known_caller()), space)
     if role < needed:
         raise forbidden_on(space, needed)
     return role

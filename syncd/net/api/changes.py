@@ -40,7 +40,7 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 async def post_change(call: Call) -> Response:
     space, author = call.space(), author_of(call.known_caller())
     with call.services.store.read() as tx:
-        check_role(call, space, Role.WRITER)
+        check_role(call, tx, space, Role.WRITER)
         binding = reading.bound(tx, author)
     if isinstance(binding, Refused):
         # A device id is the client's own choice, so someone may have taken the one that stands for this user here.

@@ -44,7 +44,8 @@ NO_STORE = ("Cache-Control", "no-store")
 
 async def put_consumer(call: Call) -> Response:
     space, name = call.space(), _name(call)
-    check_role(call, space, Role.READER)
+    with call.services.store.read() as tx:
+        check_role(call, tx, space, Role.READER)
     body = json_object(call, BODY_BYTES_MAX, frozenset({"start"}))
     start = start_of(body.get("start"), {"pointer": "/start"})
     made = _consumer(call, await executed(call, PutConsumer(*_whose(call), space, name, start)))
@@ -54,7 +55,7 @@ async def put_consumer(call: Call) -> Response:
 async def get_consumer(call: Call) -> Response:
     space, name = call.space(), _name(call)
     with call.services.store.read() as tx:
-        check_role(call, space, Role.READER)
+        check_role(call, tx, space, Role.READER)
         found = feeding.consumer(tx, space, owner_of(call.known_caller()), name)
     if found is None:
         raise _unknown(space, name)
@@ -64,14 +65,15 @@ async def get_consumer(call: Call) -> Response:
 async def get_consumers(call: Call) -> Response:
     space = call.space()
     with call.services.store.read() as tx:
-        check_role(call, space, Role.READER)
+        check_role(call, tx, space, Role.READER)
         found = [consumer_json(each) for each in feeding.consumers(tx, space, owner_of(call.known_caller()))]
     return json_content(200, {"consumers": found}, (NO_STORE,))
 
 
 async def delete_consumer(call: Call) -> Response:
     space = call.space()
-    check_role(call, space, Role.READER)
+    with call.services.store.read() as tx:
+        check_role(call, tx, space, Role.READER)
     result = await executed(call, DropConsumer(*_whose(call), space, _name(call)))
     if not isinstance(result, Done):
         raise _problem(call, result)
@@ -101,7 +103,8 @@ async def get_consumer_changes(call: Call) -> Response | Later:
 
 async def post_ack(call: Call) -> Response:
     space, name = call.space(), _name(call)
-    check_role(call, space, Role.READER)
+    with call.services.store.read() as tx:
+        check_role(call, tx, space, Role.READER)
     body = json_object(call, BODY_BYTES_MAX, frozenset({"position"}))
     place = start_of(body.get("position"), {"pointer": "/position"})
     if not isinstance(place, Place):

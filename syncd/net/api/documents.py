@@ -35,7 +35,7 @@ async def get_document(call: Call) -> Response:
     space = call.space()
     collection, document_id = call.name("collection", "a collection"), call.name("id", "a document id")
     with call.services.store.read() as tx:
-        check_role(call, space, Role.READER)
+        check_role(call, tx, space, Role.READER)
         position = reading.position(tx, space)
         found = reading.document(tx, space, collection, document_id)
     headers = _position_header(position)
@@ -53,7 +53,7 @@ async def get_documents(call: Call) -> Response:
     limit = _limit(call.query.get("limit"))
     after = _after(call.query.get("after"), collection)
     with call.services.store.read() as tx:
-        check_role(call, space, Role.READER)
+        check_role(call, tx, space, Role.READER)
         position = reading.position(tx, space)
         if position is None:
             raise raised("not-found", f"there is no space {space}")
@@ -75,7 +75,7 @@ async def get_explanation(call: Call) -> Response:
     collection, document_id = call.name("collection", "a collection"), call.name("id", "a document id")
     field = call.name("field", "a field") if "field" in call.parameters else None
     with call.services.store.read() as tx:
-        role = check_role(call, space, Role.READER)
+        role = check_role(call, tx, space, Role.READER)
         position = reading.position(tx, space)
         answer = explained(tx, space, collection, document_id, field)
     headers = (*_position_header(position), ("Cache-Control", "no-store"))

@@ -116,7 +116,7 @@ def read_news(call: Call, space: str, standing: Standing, limit: int) -> News:
     services = call.services
     with services.store.read() as tx:
         check_credentials(call, tx)
-        check_role(call, space, Role.READER)
+        check_role(call, tx, space, Role.READER)
         row = space_row(tx, space)
         if row is None:
             raise raised("not-found", f"there is no space {space}")
