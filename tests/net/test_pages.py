@@ -151,6 +151,28 @@ def test_what_is_kept_is_bounded_and_the_page_that_was_used_last_stays() -> None
     assert pages.read_count == 5, "the one that was not used for longest is gone"
 
 
+def test_what_nobody_may_have_any_more_is_not_kept() -> None:
+    """A soak grew by a megabyte an hour: last pages of heads that had passed, until the cache would be full."""
+    daemon = Daemon()
+    writer, pages = Writer(daemon), Pages(BIG, page_bytes=300)
+    writer.write(["create", "c", "a"], ["reg.set", "c", "a", "x", "text" * 100])
+    writer.write(["create", "c", "b"], ["reg.set", "c", "b", "x", "text" * 100])
+    attached = daemon.attach(BOB)
+    kept = []
+    for number in range(30):
+        head = daemon.head()
+        for cursor in (at(attached), at(attached, head - 1), at(attached, 0, head - 1, head)):
+            asked(daemon, pages, cursor)
+        kept.append(pages.bytes)
+        writer.write(["reg.set", "c", "a", "x", f"{number:04}"])
+    assert len(set(kept[2:])) == 1, kept
+    one = Pages(1)  # in which nothing can be kept
+    for _ in range(2):
+        asked(daemon, one, at(attached))
+        writer.write(["reg.set", "c", "a", "x", daemon.head()])
+    assert one.bytes == 0
+
+
 def test_nothing_to_say_is_not_kept() -> None:
     daemon = Daemon()
     pages = Pages(BIG)
