@@ -27,8 +27,6 @@ CODES = {name: code for code, name in reversed(NAMES.items())}  # of a name that
 HARMLESS_ERRORS = ("overloaded", "store_full", "not_subscribed", "forbidden")
 HARMLESS_CLOSES = ("unauthenticated", "token_expired", "superseded")
 DELETED = 2
-TOKEN_SLACK_MS = 65_000  # by which the server's clock may be set back between a hello and its welcome: two steps; a
-# jump of an hour shows at one of the two moments only
 
 
 @dataclass(slots=True)
@@ -80,7 +78,6 @@ class Wiretap:
         node: str,
         device: bytes,
         tokens: Mapping[str, TokenFacts],
-        server_ms: Callable[[], int],
         settled: dict[str, dict[int, Recorded]],
         fail: Callable[[Violation], None],
         look: Callable[[], None],
@@ -88,12 +85,11 @@ class Wiretap:
         tolerated: tuple[str, ...] = (),
     ) -> None:
         self._auditor, self._trace, self._node, self._device = auditor, trace, node, device
-        self._tokens, self._server_ms, self._settled = tokens, server_ms, settled
+        self._tokens, self._settled = tokens, settled
         self._report, self._look, self._works = fail, look, works
         self._tolerated = (*tolerated, *(error for work in works for error in work.tolerated_errors))
         self._held: list[tuple[float, TokenFacts]] = []  # the tokens of this connection, and when they were sent
         self._spaces: dict[str, Heard] = {}
-        self._is_stale = False
 
     def _fail(self, invariant: str, detail: str) -> None:
         raise Violation(invariant, f"{self._node}: {detail}", self._node, "server")
@@ -128,7 +124,6 @@ class Wiretap:
             if name in ("hello", "refresh"):
                 facts = self._tokens[body["token"]]
                 self._held.append((trio.current_time(), facts))
-                self._is_stale = name == "hello" and self._has_expired(facts)
             elif name == "subscribe":
                 self._subscribe(body)
             elif name == "ack":
@@ -157,8 +152,8 @@ class Wiretap:
             for work in self._works:
                 work.received(self._node, self._device, name, body)
             space = body.get("space")
-            if name == "welcome" and self._is_stale and self._has_expired(self._held[0][1]):
-                self._fail("S11", "is welcomed with a token that expired long ago")
+            if name == "welcome" and not self._is_accepted():
+                self._fail("S11", "is welcomed with a token that nobody looked at")
             elif name == "subscribed":
                 heard = self._spaces[body["space"]]
                 heard.answered, heard.revoked = heard.answered + 1, False
@@ -214,8 +209,11 @@ class Wiretap:
         if body.get("complete"):
             heard.complete, heard.is_first = to, False
 
-    def _has_expired(self, facts: TokenFacts) -> bool:
-        return facts.expires_ms + TOKEN_SLACK_MS < self._server_ms()
+    def _is_accepted(self) -> bool:
+        """Whether the server took the token of `hello` since it was sent. That it was still in force then is judged
+        where it is taken: the server's clock may step while the answer is under way."""
+        sent_s, facts = self._held[0]
+        return any(at_s >= sent_s for at_s in facts.accepted_s)
 
     def _might_read(self, space: str, committed_s: float) -> bool:
         """Whether a token that was in force when this was committed, or a later one, allows it."""

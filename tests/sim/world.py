@@ -41,6 +41,7 @@ RATES = {
     "address_connections": Rate(1.0, 25.0), "address_requests": Rate(0.5, 6.0), "caller_requests": Rate(0.5, 5.0),
     "address_failures": Rate(0.1, 3.0), "user_bytes": Rate(4000.0, 20_000.0), "user_changes": Rate(5.0, 20.0),
 }  # fmt: skip
+TOKEN_SLACK_MS = 1000  # tokens tell whole seconds
 HEARD_S = 5.0  # by then a goaway has been heard
 CROWD_COUNT = 8  # so many who are told the same are no accident
 LIVENESS_S = 900.0  # three of the longest backoffs, and the time in which a dead connection is noticed
@@ -164,7 +165,10 @@ class World:
 
     def _accepted(self, token: str) -> None:
         if token in self.tokens:
-            self.tokens[token].accepted_s.append(trio.current_time())
+            facts = self.tokens[token]
+            facts.accepted_s.append(trio.current_time())
+            if facts.expires_ms + TOKEN_SLACK_MS < self.server.clock.now_ms():
+                self.fail(Violation("S11", "the server takes a token that expired long ago", "server"))
 
     def name_device(self, device: bytes, name: str) -> None:
         self._names[device] = name
@@ -177,7 +181,7 @@ class World:
         """What listens to a new connection."""
         look = self.people[name].look if name in self.people else lambda: None
         return Wiretap(
-            self.auditor, self.trace, name, device, self.tokens, self.server.clock.now_ms,
+            self.auditor, self.trace, name, device, self.tokens,
             self._settled.setdefault(name, {}), self.fail, look, tuple(self.works.values()), tolerated,
         )  # fmt: skip
 
