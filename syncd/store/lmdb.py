@@ -152,6 +152,9 @@ class LmdbStore:
         self._map_bytes_max = map_bytes_max
         self._lock = lock
         self._is_disk_full = False
+        # Never looked at: its keys. The binding interns them anew each time that nobody has them, and Python's table of
+        # interned names grows by a megabyte or two when enough of them have come and gone, an hour after the start.
+        self._kept_names = env.stat(), env.info()
 
     def read(self) -> LmdbReader:
         try:
