@@ -30,11 +30,13 @@ from syncd.app.admin import Admin
 from syncd.app.config import Settings
 from syncd.app.listening import CannotServe, Listeners, host_port, listeners
 from syncd.app.metrics import Facts, Metrics, summary
+from syncd.app.settings import HOUR_MS
 from syncd.app.systemd import Notifier
 from syncd.core.changes import Change, Void
 from syncd.engine.commands import (
     Ack,
     AckConsumer,
+    Collect,
     Command,
     Decision,
     DropConsumer,
@@ -48,6 +50,7 @@ from syncd.engine.commands import (
     UseConsumer,
 )
 from syncd.engine.engine import Engine
+from syncd.engine.frontier import DAY_MS, Retention
 from syncd.engine.quotas import Quotas
 from syncd.env.ports import Environment, Listener, Transport, TransportClosed
 from syncd.env.real import environment
@@ -140,7 +143,7 @@ class _Daemon:
         self._counters = Counters()
         self._gate = Gate(limits, self._counters)
         self._hub = Hub(limits, wire, self._counters)
-        engine = Engine(env.entropy.token, Quotas(**settings.config.quotas.model_dump()))
+        engine = Engine(env.entropy.token, Quotas(**settings.config.quotas.model_dump()), _retention(settings))
         self._committer: Committer[Command, Result, Decision] = Committer(
             store, engine.decide, lambda decision: decision.results, self._published, Failed,
             env.clock, env.offload, env.faults, adds_data=adds_data, size_bytes=size_bytes,
@@ -192,7 +195,7 @@ class _Daemon:
     async def _published(self, decision: Decision) -> None:
         for alarm in decision.alarms:
             _log.error("a defect was contained", extra={"alarm": alarm})
-        self._counters.decided(decision.results)
+        self._counters.decided(decision)
         await self._hub.publish(decision)
 
     def _tell_ready(self, announce: Callable[[Mapping[str, Any]], None]) -> None:
@@ -366,6 +369,17 @@ def _limits(settings: Settings, is_socket_kept: bool) -> tuple[NetLimits, wire_l
     return net, wire_limits.Limits(**settings.config.limits.model_dump())
 
 
+def _retention(settings: Settings) -> Retention:
+    found = settings.config.retention
+    return Retention(
+        lapse_ms=found.lapse_days * DAY_MS,
+        lapse_bytes=found.lapse_bytes,
+        recent_ms=found.recent_hours * HOUR_MS,
+        history_ms=found.history_days * DAY_MS,
+        is_collecting=found.collect,
+    )
+
+
 def _raise_descriptor_limit(needed: int) -> None:
     """Take as many file descriptors as the connections need, or all that the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -384,7 +398,7 @@ def _raise_descriptor_limit(needed: int) -> None:
 def adds_data(command: Command) -> bool:
     """Whether a command is refused while the store is nearly full: all but those that make room or only tell."""
     match command:
-        case Ack() | Forget() | RevokeKey() | UseConsumer() | AckConsumer() | DropConsumer():
+        case Ack() | Forget() | RevokeKey() | UseConsumer() | AckConsumer() | DropConsumer() | Collect():
             return False
         case Push():
             return not all(

@@ -90,6 +90,9 @@ class Metrics(Collector):
         yield CounterMetricFamily("syncd_sent_bytes", "Bytes of frames handed to sockets.", c.bytes_sent)
         yield CounterMetricFamily("syncd_catchup_pages", "Deltas read from the store for devices behind.", c.pages)
         yield CounterMetricFamily("syncd_fell_behind", "Live subscriptions that a full socket stopped.", c.fell_behind)
+        yield CounterMetricFamily("syncd_late_changes", "Changes made before what all active devices have.", c.late)
+        yield CounterMetricFamily("syncd_lapsed_devices", "Devices that were away beyond the retention.", c.lapsed)
+        yield CounterMetricFamily("syncd_collected_rows", "Rows that nobody needs any more, dropped.", c.collected)
 
 
 def _labelled(name: str, help_text: str, label: str, counts: Mapping[Any, int]) -> Metric:

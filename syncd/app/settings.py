@@ -17,7 +17,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from pydantic.fields import FieldInfo
 
 from syncd.app import toml
+from syncd.engine import frontier
 from syncd.engine import quotas as engine_quotas
+from syncd.engine.frontier import DAY_MS
 from syncd.net.limits import DEFAULTS as NET
 from syncd.wire.limits import ARRAY_ITEMS_MAX, PING_MS_MAX, PING_MS_MIN
 from syncd.wire.limits import DEFAULT as WIRE
@@ -25,6 +27,8 @@ from syncd.wire.limits import DEFAULT as WIRE
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 QUOTAS = engine_quotas.Quotas()
+RETENTION = frontier.Retention()
+HOUR_MS = DAY_MS // 24
 
 
 class Table(BaseModel):
@@ -268,6 +272,35 @@ class Quotas(Table):
     )  # fmt: skip
 
 
+class Retention(Table):
+    """How long what is kept for devices that are away. Whoever stays away longer loses no change that it made, and is
+    brought only what differs; but the server has to compare, instead of just going on."""
+
+    collect: bool = _text(
+        True, "true or false",
+        "false: nothing that became unnecessary is dropped, and the store grows for ever. No answer to anyone differs.",
+    )  # fmt: skip
+    lapse_days: int = _integer(
+        RETENTION.lapse_ms // DAY_MS, 1, 36_500, "days",
+        "A device holds back what others deleted until it has heard of it, or the first change that it lacks is so old:"
+        " a phone in a drawer over the summer. What a space deletes takes some 100 bytes for as long.",
+    )  # fmt: skip
+    lapse_bytes: int = _integer(
+        RETENTION.lapse_bytes, MIB, 1024 * GIB, "bytes",
+        "The same by the size of the changes that it lacks: the log of a busy space must not grow for days on end for"
+        " one that is away. To catch up by comparing is cheaper than by reading so much.",
+    )  # fmt: skip
+    recent_hours: int = _integer(
+        RETENTION.recent_ms // HOUR_MS, 0, 876_000, "hours",
+        "Deletions are known for so long, whoever has heard of them. Backends that follow a space hold nothing back;"
+        " these are the hours that one may be down and go on where it was.",
+    )  # fmt: skip
+    history_days: int = _integer(
+        RETENTION.history_ms // DAY_MS, 0, 36_500, "days",
+        "For so long `syncd explain` can tell who changed what, even if all devices have it.",
+    )  # fmt: skip
+
+
 class Keepalive(Table):
     """How a silent connection is found out."""
 
@@ -340,6 +373,7 @@ class Config(Table):
     limits: Limits = Limits()
     rates: Rates = Rates()
     quotas: Quotas = Quotas()
+    retention: Retention = Retention()
     keepalive: Keepalive = Keepalive()
     reconnect: Reconnect = Reconnect()
     drain: Drain = Drain()
@@ -405,6 +439,8 @@ def _comment(text: str) -> str:
 
 
 def _literal(value: object) -> str:
+    if isinstance(value, bool):  # which is an integer to Python
+        return str(value).lower()
     if isinstance(value, int):
         return f"{value:_}"
     if isinstance(value, tuple):

@@ -125,8 +125,11 @@ def _deleted(document: Document | None, by: Observer, floor: int) -> tuple[Docum
     return tombstone, Applied("merged", met, (("document", document.visible()),))
 
 
-def _expected(document: Document | None, name: str, by: Observer) -> None:
+def _expected(document: Document | None, name: str, by: Observer, floor: int) -> None:
     if document is None:
+        if by.base < floor:
+            # Perhaps it was deleted since: that would be a write which this change had not seen, and nobody knows.
+            raise OperationRefused("precondition", "whether the document was deleted since it was read is forgotten")
         return
     if not document.is_live:
         if not any(by.has_seen(seq, slot) for seq, slot in document.deletes):
@@ -209,7 +212,7 @@ class Draft:
             self._document, result = _deleted(document, by, floor)
         else:
             assert operation.verb == "expect" and operation.field is not None
-            _expected(document, operation.field, by)
+            _expected(document, operation.field, by, floor)
             result = _NOOP
         self._is_known = False
         return result

@@ -7,7 +7,8 @@ change means (`changes.py` decides that on the documents handed out here).
 Invariants: B1 after `flush`, tables and rows agree as fsck demands. B2 what a change made is seen by the next change of
 the batch, or forgotten whole: `SpaceWork.documents` is altered only by `keep`. B3 `head` moves by one per accepted
 change, T never falls. B4 the delta of a batch covers (head before, head after] and holds every document that changed
-visibly in it, with each field that changed, whole.
+visibly in it, with each field that changed, whole. B5 a tombstone at or below the floor counts as absent, whether it
+is stored still or not: so nothing that is decided depends on how far collection has come.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from syncd.core.ids import RESERVED_DEVICE_PREFIX, SEQ_MAX
 from syncd.core.sums import CHAIN_START, SUM_MASK, bucket_of, chained, sum_change
 from syncd.engine.commands import Author, Refused
 from syncd.engine.grants import Role
-from syncd.engine.members import member_key, role_given
+from syncd.engine.members import is_kept, member_key, role_given
 from syncd.engine.quotas import Quotas, nothing
 from syncd.store import keys
 from syncd.store.api import Reader, Writer
@@ -28,14 +29,17 @@ from syncd.store.tables import (
     DEVICES,
     DOCUMENTS,
     HOLDINGS,
+    LAPSED,
     LETTERS,
     LOW_WATERS,
     REPLICAS,
     SLOTS,
     SPACE_NAMES,
     SPACES,
+    TOMBSTONES,
     DeviceRow,
     HoldingsRow,
+    LapsedRow,
     LetterRow,
     LogRow,
     ReplicaRow,
@@ -71,6 +75,11 @@ def entry_of(name: DocumentName, document: Document, since: int) -> DocumentEntr
     return DocumentEntry(collection, document_id, document.rev, PATCH, fields)
 
 
+def is_forgotten(name: DocumentName, document: Document, floor: int) -> bool:
+    """Whether a document is a tombstone that no rule may look at any more (B5)."""
+    return document.rev <= floor and not document.is_live and not is_kept(name[0])
+
+
 class SpaceWork:
     """One space inside one write transaction. Everything here is lost if the transaction is."""
 
@@ -85,6 +94,7 @@ class SpaceWork:
         "documents",
         "head",
         "loaded_bytes",
+        "log_bytes",
         "name",
         "now_ms",
         "number_next",
@@ -101,7 +111,7 @@ class SpaceWork:
         # As at the start of the batch, but for what seldom changes. What each change moves is kept beside it: a new row
         # each time would cost more than the change's own effect.
         self.row = row
-        self.head, self.time, self.chain = row.head, row.time, row.chain
+        self.head, self.time, self.chain, self.log_bytes = row.head, row.time, row.chain, row.log_bytes
         self.sum, self.document_count, self.number_next = row.sum, row.document_count, row.number_next
         self.documents: dict[DocumentName, Document | None] = {}
         self._stored: dict[DocumentName, tuple[bytes, Document | None]] = {}  # key, and what is stored under it
@@ -119,8 +129,10 @@ class SpaceWork:
             key = keys.document(self.row.id, *name)
             record = self._tx.get(key)
             found = None if record is None else DOCUMENTS.row(key, record)
-            self.documents[name] = found
             self._stored[name] = key, found
+            if found is not None and is_forgotten(name, found, self.row.floor):
+                found = record = None
+            self.documents[name] = found
             self._bytes[name] = UNSTORED_BYTES if record is None else len(record)
             self.loaded_bytes += 0 if record is None else len(record)
         return self.documents[name]
@@ -145,14 +157,15 @@ class SpaceWork:
 
     # -- the order --------------------------------------------------------------------------------------------------
 
-    def advance(self, slot: int, device: bytes, n: int, nonce: bytes) -> int:
-        """Give the next seq to a change: log row, T, chain. Returns the seq."""
+    def advance(self, slot: int, device: bytes, n: int, nonce: bytes, size_bytes: int) -> int:
+        """Give the next seq to a change of this size: log row, T, chain. Returns the seq."""
         assert self.head < SEQ_MAX, "a space cannot outlive 2^53 changes"
         self.head += 1
         self.time = max(self.time, self.now_ms)
         self.chain = chained(self.chain, device, n, nonce)
+        self.log_bytes += size_bytes
         key = keys.log(self.row.id, self.head)
-        self._tx.put(key, packed(key, tuple.__new__(LogRow, (slot, n, self.time, self.chain))))
+        self._tx.put(key, packed(key, tuple.__new__(LogRow, (slot, n, self.time, self.chain, self.log_bytes))))
         return self.head
 
     # -- devices ----------------------------------------------------------------------------------------------------
@@ -185,12 +198,28 @@ class SpaceWork:
                 self._tx.delete(keys.low_water(self.row.id, before, row.slot))
             if row.low is not None:
                 LOW_WATERS.put(self._tx, keys.low_water(self.row.id, row.low, row.slot), ())
+                self.forget_lapse(row)
         self.replicas[device] = row
         self._dirty_replicas[device] = None
 
-    def trimmed(self, replica: ReplicaRow) -> ReplicaRow:
+    def lapse(self, device: bytes) -> None:
+        """The device counts for nothing in the frontier from here on, until it subscribes again or catches up."""
+        replica = self.replica(device)
+        assert replica is not None and replica.low is not None, "only an active device lapses"
+        LAPSED.put(self._tx, keys.lapsed(self.row.id, replica.slot), LapsedRow(replica.low, self.now_ms))
+        self.set_replica(device, replica._replace(low=None))
+
+    def lapsed(self, replica: ReplicaRow) -> LapsedRow | None:
+        """When and where the device lapsed; None unless it has."""
+        return None if replica.low is not None else LAPSED.get(self._tx, keys.lapsed(self.row.id, replica.slot))
+
+    def forget_lapse(self, replica: ReplicaRow) -> None:
+        """The device is active again, or wants nothing more of the space."""
+        self._tx.delete(keys.lapsed(self.row.id, replica.slot))
+
+    def trimmed(self, replica: ReplicaRow, count_max: int = TRIMMED_AT_ONCE) -> ReplicaRow:
         """Drop what a device's log holds beyond the last `SETTLED_KEPT` settled entries, a bounded number at a time."""
-        target = min(replica.settled - SETTLED_KEPT, replica.trimmed + TRIMMED_AT_ONCE)
+        target = min(replica.settled - SETTLED_KEPT, replica.trimmed + count_max)
         for n in range(replica.trimmed + 1, target + 1):
             self._tx.delete(keys.device_log(self.row.id, replica.slot, n))
         return replica._replace(trimmed=max(target, replica.trimmed))
@@ -231,6 +260,7 @@ class SpaceWork:
             sum=self.sum,
             document_count=self.document_count,
             number_next=self.number_next,
+            log_bytes=self.log_bytes,
         )
         SPACES.put(self._tx, keys.space(self.name), self.row)
         if self.head == before:
@@ -256,7 +286,11 @@ class SpaceWork:
             return  # nothing visible changed: no rev, no sum
         if stored is not None:
             self._tx.delete(keys.byrev(self.row.id, before_rev, stored.number))
+            if not stored.is_live and not is_kept(name[0]):
+                self._tx.delete(keys.tombstone(self.row.id, before_rev, stored.number))
         BYREV.put(self._tx, keys.byrev(self.row.id, document.rev, document.number), name)
+        if not document.is_live and not is_kept(name[0]):
+            TOMBSTONES.put(self._tx, keys.tombstone(self.row.id, document.rev, document.number), ())
         change = sum_change(*name, stored, document)
         number = bucket_of(*name)
         if number not in self._buckets:
@@ -271,7 +305,7 @@ class Batch:
     """One write transaction. `entropy(size)` gives random bytes for epochs and the server's nonces. `alarms` collects
     defects of ours that were contained."""
 
-    __slots__ = ("_held", "_tx", "alarms", "entropy", "now_ms", "quotas", "spaces")
+    __slots__ = ("_held", "_tx", "alarms", "entropy", "late_count", "now_ms", "quotas", "spaces")
 
     def __init__(self, tx: Writer, now_ms: int, entropy: Callable[[int], bytes], quotas: Quotas | None = None) -> None:
         self._tx = tx
@@ -281,6 +315,7 @@ class Batch:
         self.entropy = entropy
         self.spaces: dict[str, SpaceWork] = {}
         self.alarms: list[str] = []
+        self.late_count = 0  # accepted or not: changes that were made before what every active device has by now
 
     @property
     def tx(self) -> Writer:
@@ -335,7 +370,7 @@ class Batch:
             return work
         last = self._tx.last(*keys.table_range(keys.SPACE_NAME))
         number = 1 if last is None else int.from_bytes(last[0][1:5]) + 1
-        row = SpaceRow(number, self.entropy(16), None, 0, 0, 0, 0, 0, CHAIN_START, 0, 0, SERVER_SLOT, 1, 0)
+        row = SpaceRow(number, self.entropy(16), None, 0, 0, 0, 0, 0, CHAIN_START, 0, 0, SERVER_SLOT, 1, 0, 0)
         SPACE_NAMES.put(self._tx, keys.space_name(number), (name,))
         work = self.spaces[name] = SpaceWork(self._tx, self.now_ms, name, row)
         self.device_made(Author(SERVER_DEVICE, None, "server", "", ()))

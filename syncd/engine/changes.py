@@ -51,7 +51,8 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class _Push:
-    """Who pushes, where. `is_other`: another installation than the one that the device id is bound to."""
+    """Who pushes, where. `is_other`: another installation than the one that the device id is bound to. `stable`: a
+    change with a base below it is late. Late changes are taken by the rules that hold for all, and counted."""
 
     batch: Batch
     work: SpaceWork
@@ -59,6 +60,7 @@ class _Push:
     role: Role
     slot: int
     is_other: bool
+    stable: int
 
 
 def take(
@@ -68,7 +70,8 @@ def take(
     and nothing new is taken from it. Stops at a gap or a fork."""
     replica = work.replica_made(author.device)
     taken = Taken(replica.highest, [])
-    push = _Push(batch, work, author, role, replica.slot, is_other(batch.tx, author))
+    stable = max(work.row.frontier, work.row.floor, replica.low or 0)
+    push = _Push(batch, work, author, role, replica.slot, is_other(batch.tx, author), stable)
     _take_in_order(push, changes, taken)
     if taken.highest != replica.highest:
         work.set_replica(author.device, replica._replace(highest=taken.highest, seen_ms=work.now_ms))
@@ -174,6 +177,7 @@ class _ChangeRefused(Exception):
 
 def _decided(push: _Push, change: Change) -> EntryRow:
     work, author = push.work, push.author
+    push.batch.late_count += change.base < push.stable
     try:
         if push.role < Role.WRITER:
             raise _ChangeRefused("forbidden", None, "writing needs the role writer")
@@ -193,7 +197,7 @@ def _decided(push: _Push, change: Change) -> EntryRow:
         return _refused(push, change, "invalid", {"reason": "internal"})
     work.keep(effect.made, effect.bounds)
     work.number_next += effect.numbers
-    seq = work.advance(push.slot, author.device, change.n, change.nonce)
+    seq = work.advance(push.slot, author.device, change.n, change.nonce, len(change.payload))
     told = _detail(push, change, effect)
     return _new(EntryRow, (change.nonce, effect.outcome, seq, told, change.base, change.stamp, change.payload))
 

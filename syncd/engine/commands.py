@@ -185,9 +185,16 @@ class DropConsumer:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """A small step of collection in a space (frontier.py). Answer: `Collected`."""
+
+    space: str
+
+
 Command = (
     Bind | Attach | Forget | Push | Ack | Post | PostEvents | CreateKey | RevokeKey
-    | PutConsumer | UseConsumer | AckConsumer | DropConsumer
+    | PutConsumer | UseConsumer | AckConsumer | DropConsumer | Collect
 )  # fmt: skip
 
 
@@ -285,14 +292,26 @@ class Consumer:
     is_new: bool = False
 
 
-Result = Refused | Expired | Bound | Done | Attached | Pushed | Posted | EventResults | Consumer | Failed
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a step did: devices that lapsed, rows that were dropped. `is_more`: another step would find work at once."""
+
+    space: str
+    lapsed_count: int
+    dropped_count: int
+    is_more: bool
+
+
+Result = Refused | Expired | Bound | Done | Attached | Pushed | Posted | EventResults | Consumer | Collected | Failed
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What one write transaction decided: a result per command, in order, the deltas to hand out after the commit, and
-    alarms: defects of ours that were contained, for the log."""
+    alarms: defects of ours that were contained, for the log. `late_count`: changes that were made before what every
+    active device has by now."""
 
     results: tuple[Result, ...]
     deltas: tuple[Delta, ...]
     alarms: tuple[str, ...]
+    late_count: int = 0

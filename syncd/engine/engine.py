@@ -21,6 +21,7 @@ from syncd.engine.commands import (
     Author,
     Bind,
     Bound,
+    Collect,
     Command,
     CreateKey,
     Decision,
@@ -39,6 +40,7 @@ from syncd.engine.commands import (
     UseConsumer,
 )
 from syncd.engine.feeding import consumer_acked, consumer_dropped, consumer_made, consumer_used
+from syncd.engine.frontier import Retention, collected, low_after_ack, low_on_arrival
 from syncd.engine.grants import Role
 from syncd.engine.posting import post, post_events, trim_idempotency
 from syncd.engine.quotas import Quotas
@@ -50,8 +52,10 @@ from syncd.store.tables import API_KEYS, KeyRow
 class Engine:
     """All decisions about sync. `entropy(size)` returns random bytes (epochs and the server's nonces)."""
 
-    def __init__(self, entropy: Callable[[int], bytes], quotas: Quotas | None = None) -> None:
-        self._entropy, self._quotas = entropy, quotas or Quotas()
+    def __init__(
+        self, entropy: Callable[[int], bytes], quotas: Quotas | None = None, retention: Retention | None = None
+    ) -> None:
+        self._entropy, self._quotas, self._retention = entropy, quotas or Quotas(), retention or Retention()
 
     def decide(self, tx: Writer, now_ms: int, commands: Sequence[Command]) -> Decision:
         """Carry out the commands in order, in one transaction that the caller commits. Raises only `StoreError`, and
@@ -59,7 +63,7 @@ class Engine:
         batch = Batch(tx, now_ms, self._entropy, self._quotas)
         results = [self._result(batch, command) for command in commands]
         trim_idempotency(batch)
-        return Decision(tuple(results), batch.flush(), tuple(batch.alarms))
+        return Decision(tuple(results), batch.flush(), tuple(batch.alarms), batch.late_count)
 
     def _result(self, batch: Batch, command: Command) -> Result:
         match command:
@@ -89,6 +93,8 @@ class Engine:
                 return consumer_acked(batch, command)
             case DropConsumer():
                 return consumer_dropped(batch, command)
+            case Collect():
+                return collected(batch, command, self._retention)
 
 
 def _bind(batch: Batch, command: Bind) -> Result:
@@ -164,7 +170,7 @@ def _attach(batch: Batch, command: Attach) -> Result:
     replica = work.replica_made(author.device)
     if replica.low is None and not is_other(batch.tx, author):
         # The low-water is committed before the first page is read: nothing after it is collected meanwhile.
-        low = min(command.complete, work.head) if command.complete else work.head
+        low = low_on_arrival(work, command.complete, command.start)
         replica = replica._replace(low=low, applied=command.complete, seen_ms=work.now_ms)
         work.set_replica(author.device, replica)
     return Attached(
@@ -177,6 +183,7 @@ def _forget(batch: Batch, command: Forget) -> Result:
     replica = None if work is None else work.replica(command.author.device)
     if work is not None and replica is not None and not is_other(batch.tx, command.author):
         work.set_replica(command.author.device, replica._replace(low=None))
+        work.forget_lapse(replica)
     return Done()
 
 
@@ -191,7 +198,9 @@ def _ack(batch: Batch, command: Ack) -> Result:
     if command.applied > work.head or command.settled > replica.highest:
         return Refused("bad_position", f"an ack lies beyond the head {work.head} or beyond n {replica.highest}")
     low = replica.low
-    if low is not None:
+    if low is None:
+        low = low_after_ack(work, work.lapsed(replica), command.applied, command.oldest_base)
+    else:
         low = max(low, min(command.applied, command.oldest_base))
     settled = max(replica.settled, command.settled)
     replica = replica._replace(

@@ -9,7 +9,7 @@ from typing import Any
 from syncd.core.documents import Document
 from syncd.core.fields import Field
 from syncd.core.values import decoded
-from syncd.engine.batch import space_row
+from syncd.engine.batch import is_forgotten, space_row
 from syncd.store import keys
 from syncd.store.api import Reader
 from syncd.store.tables import DEVICES, DOCUMENTS, ENTRIES, LETTERS, LOG, SLOTS, SpaceRow
@@ -29,7 +29,7 @@ def explained(tx: Reader, space: str, collection: str, document_id: str, field: 
     row = space_row(tx, space)
     stored = None if row is None else DOCUMENTS.get(tx, keys.document(row.id, collection, document_id))
     answer: dict[str, Any] = {"space": space, "collection": collection, "id": document_id, "fields": {}, "changes": []}
-    if row is None or stored is None:
+    if row is None or stored is None or is_forgotten((collection, document_id), stored, row.floor):
         return answer | {"state": "absent", "refused": []}
     answer["state"] = "live" if stored.is_live else "deleted"
     answer |= {"rev": stored.rev, "born": stored.born, "makers": [list(maker) for maker in stored.makers]}

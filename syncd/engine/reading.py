@@ -18,6 +18,7 @@ from typing import Any
 
 from syncd.core.documents import Document
 from syncd.core.ids import RESERVED_DEVICE_PREFIX, Position
+from syncd.core.sums import CHAIN_START
 from syncd.engine.batch import DocumentName, entry_of, is_other, space_row
 from syncd.engine.changes import outcome_entry
 from syncd.engine.commands import Attach, Attached, Author, Bound, Expired, Refused
@@ -107,13 +108,19 @@ def refused_attach(tx: Reader, command: Attach, row: SpaceRow | None, granted: R
         return Refused("bad_position", f"complete {complete} lies beyond resume {resume}")
     if (complete == 0 < resume) != (command.start is not None):
         return Refused("bad_position", "'start' is given exactly in the middle of a first download")
+    if is_below_floor(row, complete, command.start):
+        return Refused("bad_position", "what was deleted since this position is forgotten")
     if max(resume, command.start or 0) > row.head or not _is_chained(tx, row, complete, command.chain):
         # Not this epoch's history: what the client holds came from a server state that no longer exists. The low-water
         # was acknowledged to this state, but where it reaches `complete`, it cannot be what both share.
         low = 0 if replica is None or replica.low is None else replica.low
         return Expired(command.space, row.epoch, low if low < complete else 0, highest)
-    assert complete >= row.floor or not complete, "nothing raises the floor while clients may stand below it"
     return None
+
+
+def is_below_floor(row: SpaceRow, complete: int, start: int | None) -> bool:
+    """Whether deletions may be forgotten that a device at this position has not heard of."""
+    return (complete or (row.floor if start is None else start)) < row.floor
 
 
 def _is_chained(tx: Reader, row: SpaceRow, complete: int, chain: bytes | None) -> bool:
@@ -147,6 +154,8 @@ def page(tx: Reader, cursor: Cursor, bytes_target: int = PAGE_BYTES, rows_max: i
     start = cursor.start
     if cursor.complete == 0 and start is None:
         start = row.head
+    # Tombstones at or below the floor may be stored or not, and count as absent: whoever begins needs none of them.
+    omitted = max(start or 0, row.floor) if cursor.complete == 0 else 0
     entries: list[DocumentEntry] = []
     to, size, rows = cursor.resume, 0, 0
     is_last = True
@@ -156,17 +165,14 @@ def page(tx: Reader, cursor: Cursor, bytes_target: int = PAGE_BYTES, rows_max: i
             is_last = False
             break
         for name, document, _ in group:
-            if cursor.complete == 0 and not document.is_live and rev <= (start or 0):
+            if not document.is_live and rev <= omitted:
                 continue
             entries.append(entry_of(name, document, cursor.complete))
         to, size, rows = rev, size + group_size, rows + len(group)
     if is_last:
         to, time, chain = row.head, row.time, row.chain
     else:
-        log = LOG.get(tx, keys.log(row.id, to))
-        if log is None:
-            raise StoreDamaged(f"space {row.id} has no log row for seq {to}")
-        time, chain = log.time, log.chain
+        time, chain = _moment(tx, row, to)
     return Delta(
         cursor.space,
         row.epoch,
@@ -180,6 +186,17 @@ def page(tx: Reader, cursor: Cursor, bytes_target: int = PAGE_BYTES, rows_max: i
         start if cursor.complete == 0 else None,
         row.sum.to_bytes(8) if is_last else None,
     )
+
+
+def _moment(tx: Reader, row: SpaceRow, seq: int) -> tuple[int, bytes]:
+    """T and the chain value at a seq. Below the floor, which only the pages of a first download end at, the log may be
+    gone: such a page is of no use without the last one, which brings both."""
+    log = LOG.get(tx, keys.log(row.id, seq)) if seq >= row.floor else None
+    if log is not None:
+        return log.time, log.chain
+    if seq >= row.floor:
+        raise StoreDamaged(f"space {row.id} has no log row for seq {seq}")
+    return 0, CHAIN_START
 
 
 def _groups(

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 
-from syncd.engine.commands import Posted, Pushed, Result
+from syncd.engine.commands import Collected, Decision, Posted, Pushed
 
 # How an end is counted that has no close code of ours: the peer closed first, or the stream broke off.
 BY_PEER, LOST = "peer", "lost"
@@ -48,13 +48,14 @@ class Counters:
     `responses`: HTTP answers by status. `refusals`: problems that the HTTP shell answered, by name. `closes`: ends of
     WebSockets by our close code, or `peer`, `lost`. `errors`: `error` messages sent, by name. `rate_limited`: by kind
     of rate, whether it was refused or made to wait. `unauthenticated`: failed authentications by reason. `changes`:
-    outcomes decided, by name. `pages`: deltas read from the store for one who was behind.
+    outcomes decided, by name. `pages`: deltas read from the store for one who was behind. `late`: changes made
+    before what every active device had by then. `lapsed`: devices that were away too long. `collected`: rows dropped.
     """
 
     __slots__ = (
-        *("batch_commands", "bytes_sent", "changes", "closes", "commit_s", "connections", "deltas_sent", "errors"),
-        *("fell_behind", "messages_received", "pages", "rate_limited", "refusals", "responses", "unauthenticated"),
-        "upgrades",
+        *("batch_commands", "bytes_sent", "changes", "closes", "collected", "commit_s", "connections", "deltas_sent"),
+        *("errors", "fell_behind", "lapsed", "late", "messages_received", "pages", "rate_limited", "refusals"),
+        *("responses", "unauthenticated", "upgrades"),
     )
 
     def __init__(self) -> None:
@@ -72,6 +73,7 @@ class Counters:
         self.bytes_sent = 0
         self.pages = 0
         self.fell_behind = 0
+        self.late = self.lapsed = self.collected = 0
         self.commit_s = Histogram(COMMIT_S)
         self.batch_commands = Histogram(BATCH_COMMANDS)
 
@@ -80,12 +82,16 @@ class Counters:
         self.batch_commands.observe(commands)
         self.commit_s.observe(seconds)
 
-    def decided(self, results: Sequence[Result]) -> None:
+    def decided(self, decision: Decision) -> None:
         """What a commit made of the changes in it."""
         changes = self.changes
-        for result in results:
+        self.late += decision.late_count
+        for result in decision.results:
             if isinstance(result, Pushed):
                 for entry in result.outcomes:
                     changes[entry.outcome] += 1
             elif isinstance(result, Posted):
                 changes[result.outcome] += 1
+            elif isinstance(result, Collected):
+                self.lapsed += result.lapsed_count
+                self.collected += result.dropped_count

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from syncd.core.documents import Document
-from syncd.core.ids import ID_BYTES
+from syncd.core.ids import ID_BYTES, MEMBERS
 from syncd.core.sums import BUCKET_COUNT, CHAIN_START, SUM_MASK, bucket_of, chained, document_sum
 from syncd.store import keys
 from syncd.store.api import Reader, StoreDamaged
@@ -33,6 +33,7 @@ from syncd.store.tables import (
     EXPIRIES,
     HOLDINGS,
     IDEMPOTENCY,
+    LAPSED,
     LETTERS,
     LOG,
     LOW_WATERS,
@@ -42,6 +43,7 @@ from syncd.store.tables import (
     SPACE_NAMES,
     SPACES,
     TABLES,
+    TOMBSTONES,
     EntryRow,
     LogRow,
     ReplicaRow,
@@ -116,7 +118,9 @@ def _get(tx: Reader, table: Table[Any], key: bytes) -> Any:
 
 # -- the whole store --------------------------------------------------------------------------------------------------
 
-_BY_SPACE: Final = (DOCUMENTS, BYREV, LOG, ENTRIES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS, CONSUMERS)
+_BY_SPACE: Final = (
+    DOCUMENTS, BYREV, LOG, ENTRIES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS, CONSUMERS, TOMBSTONES, LAPSED,
+)  # fmt: skip
 
 
 def _records(tx: Reader) -> Findings:
@@ -166,6 +170,8 @@ def _spaces(tx: Reader) -> Findings:
         for what, seq in (("frontier", row.frontier), ("floor", row.floor)):
             if not 0 <= seq <= row.head:
                 yield Finding(SPACES.name, name, f"the {what} {seq} lies beyond the head {row.head}")
+        if row.floor > row.frontier:
+            yield Finding(SPACES.name, name, f"the floor {row.floor} lies beyond the frontier {row.frontier}")
     for key, named in _rows(tx, SPACE_NAMES, keys.table_range(keys.SPACE_NAME)):
         number = keys.space_of(key)
         if isinstance(named, _Damaged):
@@ -306,6 +312,27 @@ def _byrev(space: _Space) -> Findings:
             yield space.found(BYREV, f"rev {rev} number {number}", f"{_named(*row)} has rev {document.rev}")
 
 
+def _tombstones(space: _Space) -> Findings:
+    """The index of tombstones has each of them, and nothing else."""
+    for key, _ in space.tx.scan(*keys.space_range(keys.TOMBSTONE, space.row.id)):
+        _, rev, number = keys.parse_tombstone(key)
+        named = _get(space.tx, BYREV, keys.byrev(space.row.id, rev, number))
+        if named is None:
+            yield space.found(TOMBSTONES, f"rev {rev} number {number}", "no document has its place there")
+            continue
+        document = (
+            None if isinstance(named, _Damaged) else _get(space.tx, DOCUMENTS, keys.document(space.row.id, *named))
+        )
+        if isinstance(document, Document) and document.is_live and document.rev == rev:
+            yield space.found(TOMBSTONES, f"rev {rev} number {number}", f"{_named(*named)} lives")
+    for key, row in space.rows(DOCUMENTS):
+        if isinstance(row, _Damaged) or row.is_live or keys.parse_document(key)[1] == MEMBERS:
+            continue  # those of members stay for ever, and are not listed
+        if space.tx.get(keys.tombstone(space.row.id, row.rev, row.number)) is None:
+            what = _named(*keys.parse_document(key)[1:])
+            yield space.found(TOMBSTONES, f"rev {row.rev} number {row.number}", f"{what} is deleted and not listed")
+
+
 def _sums(space: _Space) -> Findings:
     """Buckets, total and count are those of the documents."""
     sums = [0] * BUCKET_COUNT
@@ -347,7 +374,7 @@ def _log(space: _Space) -> Findings:
     chains = {CHAIN_START}  # what the chain may have been one seq earlier, if that is known
     for key, found in space.rows(LOG):
         _, seq = keys.parse_log(key)
-        if expected is None and seq > row.floor + 1:
+        if expected is None and seq > max(row.floor, 1):
             yield space.found(LOG, f"seq {seq}", f"it is the first, although the floor is {row.floor}")
         if expected is not None and seq != expected:
             yield space.found(LOG, f"seq {seq}", f"it follows seq {expected - 1}")
@@ -359,6 +386,8 @@ def _log(space: _Space) -> Findings:
             continue
         if last is not None and found.time < last.time:
             yield space.found(LOG, f"seq {seq}", f"T falls from {last.time} to {found.time}")
+        if last is not None and found.log_bytes < last.log_bytes:
+            yield space.found(LOG, f"seq {seq}", f"its bytes fall from {last.log_bytes} to {found.log_bytes}")
         possible, problem = _followed(space, seq, found, chains)
         if problem:
             yield space.found(LOG, f"seq {seq}", problem)
@@ -368,8 +397,8 @@ def _log(space: _Space) -> Findings:
     end = (expected or row.floor + 1) - 1
     if end < row.head or (expected is not None and end > row.head):
         yield space.found(LOG, f"seq {end}", f"the log ends here, the head is {row.head}")
-    elif last is not None and (last.time, last.chain) != (row.time, row.chain):
-        yield Finding(SPACES.name, space.name, "its T or chain is not that of its last change")
+    elif last is not None and (last.time, last.chain, last.log_bytes) != (row.time, row.chain, row.log_bytes):
+        yield Finding(SPACES.name, space.name, "its T, chain or bytes are not those of its last change")
 
 
 def _followed(space: _Space, seq: int, row: LogRow, chains: set[bytes]) -> tuple[set[bytes], str | None]:
@@ -463,8 +492,9 @@ def _replicas(space: _Space) -> Findings:
             yield space.found(REPLICAS, what, f"it has applied {row.applied}, the head is {space.row.head}")
         if row.low is None:
             continue
-        if not 0 <= row.low <= space.row.head:
-            yield space.found(REPLICAS, what, f"its low-water is {row.low}, the head is {space.row.head}")
+        if not space.row.floor <= row.low <= space.row.head:
+            problem = f"its low-water is {row.low}, the floor {space.row.floor}, the head {space.row.head}"
+            yield space.found(REPLICAS, what, problem)
         if space.tx.get(keys.low_water(space.row.id, row.low, row.slot)) is None:
             yield space.found(REPLICAS, what, f"its low-water {row.low} is not in the index")
 
@@ -500,6 +530,23 @@ def _low_waters(space: _Space) -> Findings:
             yield space.found(LOW_WATERS, f"{low} slot {slot}", f"the replica's low-water is {replica.low}")
 
 
+def _lapsed(space: _Space) -> Findings:
+    """Who has lapsed holds no low-water, and had one."""
+    for key, row in space.rows(LAPSED):
+        _, slot = keys.parse_lapsed(key)
+        what = f"slot {slot}"
+        owner = _get(space.tx, SLOTS, keys.slot(space.row.id, slot))
+        if owner is None or isinstance(owner, _Damaged):
+            if slot >= space.row.slot_next:
+                yield space.found(LAPSED, what, "the slot was never given")
+            continue
+        replica = _get(space.tx, REPLICAS, keys.replica(space.row.id, owner[0]))
+        if isinstance(replica, ReplicaRow) and replica.slot == slot and replica.low is not None:
+            yield space.found(LAPSED, what, f"its device is active, with the low-water {replica.low}")
+        if not isinstance(row, _Damaged) and not 0 <= row.low <= space.row.head:
+            yield space.found(LAPSED, what, f"its low-water was {row.low}, the head is {space.row.head}")
+
+
 def _letters(space: _Space) -> Findings:
     for key, _ in space.tx.scan(*keys.space_range(keys.LETTER, space.row.id)):
         _, number = keys.parse_letter(key)
@@ -529,5 +576,6 @@ STORE_CHECKS: Final[tuple[Callable[[Reader], Findings], ...]] = (
     _outside, _records, _meta, _spaces, _devices, _holdings, _idempotency, _consumer_owners,
 )  # fmt: skip
 SPACE_CHECKS: Final[tuple[Callable[[_Space], Findings], ...]] = (
-    _documents, _byrev, _sums, _log, _device_logs, _replicas, _slots, _low_waters, _letters, _consumers,
+    _documents, _byrev, _tombstones, _sums, _log, _device_logs, _replicas, _slots, _low_waters, _lapsed, _letters,
+    _consumers,
 )  # fmt: skip

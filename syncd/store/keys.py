@@ -25,6 +25,8 @@ name that is followed by another; ids and hashes have fixed sizes.
 | `Q` | consumer | space, hash of its owner, name | ConsumerRow |
 | `R` | consumer owner | hash of the owner, space, name | nothing: a consumer by its owner |
 | `S` | holdings | hash of a user's or key's name | HoldingsRow |
+| `V` | tombstone | space, rev, number | nothing: a deleted document, by its rev |
+| `W` | lapsed | space, slot | LapsedRow: a device that counts for nothing in the frontier any more |
 """
 
 from hashlib import sha256
@@ -35,6 +37,7 @@ REPLICA, SLOT, LOW_WATER, BUCKET, LETTER, IDEMPOTENCY, EXPIRY, API_KEY = (
     b"I", b"J", b"K", b"L", b"M", b"N", b"O", b"P",
 )  # fmt: skip
 CONSUMER, CONSUMER_OWNER, HOLDINGS = b"Q", b"R", b"S"
+TOMBSTONE, LAPSED = b"V", b"W"
 
 HASH_BYTES = 16
 
@@ -111,6 +114,11 @@ def log(space: int, seq: int) -> bytes:
     return _SPACE_SEQ.pack(LOG, space, seq)
 
 
+def log_range(space: int, stop: int) -> tuple[bytes, bytes]:
+    """The rows with seq < stop, by rising seq."""
+    return _SPACE_ONLY.pack(LOG, space), _SPACE_SEQ.pack(LOG, space, stop)
+
+
 def parse_log(key: bytes) -> tuple[int, int]:
     """(space, seq)"""
     _, space, seq = _SPACE_SEQ.unpack(key)
@@ -163,6 +171,31 @@ def parse_low_water(key: bytes) -> tuple[int, int, int]:
     """(space, low, slot)"""
     _, space, low, slot = _SPACE_SEQ_U32.unpack(key)
     return space, low, slot
+
+
+def tombstone(space: int, rev: int, number: int) -> bytes:
+    return _SPACE_SEQ_U32.pack(TOMBSTONE, space, rev, number)
+
+
+def tombstones_range(space: int, rev: int) -> tuple[bytes, bytes]:
+    """The tombstones with a rev up to this one, by rising rev."""
+    return _SPACE_ONLY.pack(TOMBSTONE, space), _SPACE_SEQ.pack(TOMBSTONE, space, rev + 1)
+
+
+def parse_tombstone(key: bytes) -> tuple[int, int, int]:
+    """(space, rev, number)"""
+    _, space, rev, number = _SPACE_SEQ_U32.unpack(key)
+    return space, rev, number
+
+
+def lapsed(space: int, slot: int) -> bytes:
+    return _SPACE_SLOT.pack(LAPSED, space, slot)
+
+
+def parse_lapsed(key: bytes) -> tuple[int, int]:
+    """(space, slot)"""
+    _, space, slot = _SPACE_SLOT.unpack(key)
+    return space, slot
 
 
 def bucket(space: int, number: int) -> bytes:

@@ -17,12 +17,14 @@ from syncd.core.values import decoded, encoded
 from syncd.store import keys
 from syncd.store.api import Reader, StoreDamaged, Writer
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class SpaceRow(NamedTuple):
     """A space. `time`: T(head) in ms. `sum`: of all buckets, modulo 2^64. `document_count`: live ones.
-    `slot_next`, `number_next`, `letter_next`: the first unused slot, document number and dead-letter number."""
+    `slot_next`, `number_next`, `letter_next`: the first unused slot, document number and dead-letter number.
+    `frontier`: up to here all active devices have everything, as of the last step of collection. `floor`: every
+    deletion after it is still known. `log_bytes`: of the payloads of all accepted changes, ever."""
 
     id: int
     epoch: bytes
@@ -38,20 +40,22 @@ class SpaceRow(NamedTuple):
     slot_next: int
     number_next: int
     letter_next: int
+    log_bytes: int
 
 
 class LogRow(NamedTuple):
-    """One seq: whose change it was, T(seq) in ms, and the chain value."""
+    """One seq: whose change it was, T(seq) in ms, the chain value, and the space's `log_bytes` with this change."""
 
     slot: int
     n: int
     time: int
     chain: bytes
+    log_bytes: int
 
 
 class EntryRow(NamedTuple):
     """One change in its device's log. `seq` is None unless it was accepted, `payload` (the encoded operations) is None
-    for a void."""
+    for a void, and once the history retention is over."""
 
     nonce: bytes
     outcome: str
@@ -73,7 +77,8 @@ class DeviceRow(NamedTuple):
 
 class ReplicaRow(NamedTuple):
     """A device inside a space: `highest` n recorded, `settled` n, `low`: its low-water, or None if it holds none
-    (it never subscribed, or forgot the space). `trimmed`: entries of its log are dropped up to this n."""
+    (it never subscribed, has forgotten the space, or has lapsed). `trimmed`: entries of its log are dropped up to
+    this n."""
 
     slot: int
     highest: int
@@ -82,6 +87,13 @@ class ReplicaRow(NamedTuple):
     applied: int
     seen_ms: int
     trimmed: int
+
+
+class LapsedRow(NamedTuple):
+    """A device that was away for longer than the retention: the low-water that it had, and when it lapsed."""
+
+    low: int
+    at_ms: int
 
 
 class LetterRow(NamedTuple):
@@ -226,8 +238,10 @@ API_KEYS: Table[KeyRow] = Table("API key", keys.API_KEY, KeyRow)
 CONSUMERS: Table[ConsumerRow] = Table("consumer", keys.CONSUMER, ConsumerRow)
 CONSUMER_OWNERS: Table[tuple[Any, ...]] = Table("consumer owner", keys.CONSUMER_OWNER, _single)
 HOLDINGS: Table[HoldingsRow] = Table("holdings", keys.HOLDINGS, HoldingsRow)
+TOMBSTONES: Table[tuple[Any, ...]] = Table("tombstone", keys.TOMBSTONE, _single)
+LAPSED: Table[LapsedRow] = Table("lapsed", keys.LAPSED, LapsedRow)
 
 TABLES: tuple[Table[Any], ...] = (
     META, SPACES, SPACE_NAMES, DOCUMENTS, BYREV, LOG, ENTRIES, DEVICES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS,
-    IDEMPOTENCY, EXPIRIES, API_KEYS, CONSUMERS, CONSUMER_OWNERS, HOLDINGS,
+    IDEMPOTENCY, EXPIRIES, API_KEYS, CONSUMERS, CONSUMER_OWNERS, HOLDINGS, TOMBSTONES, LAPSED,
 )  # fmt: skip

@@ -7,8 +7,21 @@ from typing import Any, TypeVar
 from syncd.core.changes import parsed_change
 from syncd.engine import reading
 from syncd.engine.batch import space_row
-from syncd.engine.commands import Ack, Attach, Attached, Author, Command, Decision, Push, Pushed, Result
+from syncd.engine.commands import (
+    Ack,
+    Attach,
+    Attached,
+    Author,
+    Collect,
+    Collected,
+    Command,
+    Decision,
+    Push,
+    Pushed,
+    Result,
+)
 from syncd.engine.engine import Engine
+from syncd.engine.frontier import Retention, is_due
 from syncd.engine.grants import Grant, Role
 from syncd.engine.quotas import Quotas
 from syncd.store import keys
@@ -62,9 +75,10 @@ def one(result: Result, kind: type[R]) -> R:
 class Daemon:
     """Store and engine as the daemon joins them: every `decide` is one committed transaction."""
 
-    def __init__(self, seed: int = 0, quotas: Quotas | None = None) -> None:
+    def __init__(self, seed: int = 0, quotas: Quotas | None = None, retention: Retention | None = None) -> None:
         self.store = MemoryStore()
-        self.engine = Engine(Random(seed).randbytes, quotas)
+        self.retention = retention or Retention()
+        self.engine = Engine(Random(seed).randbytes, quotas, self.retention)
         self.now_ms = 1_000
         self.deltas: list[Delta] = []  # all live ones, in commit order
         self.alarms: list[str] = []
@@ -99,6 +113,22 @@ class Daemon:
         epoch = self.epoch(space)
         assert epoch is not None
         return self.ask(Ack(author, space, epoch, applied, applied, settled))
+
+    def row(self, space: str = SPACE) -> SpaceRow:
+        with self.store.read() as tx:
+            row = space_row(tx, space)
+        assert row is not None
+        return row
+
+    def collect(self, space: str = SPACE) -> int:
+        """Steps of collection until nothing is due. How many rows were dropped."""
+        dropped = 0
+        while True:
+            with self.store.read() as tx:
+                row = space_row(tx, space)
+                if row is None or not is_due(tx, row, self.now_ms, self.retention):
+                    return dropped
+            dropped += one(self.ask(Collect(space)), Collected).dropped_count
 
     def epoch(self, space: str = SPACE) -> bytes | None:
         with self.store.read() as tx:

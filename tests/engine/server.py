@@ -1,15 +1,31 @@
 """The real engine as a `Server` of random histories: batches, pages and live deltas are mixed at random."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from random import Random
 from typing import Any
 
 from syncd.core.changes import parsed_change
 from syncd.core.ids import Position
 from syncd.engine import reading
-from syncd.engine.commands import Attach, Attached, Author, Command, Post, Posted, Push, Result
+from syncd.engine.batch import space_row
+from syncd.engine.commands import (
+    Ack,
+    Attach,
+    Attached,
+    Author,
+    Collect,
+    Collected,
+    Command,
+    Post,
+    Posted,
+    Push,
+    Result,
+)
 from syncd.engine.engine import Engine
 from syncd.engine.explaining import explained
+from syncd.engine.frontier import Retention
 from syncd.store import fsck
 from syncd.store.api import Reader
 from syncd.store.memory import MemoryStore
@@ -30,6 +46,8 @@ def _answer(outcome: str, seq: int | None, detail: dict[str, Any] | None) -> Ans
 
 class EngineServer:
     """Every replica catches up by pages of random size, now and then in pieces while others write, or by live deltas.
+    What is deleted is forgotten after some ms, and devices that are silent for a little longer lapse. Beside the daemon
+    runs another one that drops nothing: it is asked the same, and has to answer the same.
 
     At the end the whole run is decided once more by a second engine in batches of random size: the store must come out
     the same to the byte.
@@ -38,7 +56,10 @@ class EngineServer:
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
         self.seed = seed
-        self.daemon = Daemon(seed)
+        times = {"lapse_ms": self.random.choice((20, 60, 10_000)), "recent_ms": self.random.choice((0, 15))}
+        self.retention = Retention(**times, history_ms=30)
+        self.daemon = Daemon(seed, retention=self.retention)
+        self.hoarder = Daemon(seed, retention=replace(self.retention, is_collecting=False))
         self.asked: list[tuple[int, int, Command, Result]] = []  # time, head that must be committed before, ...
         self.attached: dict[int, Attached] = {}
         self.replicas: dict[int, Replica] = {}
@@ -48,15 +69,30 @@ class EngineServer:
         return api_key() if number == KEY_AUTHOR else device(number + 1)
 
     def _ask(self, command: Command, needed_head: int = 0) -> Result:
-        result = self.daemon.ask(command)
+        self.hoarder.now_ms = self.daemon.now_ms
+        result, same = self.daemon.ask(command), self.hoarder.ask(command)
+        if isinstance(result, Collected):
+            result = same = replace(result, dropped_count=0, is_more=False)
+        assert result == same, "what is dropped alters no answer"
+        assert self.daemon.deltas[-1:] == self.hoarder.deltas[-1:]
         self.asked.append((self.daemon.now_ms, needed_head, command, result))
         return result
 
     def _attach(self, number: int) -> Attached:
         if number not in self.attached:
-            self.attached[number] = self.daemon.attach(self._author(number))
-            self.asked.append((self.daemon.now_ms, 0, _attach_of(self._author(number)), self.attached[number]))
+            self.attached[number] = one(self._ask(_attach_of(self._author(number))), Attached)
         return self.attached[number]
+
+    @property
+    def floor(self) -> int:
+        with self.daemon.store.read() as tx:
+            row = space_row(tx, SPACE)
+        return 0 if row is None else row.floor
+
+    def collect(self, now_ms: int) -> None:
+        self.daemon.now_ms = now_ms
+        for _ in range(self.random.choice((0, 0, 1, 3))):
+            self._ask(Collect(SPACE))
 
     def push(self, device: int, changes: Sequence[Sent], now_ms: int) -> list[Answer]:
         self.daemon.now_ms = now_ms
@@ -78,7 +114,7 @@ class EngineServer:
                 assert self.daemon.head() == head
             left = left[count:]
         for number, replica in self.replicas.items():
-            if self.random.random() < 0.2:
+            if self.random.random() < 0.2 and not self._is_forgotten(replica):
                 page = self.daemon.page(replica, self._attach(number), self.random.randint(1, 300))
                 if not page.complete:
                     assert replica.receive(page)
@@ -97,17 +133,41 @@ class EngineServer:
     def deltas(self, replica: Replica, device: int) -> None:
         attached = self._attach(device)
         self.replicas[device] = replica
+        if self._is_forgotten(replica):
+            # Nothing tells which of its documents are deleted: it begins anew.
+            replica.complete = replica.resume = 0
+            replica.start = None
+            replica.documents.clear()
+            replica.staged.clear()
+            self.attached[device] = one(self._ask(_attach_of(self._author(device))), Attached)
         if self.random.random() < 0.3 and not replica.staged:
             for delta in self.daemon.deltas:
                 assert replica.receive(delta), "live deltas leave no gap"
         else:
-            self.daemon.catch_up(replica, attached, self.random.choice((1, 60, 200, 1000, 1 << 18)))
+            target = self.random.choice((1, 60, 200, 1000, 1 << 18))
+            since, twin = replica.complete, deepcopy(replica)
+            pages = self.daemon.catch_up(replica, attached, target)
+            # A first download differs in its pages only: they hold fewer rows where tombstones were dropped.
+            assert since == 0 or list(self.hoarder.catch_up(twin, attached, target)) == list(pages)
         if self.random.random() < 0.5:
             settled = len(self.answers.get(device, ()))
-            self.daemon.ack(self._author(device), replica.complete, settled)
+            applied = replica.complete
+            ack = Ack(self._author(device), SPACE, attached.epoch, applied, applied, settled)
+            self._ask(ack, applied)
+
+    def _is_forgotten(self, replica: Replica) -> bool:
+        with self.daemon.store.read() as tx:
+            row = space_row(tx, SPACE)
+        start = replica.start if replica.complete == 0 else None
+        return row is not None and reading.is_below_floor(row, replica.complete, start)
 
     def finish(self) -> None:
         assert not self.daemon.alarms
+        with self.daemon.store.read() as tx, self.hoarder.store.read() as other:
+            assert not list(fsck.check(other))
+            assert list(_documents(tx)) == list(_documents(other))
+            row, kept = space_row(tx, SPACE), space_row(other, SPACE)
+            assert row == kept
         with self.daemon.store.read() as tx:
             assert not list(fsck.check(tx))
             self._check_explained(tx)
@@ -131,11 +191,15 @@ class EngineServer:
         """The same commands in two other partitions into batches: the same results, and the same bytes stored."""
         images = []
         for size_max in (1, 8):
-            store, engine = MemoryStore(), Engine(Random(self.seed).randbytes)
+            store, engine = MemoryStore(), Engine(Random(self.seed).randbytes, None, self.retention)
             for batch in self._batches(size_max):
                 with store.write() as tx:
                     decision = engine.decide(tx, batch[0][0], [command for _, _, command, _ in batch])
-                assert list(decision.results) == [result for _, _, _, result in batch]
+                results = [
+                    replace(result, dropped_count=0, is_more=False) if isinstance(result, Collected) else result
+                    for result in decision.results
+                ]
+                assert results == [result for _, _, _, result in batch]
             images.append(store.image())
         assert images[0] == images[1], "batches of any size come to the same"
 
@@ -145,14 +209,25 @@ class EngineServer:
         batches: list[list[tuple[int, int, Command, Result]]] = []
         head = committed = 0
         for item in self.asked:
-            now, needed, _, result = item
+            now, needed, command, result = item
             limit = self.random.randint(1, size_max)
-            if not batches or batches[-1][0][0] != now or len(batches[-1]) >= limit or needed > committed:
+            is_alone = isinstance(command, Collect) or (batches and isinstance(batches[-1][-1][2], Collect))
+            if not batches or is_alone or batches[-1][0][0] != now or len(batches[-1]) >= limit or needed > committed:
                 batches.append([])
                 committed = head
             batches[-1].append(item)
             head = max([head, *_seqs(result)])
         return batches
+
+
+def _documents(tx: Reader) -> Iterator[reading.Found]:
+    after = None
+    while True:
+        listing = reading.documents(tx, SPACE, None, after, 10)
+        yield from listing.found
+        if listing.after is None:
+            return
+        after = listing.after
 
 
 def _needed(sent: Sent) -> int:

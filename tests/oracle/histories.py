@@ -9,7 +9,7 @@ Devices carry *full version vectors*, joined as they learn of changes, and besid
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
@@ -177,7 +177,14 @@ class Answer(NamedTuple):
 
 
 class Server(Protocol):
-    """What the world needs of a server. Devices are numbered from 0; `KEY_AUTHOR` is the API key."""
+    """What the world needs of a server. Devices are numbered from 0; `KEY_AUTHOR` is the API key. `floor`: what was
+    deleted up to there is forgotten; it moves only in `collect`."""
+
+    floor: int
+
+    def collect(self, now_ms: int) -> None:
+        """Before each push: a good time to forget something."""
+        ...
 
     def push(self, device: int, changes: Sequence[Sent], now_ms: int) -> list[Answer]: ...
 
@@ -268,18 +275,20 @@ class World:
             base = max(0, self.oracle.head - back)
             view = View(base, self.times[base], self._read(VersionVector(), base))
         vector = view.vector.joined(device.own)
-        operations, vectors = [], []
+        operations, vectors, bases = [], [], []
         for step in steps:
             seen = min(view.complete + step.ahead, self.oracle.head) if step.ahead else 0
             operations.append([*step.wire, {"seen": seen}] if seen else list(step.wire))
             vectors.append(self._read(vector, seen))
+            bases.append(max(seen, view.complete))
         clock = max(0, self.now + device.skew)
         # One that breaks the rule must not lose what it had seen, nor win for ever.
         device.stamp = clock if device.skew == CARELESS else max(clock, view.time, device.stamp)
         stamp = max(0, self.now) if is_key else device.stamp
         nonce = packed(device.number)[:1] * 4 + device.n.to_bytes(4, "big")
         sent = Sent(device.n, nonce, view.complete, stamp, operations)
-        device.outbox.append((sent, Told(dot, vector, tuple(vectors), stamp, 0, tuple(step.wire for step in steps))))
+        wires = tuple(step.wire for step in steps)
+        device.outbox.append((sent, Told(dot, vector, tuple(vectors), stamp, 0, wires, tuple(bases))))
         if is_key:
             self._push(device, 1)
         else:
@@ -293,11 +302,13 @@ class World:
         batch, device.outbox = device.outbox[:count], device.outbox[count:]
         if not batch:
             return
+        self.server.collect(self.now)
+        self.oracle.floor = self.server.floor
         answers = self.server.push(device.number, [sent for sent, _ in batch], self.now)
         assert len(answers) == len(batch), "one outcome for each change"
         for (sent, told), answer in zip(batch, answers, strict=True):
             time = max(self.times[-1], self.now)
-            judged = self.oracle.judge(Told(told.dot, told.vector, told.vectors, told.stamp, time, told.operations))
+            judged = self.oracle.judge(replace(told, time=time))
             self.counts[judged.outcome] = self.counts.get(judged.outcome, 0) + 1
             _check(
                 f"outcome of {sent}", (answer.outcome, answer.seq, answer.op), (judged.outcome, judged.seq, judged.op)

@@ -29,8 +29,9 @@ Key = tuple[str, str]
 @dataclass(frozen=True, slots=True)
 class Told:
     """A change as its author could tell it: `vector` is all that the author had read or made before, `vectors` the same
-    per operation (an operation may have been made on a newer view). `dot` is unique per change; an author without
-    memory uses a new device for each, because its changes do not follow from one another."""
+    per operation (an operation may have been made on a newer view); `bases`: up to which seq it had read everything,
+    per operation. `dot` is unique per change; an author without memory uses a new device for each, because its changes
+    do not follow from one another."""
 
     dot: Dot
     vector: VersionVector
@@ -38,6 +39,7 @@ class Told:
     stamp: int
     time: int
     operations: tuple[tuple[Any, ...], ...]
+    bases: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -231,10 +233,14 @@ def writers(incarnation: Incarnation, name: str) -> list[Fact]:
 
 
 class Oracle:
-    """Takes changes in the order in which the server took them, and judges each from the whole list of facts."""
+    """Takes changes in the order in which the server took them, and judges each from the whole list of facts.
+
+    `floor`: what was deleted up to here counts as never made. The server moves it; no rule looks at how far it got in
+    dropping anything.
+    """
 
     def __init__(self) -> None:
-        self.head = 0
+        self.head = self.floor = 0
         self.accepted: list[tuple[int, Told]] = []
         self.facts: dict[Key, list[Fact]] = {}
         self.revs: dict[Key, int] = {}
@@ -255,7 +261,8 @@ class Oracle:
                     last.deletes.append(fact)
             elif fact.verb != "expect":
                 last.facts.append(fact)
-        return last
+        is_forgotten = last is not None and not last.is_live and self.revs[key] <= self.floor
+        return None if is_forgotten else last
 
     def state(self) -> dict[Key, tuple[int, dict[str, list[Any]]]]:
         """(collection, id) -> (rev, visible fields) of all live documents."""
@@ -296,12 +303,13 @@ class Oracle:
         seq = self.head + 1
         fact = Fact(seq, index, told.dot, told.vectors[index], verb, key, name, args, min(told.stamp, told.time))
         before = last is not None and last.is_live, visible_fields(last), last.makers[0] if last else None
+        is_late = told.bases[index] < self.floor
         if verb == "create":
             verdict, met = _judged_create(last, fact)
         elif verb == "delete":
-            verdict, met = _judged_delete(last, fact)
+            verdict, met = _judged_delete(last, fact, is_late)
         elif verb == "expect":
-            verdict, met = _judged_expect(last, fact), []
+            verdict, met = _judged_expect(last, fact, is_late), []
         else:
             fact, met = _judged_update(last, fact)
             verdict = "merged" if met else ""
@@ -340,7 +348,7 @@ def _judged_create(last: Incarnation | None, fact: Fact) -> tuple[str, list[tupl
     return "applied", []
 
 
-def _judged_delete(last: Incarnation | None, fact: Fact) -> tuple[str, list[tuple[str, int]]]:
+def _judged_delete(last: Incarnation | None, fact: Fact, is_late: bool) -> tuple[str, list[tuple[str, int]]]:
     if last is None:
         return "noop", []
     unknown = [maker for maker in last.makers if not fact.saw(maker)]
@@ -350,13 +358,18 @@ def _judged_delete(last: Incarnation | None, fact: Fact) -> tuple[str, list[tupl
         return "noop", []
     names = {other.name for other in last.facts if other.name is not None}
     ended = {writer.seq for name in names for writer in writers(last, name) if not fact.saw(writer)}
+    if ended and is_late:
+        raise _Refusal("precondition", fact.index)
     return ("merged" if ended else "applied"), [("ended", seq) for seq in sorted(ended)]
 
 
-def _judged_expect(last: Incarnation | None, fact: Fact) -> str:
-    """A deletion counts as a write to every field of the document."""
+def _judged_expect(last: Incarnation | None, fact: Fact, is_late: bool) -> str:
+    """A deletion counts as a write to every field of the document. Of what may have been deleted, and is forgotten, a
+    late change cannot tell that it was not."""
     assert fact.name is not None
     if last is None:
+        if is_late:
+            raise _Refusal("precondition", fact.index)
         return "noop"
     if not last.is_live:
         passes = any(fact.saw(delete) for delete in last.deletes)

@@ -7,6 +7,7 @@ from zlib import crc32
 import pytest
 
 from syncd.core.fields import Field
+from syncd.engine.batch import Batch
 from syncd.engine.commands import CreateKey, Event, Forget, Idempotency, Post, PostEvents, PutConsumer
 from syncd.engine.feeding import owner_hash
 from syncd.store import keys
@@ -23,6 +24,7 @@ from syncd.store.tables import (
     ENTRIES,
     HOLDINGS,
     IDEMPOTENCY,
+    LAPSED,
     LOG,
     LOW_WATERS,
     META,
@@ -31,6 +33,8 @@ from syncd.store.tables import (
     SPACE_NAMES,
     SPACES,
     TABLES,
+    TOMBSTONES,
+    LapsedRow,
     Table,
 )
 from tests.engine.kit import SPACE, Daemon, api_key, device, raw
@@ -39,6 +43,8 @@ from tests.oracle.histories import World, random_history
 
 ANN, BEN = device(1), device(2, user="ben")
 KEY = api_key()
+CAT = device(4, user="cat")
+CAT_SLOT = 5
 S = 1  # the number of SPACE
 ANN_SLOT, BEN_SLOT, KEY_SLOT = 1, 2, 3
 DAY_MS = 86_400_000
@@ -69,6 +75,13 @@ def made() -> MemoryStore:
     daemon.attach(third)
     daemon.ask(Forget(third, SPACE))
     daemon.ask(PutConsumer(KEY, "key:backend", SPACE, "mailer", "head"))
+    daemon.attach(CAT)
+    daemon.ask(Post(KEY, SPACE, post, None, None, None))
+    with daemon.store.write() as tx:  # as a step of collection does with one who was away too long
+        work = Batch(tx, daemon.now_ms, bytes).space(SPACE)
+        assert work is not None
+        work.lapse(CAT.device)
+        work.flush()
     with daemon.store.write() as tx:
         META.put(tx, keys.meta("schema"), (1,))
     assert not daemon.alarms
@@ -148,6 +161,12 @@ def entry_copied(tx: Writer) -> None:
     ENTRIES.put(tx, keys.device_log(S, KEY_SLOT, 1), entry)
 
 
+def listed_as_deleted(tx: Writer) -> None:
+    document = DOCUMENTS.get(tx, keys.document(S, "notes", "a"))
+    assert document is not None
+    TOMBSTONES.put(tx, keys.tombstone(S, document.rev, document.number), ())
+
+
 def field_changed(name: str, **items: Any) -> Damage:
     def damage(tx: Writer) -> None:
         key = keys.document(S, "notes", "a")
@@ -178,32 +197,38 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("space renamed", dropped(keys.space_name(S)), [
         *[(table, "no such space") for table in
           ("document", "byrev", "log", "device log", "replica", "slot", "low-water", "bucket", "dead letter",
-           "consumer")],
+           "consumer", "tombstone", "lapsed")],
         ("space", "has no name"),
     ]),
     ("name of another space", replaced(SPACE_NAMES, keys.space_name(S), ("user/ann",)), [("space", "is named")]),
     ("name of no space", replaced(SPACE_NAMES, keys.space_name(9), ("gone",)), [("space name", "there is no space")]),
-    ("floor beyond head", changed(SPACES, SPACE_KEY, floor=NEVER), [
-        ("space", "the floor"),
+    ("floor beyond head", changed(SPACES, SPACE_KEY, floor=NEVER, frontier=NEVER), [
+        ("space", "the floor"), ("space", "the frontier"), ("replica", "low-water"), ("replica", "low-water"),
     ]),
+    ("floor beyond frontier", changed(SPACES, SPACE_KEY, floor=1), [("space", "beyond the frontier")]),
+    ("bytes of the space", changed(SPACES, SPACE_KEY, log_bytes=5), [("space", "T, chain or bytes")]),
     ("frontier beyond head", changed(SPACES, SPACE_KEY, frontier=NEVER), [("space", "the frontier")]),
     ("short epoch", changed(SPACES, SPACE_KEY, epoch=b"1"), [("space", "the epoch has 1 bytes")]),
     ("sum of the space", changed(SPACES, SPACE_KEY, sum=7), [("space", "the sum is 0000000000000007")]),
     ("count of the space", changed(SPACES, SPACE_KEY, document_count=9), [("space", "it counts 9")]),
-    ("chain of the space", changed(SPACES, SPACE_KEY, chain=bytes(8)), [("space", "T or chain")]),
-    ("T of the space", changed(SPACES, SPACE_KEY, time=5), [("space", "T or chain")]),
+    ("chain of the space", changed(SPACES, SPACE_KEY, chain=bytes(8)), [("space", "T, chain or bytes")]),
+    ("T of the space", changed(SPACES, SPACE_KEY, time=5), [("space", "T, chain or bytes")]),
     ("letters", changed(SPACES, SPACE_KEY, letter_next=0), [("dead letter", "never given")]),
     ("numbers", changed(SPACES, SPACE_KEY, number_next=3), [("document", "was never given")]),
     # documents
     ("document gone", both(dropped(A), changed(SPACES, SPACE_KEY, document_count=1)), [
         ("byrev", "no document notes/a"), ("bucket", "its documents have 0000"), ("space", "the sum is"),
     ]),
-    ("rev moved", changed(DOCUMENTS, C, rev=5), [("document", "not listed in byrev"), ("byrev", "has rev 5")]),
-    ("byrev gone", dropped(keys.byrev(S, 4, 3)), [("document", "not listed in byrev")]),
+    ("rev moved", changed(DOCUMENTS, C, rev=5), [
+        ("document", "not listed in byrev"), ("byrev", "has rev 5"), ("tombstone", "deleted and not listed"),
+    ]),
+    ("byrev gone", dropped(keys.byrev(S, 4, 3)), [
+        ("document", "not listed in byrev"), ("tombstone", "no document"),
+    ]),
     ("byrev names another", replaced(BYREV, keys.byrev(S, 4, 3), ("notes", "b")), [("byrev", "it names notes/b")]),
     ("byrev twice", replaced(BYREV, keys.byrev(S, 3, 3), ("notes", "c")), [("byrev", "has rev 4")]),
     ("number taken", changed(DOCUMENTS, C, number=1), [
-        ("document", "taken by another"), ("document", "not listed in byrev"),
+        ("document", "taken by another"), ("document", "not listed in byrev"), ("tombstone", "deleted and not listed"),
     ]),
     ("born late", changed(DOCUMENTS, C, born=9), [("document", "was born at 9")]),
     ("no makers", changed(DOCUMENTS, C, makers=()), [("document", "nobody made it")]),
@@ -226,6 +251,7 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("log begins late", dropped(keys.log(S, 1)), [("log", "it is the first")]),
     ("log ends early", last_log_dropped, [("log", "the log ends here")]),
     ("T falls", changed(LOG, keys.log(S, 500), time=1), [("log", "T falls")]),
+    ("bytes fall", changed(LOG, keys.log(S, 500), log_bytes=1), [("log", "its bytes fall")]),
     ("chain altered", changed(LOG, keys.log(S, 900), chain=bytes(8)), [("log", "the chain does not follow")]),
     ("log by another", changed(LOG, keys.log(S, 2), slot=BEN_SLOT, n=1), [
         ("log", "whose log says seq None"), ("device log", "the log says that its seq 2"),
@@ -264,7 +290,7 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("short device id", replaced(DEVICES, keys.device(b"x"), ("u", "key", None, 0)), [("device", "has 16 bytes")]),
     ("key without device", changed(API_KEYS, keys.api_key(bytes(16)), device=b"?" * 16), [("API key", "has no row")]),
     ("slot gone", dropped(keys.slot(S, BEN_SLOT)), [("slot", "has no row")]),
-    ("last slot gone", dropped(keys.slot(S, 4)), [("slot", "has no row")]),
+    ("last slot gone", dropped(keys.slot(S, CAT_SLOT)), [("slot", "has no row")]),
     ("slot never given", replaced(SLOTS, keys.slot(S, 50), (ANN.device,)), [("slot", "never given")]),
     ("replica gone", dropped(keys.replica(S, device(3).device)), [("slot", "has no replica")]),
     ("replica with a foreign slot", changed(REPLICAS, keys.replica(S, device(3).device), slot=BEN_SLOT), [
@@ -284,6 +310,13 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
         ("low-water", "low-water is None"),
     ]),
     ("low-water of no slot", replaced(LOW_WATERS, keys.low_water(S, 1, 50), ()), [("low-water", "never given")]),
+    # collection
+    ("tombstone not listed", dropped(keys.tombstone(S, 4, 3)), [("tombstone", "is deleted and not listed")]),
+    ("tombstone of the living", lambda tx: listed_as_deleted(tx), [("tombstone", "notes/a lives")]),
+    ("tombstone of nothing", replaced(TOMBSTONES, keys.tombstone(S, 4, 9), ()), [("tombstone", "no document")]),
+    ("lapsed and active", replaced(LAPSED, keys.lapsed(S, BEN_SLOT), LapsedRow(1, 0)), [("lapsed", "is active")]),
+    ("lapsed in the future", changed(LAPSED, keys.lapsed(S, CAT_SLOT), low=NEVER), [("lapsed", "was")]),
+    ("lapsed of no slot", replaced(LAPSED, keys.lapsed(S, 50), LapsedRow(1, 0)), [("lapsed", "never given")]),
     # consumers
     ("consumer not listed", dropped(keys.consumer_owner(OWNER, S, "mailer")), [("consumer", "not listed")]),
     ("consumer gone", dropped(CONSUMER), [("consumer owner", "no such consumer")]),

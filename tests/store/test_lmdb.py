@@ -47,7 +47,11 @@ def test_a_new_store_says_which_version_wrote_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("schema", SCHEMA_VERSION + 1, r"the store has schema 2, this syncd reads and writes 1"),
+        (
+            "schema",
+            SCHEMA_VERSION + 1,
+            f"the store has schema {SCHEMA_VERSION + 1}, this syncd reads and writes {SCHEMA_VERSION}",
+        ),
         ("lmdb", "1.0", r"the store was written for LMDB 1.0, this syncd uses 0.9"),
     ],
 )
@@ -119,8 +123,8 @@ def test_a_flipped_byte_in_a_record_is_found_when_it_is_read(tmp_path: Path) -> 
     key = keys.log(1, 1)
     store = opened(tmp_path)
     with store.write() as tx:
-        LOG.put(tx, key, LogRow(1, 1, 5, b"chainchn"))
-        LOG.put(tx, keys.log(1, 2), LogRow(1, 2, 5, b"chainchn"))
+        LOG.put(tx, key, LogRow(1, 1, 5, b"chainchn", 9))
+        LOG.put(tx, keys.log(1, 2), LogRow(1, 2, 5, b"chainchn", 9))
     store.close()
     with lmdb.open(str(tmp_path), lib_version=0) as env, env.begin(write=True) as txn:
         record = txn.get(key)
@@ -130,14 +134,14 @@ def test_a_flipped_byte_in_a_record_is_found_when_it_is_read(tmp_path: Path) -> 
     with store.read() as tx:
         with pytest.raises(StoreDamaged, match=f"under key {key.hex()} has a wrong checksum"):
             LOG.get(tx, key)
-        assert LOG.get(tx, keys.log(1, 2)) == LogRow(1, 2, 5, b"chainchn")
+        assert LOG.get(tx, keys.log(1, 2)) == LogRow(1, 2, 5, b"chainchn", 9)
     store.close()
 
 
 def test_a_record_under_another_rows_key_is_found_too(tmp_path: Path) -> None:
     store = opened(tmp_path)
     with store.write() as tx:
-        LOG.put(tx, keys.log(1, 1), LogRow(1, 1, 5, b"chainchn"))
+        LOG.put(tx, keys.log(1, 1), LogRow(1, 1, 5, b"chainchn", 9))
         record = tx.get(keys.log(1, 1))
         assert record is not None
         tx.put(keys.log(1, 2), record)

@@ -1,0 +1,228 @@
+"""The stable frontier of a space, and what may be dropped below it.
+
+Owns when a device lapses, how far frontier and floor have come, and the small steps in which tombstones, the log and
+the payloads of old changes go. Must not know when a step is due: whoever has idle time asks for one.
+
+A device's **low-water** is a position before which it has everything and will never edit from again. The **frontier**
+is the least low-water of the active devices; the index of low-waters has it in its first row. What lies below it,
+nobody needs in order to catch up. The **floor** is where dropping has come to: every deletion after it is still known.
+It follows the frontier, but passes nothing that is younger than `recent_ms`: backends that follow a space hold no
+low-water (no reader that went away keeps history from being dropped), and these hours are what they catch up by.
+
+Invariants: G1 floor <= frontier <= every low-water in the index, but that of a device which came back after it had
+lapsed: that one is not below the floor. G2 frontier and floor never move back. G3 what is dropped lies at or below a
+floor that is committed no later than the drop. G4 a step touches `STEP_ROWS_MAX` rows at most. G5 with collection
+switched off, all of it happens but the drops, and no answer to anyone differs.
+"""
+
+from dataclasses import dataclass
+
+from syncd.engine.batch import Batch, SpaceWork
+from syncd.engine.commands import Collect, Collected
+from syncd.store import keys
+from syncd.store.api import Reader
+from syncd.store.tables import BYREV, DEVICES, ENTRIES, LAPSED, LOG, SLOTS, LapsedRow, SpaceRow
+
+DAY_MS = 86_400_000
+# Of all tables together, for one step: some 2 ms in which the writer serves nobody else.
+STEP_ROWS_MAX = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long what is kept for devices that are away. `lapse_ms`, `lapse_bytes`: a device lapses when the first change
+    that it has not acknowledged is older, or when more bytes of changes have come since. `recent_ms`: the floor passes
+    nothing younger. `history_ms`: the log below the floor, and the payloads of its changes, stay for so long.
+    `is_collecting`: false to drop nothing."""
+
+    lapse_ms: int = 90 * DAY_MS
+    lapse_bytes: int = 256 * 1024 * 1024
+    recent_ms: int = DAY_MS
+    history_ms: int = 30 * DAY_MS
+    is_collecting: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Lapsed:
+    """A device that has lapsed, for operators: the low-water that it had, and when it lapsed."""
+
+    device: bytes
+    user: str
+    low: int
+    at_ms: int
+
+
+def least_low(tx: Reader, space_id: int, head: int) -> int:
+    """The least low-water of a space's active devices; the head if there is none."""
+    for key, _ in tx.scan(*keys.space_range(keys.LOW_WATER, space_id)):
+        return keys.parse_low_water(key)[1]
+    return head
+
+
+def lapsed_devices(tx: Reader, space_id: int) -> list[Lapsed]:
+    found = []
+    for key, row in LAPSED.scan(tx, keys.space_range(keys.LAPSED, space_id)):
+        device = _device_of(tx, space_id, keys.parse_lapsed(key)[1])
+        owner = DEVICES.get(tx, keys.device(device))
+        found.append(Lapsed(device, "" if owner is None else owner.user, row.low, row.at_ms))
+    return found
+
+
+def is_due(tx: Reader, row: SpaceRow, now_ms: int, retention: Retention) -> bool:
+    """Whether a step in this space would alter anything."""
+    for key, _ in tx.scan(*keys.space_range(keys.LOW_WATER, row.id)):
+        if _has_lapsed(tx, row.id, keys.parse_low_water(key)[1], row.head, row.log_bytes, now_ms, retention):
+            return True
+        break
+    if _risen(tx, row.id, row.floor, least_low(tx, row.id, row.head), now_ms - retention.recent_ms) > row.floor:
+        return True
+    if not retention.is_collecting:
+        return False
+    if next(iter(tx.scan(*keys.tombstones_range(row.id, row.floor))), None) is not None:
+        return True
+    for _, log in LOG.scan(tx, keys.log_range(row.id, row.floor)):
+        return log.time <= now_ms - retention.history_ms
+    return False
+
+
+def collected(batch: Batch, command: Collect, retention: Retention) -> Collected:
+    """One step in one space."""
+    name = command.space
+    if name in batch.spaces:
+        # What this batch has decoded of the space must not be dropped under its hands.
+        return Collected(name, 0, 0, is_more=True)
+    work = batch.space(name)
+    if work is None:
+        return Collected(name, 0, 0, is_more=False)
+    lapsed = _lapse(batch, work, retention)
+    tx, row, now_ms = batch.tx, work.row, batch.now_ms
+    least = least_low(tx, row.id, row.head)
+    frontier = max(row.frontier, least)
+    floor = _risen(tx, row.id, row.floor, least, now_ms - retention.recent_ms)
+    work.row = row._replace(frontier=frontier, floor=floor)
+    dropped = 0
+    if retention.is_collecting:
+        dropped = _drop_tombstones(batch, work, STEP_ROWS_MAX - lapsed)
+        dropped += _drop_log(batch, work, now_ms - retention.history_ms, STEP_ROWS_MAX - lapsed - dropped)
+    return Collected(name, lapsed, dropped, is_more=lapsed + dropped >= STEP_ROWS_MAX)
+
+
+# -- lapsing ----------------------------------------------------------------------------------------------------------
+
+
+def _has_lapsed(
+    tx: Reader, space_id: int, low: int, head: int, log_bytes: int, now_ms: int, retention: Retention
+) -> bool:
+    """Whether a device with this low-water has been away for too long, talking or not."""
+    if low >= head:
+        return False
+    first = LOG.get(tx, keys.log(space_id, low + 1))
+    assert first is not None, "no log row goes that follows a low-water"
+    since_bytes = log_bytes - first.log_bytes  # without that first change, which may be greater than any retention
+    return first.time <= now_ms - retention.lapse_ms or since_bytes > retention.lapse_bytes
+
+
+def _lapse(batch: Batch, work: SpaceWork, retention: Retention) -> int:
+    """Those at the beginning of the index that have been away for too long. How many they are."""
+    slots: list[int] = []
+    row = work.row
+    for key, _ in batch.tx.scan(*keys.space_range(keys.LOW_WATER, row.id)):
+        _, low, slot = keys.parse_low_water(key)
+        is_gone = _has_lapsed(batch.tx, row.id, low, row.head, row.log_bytes, batch.now_ms, retention)
+        if not is_gone or len(slots) == STEP_ROWS_MAX:
+            break  # whoever comes behind it in the index has more, and more recent things
+        slots.append(slot)
+    for slot in slots:
+        work.lapse(_device_of(batch.tx, row.id, slot))
+    return len(slots)
+
+
+def _device_of(tx: Reader, space_id: int, slot: int) -> bytes:
+    found = SLOTS.get(tx, keys.slot(space_id, slot))
+    assert found is not None, "every slot has a device"
+    device: bytes = found[0]
+    return device
+
+
+def low_on_arrival(work: SpaceWork, complete: int, start: int | None) -> int:
+    """The low-water of a device that subscribes at this position and holds none. For one that has nothing yet, or may
+    lack what is forgotten, the head: what it is going to read is at least as new."""
+    stands = complete or start
+    return work.head if stands is None or stands < work.row.floor else min(stands, work.head)
+
+
+def low_after_ack(work: SpaceWork, lapsed: LapsedRow | None, applied: int, oldest_base: int) -> int | None:
+    """The low-water with which a lapsed device that goes on acknowledging counts again; None as long as it must not:
+    it has not come on since it lapsed, or what it lacks may be forgotten."""
+    low = min(applied, oldest_base, work.head)
+    if lapsed is None or low <= lapsed.low or low < work.row.floor:
+        return None
+    return low
+
+
+# -- the floor --------------------------------------------------------------------------------------------------------
+
+
+def _risen(tx: Reader, space_id: int, floor: int, least: int, before_ms: int) -> int:
+    """The greatest seq up to `least` that is no younger than `before_ms`; by bisection, as T never falls."""
+    low, high = floor, max(floor, least)
+    while low < high:
+        middle = high if low == floor and high == least else (low + high + 1) // 2
+        log = LOG.get(tx, keys.log(space_id, middle))
+        assert log is not None, "no log row above the floor goes"
+        if log.time <= before_ms:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _drop_tombstones(batch: Batch, work: SpaceWork, count_max: int) -> int:
+    tx, space_id = batch.tx, work.row.id
+    gone: list[bytes] = []
+    for key, _ in tx.scan(*keys.tombstones_range(space_id, work.row.floor)):
+        if len(gone) >= count_max:
+            break
+        gone.append(key)
+    for key in gone:
+        _, rev, number = keys.parse_tombstone(key)
+        place = keys.byrev(space_id, rev, number)
+        named = BYREV.get(tx, place)
+        assert named is not None, "a tombstone has its place by rev"
+        tx.delete(keys.document(space_id, *named))
+        tx.delete(place)
+        tx.delete(key)
+    return len(gone)
+
+
+def _drop_log(batch: Batch, work: SpaceWork, before_ms: int, count_max: int) -> int:
+    """The log below the floor, which itself keeps its row: a position there still has a chain value. With each row goes
+    the payload of its change, if its device has the outcome for good."""
+    tx, space_id = batch.tx, work.row.id
+    gone: list[tuple[bytes, int, int]] = []
+    for key, log in LOG.scan(tx, keys.log_range(space_id, work.row.floor)):
+        if len(gone) >= count_max or log.time > before_ms:
+            break
+        gone.append((key, log.slot, log.n))
+    settled: dict[int, int] = {}
+    for key, slot, n in gone:
+        tx.delete(key)
+        if slot not in settled:
+            settled[slot] = _settled(batch, work, slot, 0 if settled else STEP_ROWS_MAX)
+        entry_key = keys.device_log(space_id, slot, n)
+        entry = ENTRIES.get(tx, entry_key) if n <= settled[slot] else None
+        if entry is not None and entry.payload is not None:
+            ENTRIES.put(tx, entry_key, entry._replace(payload=None))
+    return len(gone)
+
+
+def _settled(batch: Batch, work: SpaceWork, slot: int, trimmed_max: int) -> int:
+    """Up to which n the owner of a slot knows its outcomes for good. A backend was told each in the answer to its
+    request, and acknowledges nothing: of what it wrote, too, only the last entries are kept."""
+    device = _device_of(batch.tx, work.row.id, slot)
+    replica, owner = work.replica(device), DEVICES.get(batch.tx, keys.device(device))
+    assert replica is not None, "a slot has a replica"
+    if owner is not None and owner.kind != "device":
+        replica = work.trimmed(replica._replace(settled=replica.highest), trimmed_max)
+        work.set_replica(device, replica)
+    return replica.settled
