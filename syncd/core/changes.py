@@ -13,6 +13,7 @@ from operator import call
 from typing import Any, NamedTuple
 
 from syncd.core.ids import NONCE_BYTES, SEQ_MAX, BadName, check_name
+from syncd.core.leases import LEASE_ID_BYTES, LEASE_MAC_BYTES, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN
 from syncd.core.values import INTEGER_MAX, Value, ValueRefused, ValueTooLarge, checked, encoded
 
 OPERATIONS_MAX = 1000  # Firestore takes 500 writes in a batch; an editor's paste may make a few hundred
@@ -110,6 +111,41 @@ def _key(value: object) -> Value:
     return check_name(value, "a map key")
 
 
+def _units(value: object) -> Value:
+    if type(value) is not int or not 1 <= value <= INTEGER_MAX:
+        raise ValueRefused("a number of units is an integer from 1 to 2^53 - 1")
+    return value
+
+
+def _lease_id(value: object) -> Value:
+    if type(value) is not bytes or len(value) != LEASE_ID_BYTES:
+        raise ValueRefused(f"the id of a lease is {LEASE_ID_BYTES} bytes")
+    return value
+
+
+def _lease(value: object) -> Value:
+    """A lease is named by its id, or by its certificate."""
+    if type(value) is bytes:
+        return _lease_id(value)
+    if (type(value) is list or type(value) is tuple) and len(value) == 5:
+        lease_id, k, until, seq, mac = value
+        is_time = until is None or _is_count(until, 0)
+        if is_time and _is_count(seq, 1) and type(mac) is bytes and len(mac) == LEASE_MAC_BYTES:
+            _lease_id(lease_id), _units(k)
+            return value
+    raise ValueRefused("a lease is its id or its certificate, [lease id, k, until or null, seq, MAC]")
+
+
+def _lease_or_none(value: object) -> Value:
+    return None if value is None else _lease(value)
+
+
+def _ttl(value: object) -> Value:
+    if value is not None and not (type(value) is int and LEASE_TTL_MS_MIN <= value <= LEASE_TTL_MS_MAX):
+        raise ValueRefused(f"the ttl of a lease is {LEASE_TTL_MS_MIN} to {LEASE_TTL_MS_MAX} ms, or null: no end")
+    return value
+
+
 # verb -> checks of its arguments after the field; None: the operation addresses the whole document
 VERBS: dict[str, tuple[Callable[[object], Value], ...] | None] = {
     "create": None,
@@ -127,6 +163,12 @@ VERBS: dict[str, tuple[Callable[[object], Value], ...] | None] = {
     "flag.disable": (),
     "map.put": (_key, checked),
     "map.drop": (_key,),
+    "bounded.restock": (_integer,),
+    "bounded.lease": (_lease_id, _units, _ttl),
+    "bounded.take": (_units, _lease_or_none),
+    "bounded.give": (_lease, _units),
+    "bounded.refund": (_units,),
+    "bounded.end": (_lease_id,),
 }
 
 

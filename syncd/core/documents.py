@@ -8,7 +8,8 @@ it once: the fields are copied once for each change, not for each of its operati
 
 Invariants: D1 a `Document` is never altered in place. D2 no operation takes effect on an incarnation of which its
 author had not seen a maker. D3 a delete ends only what its author knew to exist; what it had not seen of the content
-is handed back as lost. D4 `rev` moves iff something visible changed. D5 a tombstone has no fields.
+is handed back as lost. D4 `rev` moves iff something visible changed. D5 a tombstone has no fields. D6 a document
+with leases is not deleted: they are promises to devices that may be offline.
 """
 
 from collections.abc import Mapping
@@ -115,6 +116,8 @@ def _deleted(document: Document | None, by: Observer, floor: int) -> tuple[Docum
         if any(slot == by.slot for _, slot in document.deletes):
             return document, _NOOP  # a device that goes on deleting must not lengthen the tombstone for ever
         return document._replace(deletes=(*document.deletes, by.mark)), _NOOP
+    if any(field.has_leases for field in document.fields.values()):
+        raise OperationRefused("precondition", "units of the document are leased: take, give or end the leases first")
     unseen = has_unseen(document, by)
     if unseen and by.base < floor:
         raise OperationRefused("precondition", "a late delete of a document that changed since it was read")

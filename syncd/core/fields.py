@@ -10,6 +10,7 @@ depend on the order in which concurrent changes arrive, except through `(eff, se
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from syncd.core import leases
 from syncd.core.values import INTEGER_MAX, ITEMS_MAX, Value, decoded, encoded, is_same
 
 MV_VALUES_MAX = 8
@@ -166,6 +167,15 @@ def _map(state: tuple[dict[str, Register], int] | None, action: str, args: tuple
     return Step((keys, forgotten), state is None or step.visible, step.met)
 
 
+def _bounded(state: Any, action: str, args: tuple[Value, ...], by: Observer) -> Step:
+    """The book of `core/leases.py`. It asks for no sight: units are there or not, whatever their author had seen."""
+    result = leases.moved(state, action, args, by.slot, by.seq, by.time)
+    if isinstance(result, leases.Refusal):
+        raise OperationRefused(*result)
+    is_visible = state is None or list(state[:4]) != list(result.book[:4])
+    return Step(result.book, is_visible, result.met)
+
+
 def _listed(state: dict[bytes, Any]) -> list[Value]:
     return [decoded(key) for key in sorted(state)]
 
@@ -190,6 +200,7 @@ TYPES: dict[str, FieldType] = {
     "set": FieldType(_set, _listed),
     "flag": FieldType(_flag, lambda state: bool(state)),
     "map": FieldType(_map, _mapped),
+    "bounded": FieldType(_bounded, leases.value_of),
 }
 
 
@@ -206,6 +217,11 @@ class Field(NamedTuple):
     @property
     def is_visible(self) -> bool:
         return self.type != "reg" or bool(self.state[0])
+
+    @property
+    def has_leases(self) -> bool:
+        """Whether units of this field are promised to devices."""
+        return self.type == "bounded" and bool(leases.book_of(self.state).leases)
 
     @property
     def value(self) -> Value:

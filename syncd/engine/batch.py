@@ -17,6 +17,7 @@ from typing import Any
 from syncd.core.documents import Document
 from syncd.core.ids import RESERVED_DEVICE_PREFIX, SEQ_MAX
 from syncd.core.sums import CHAIN_START, SUM_MASK, bucket_of, chained, sum_change
+from syncd.engine import leases
 from syncd.engine.commands import Author, Refused
 from syncd.engine.grants import Role
 from syncd.engine.members import is_kept, member_key, role_given
@@ -93,6 +94,7 @@ class SpaceWork:
         "document_count",
         "documents",
         "head",
+        "leased",
         "loaded_bytes",
         "log_bytes",
         "name",
@@ -117,9 +119,14 @@ class SpaceWork:
         self._stored: dict[DocumentName, tuple[bytes, Document | None]] = {}  # key, and what is stored under it
         self._bytes: dict[DocumentName, int] = {}
         self.loaded_bytes = 0  # of all documents read so far, as stored
+        self.leased: dict[DocumentName, None] = {}  # documents in which a lease may have begun or ended
         self._buckets: dict[int, int] = {}
         self.replicas: dict[bytes, ReplicaRow] = {}
         self._dirty_replicas: dict[bytes, None] = {}
+
+    @property
+    def tx(self) -> Writer:
+        return self._tx
 
     # -- documents --------------------------------------------------------------------------------------------------
 
@@ -246,6 +253,8 @@ class SpaceWork:
                 continue
             self._tx.put(key, packed(key, document))
             self._index(name, stored, document)
+            if name in self.leased:
+                leases.index(self._tx, self.row.id, self.now_ms, name, stored, document)
             if document.rev > self.row.head:
                 entries.append(entry_of(name, document, self.row.head))
         for device in self._dirty_replicas:

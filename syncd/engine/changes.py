@@ -21,6 +21,7 @@ from syncd.core.values import encoded
 from syncd.engine.batch import Batch, DocumentName, SpaceWork, is_other
 from syncd.engine.commands import Author
 from syncd.engine.grants import Role
+from syncd.engine.leases import GUARDED, Asker, admitted, certificates, lease_key
 from syncd.store import keys
 from syncd.store.api import StoreError
 from syncd.store.tables import ENTRIES, EntryRow, LetterRow
@@ -167,6 +168,7 @@ class _Effect:
     outcome: str
     met: list[list[Any]]
     lost: list[tuple[DocumentName, str, Any]]
+    leased: dict[DocumentName, None]  # documents whose leases were looked at
 
 
 class _ChangeRefused(Exception):
@@ -196,15 +198,25 @@ def _decided(push: _Push, change: Change) -> EntryRow:
         push.batch.alarms.append(f"{work.name} {author.device.hex()} n={change.n}: {traceback.format_exc()}")
         return _refused(push, change, "invalid", {"reason": "internal"})
     work.keep(effect.made, effect.bounds)
+    work.leased.update(effect.leased)
     work.number_next += effect.numbers
     seq = work.advance(push.slot, author.device, change.n, change.nonce, len(change.payload))
-    told = _detail(push, change, effect)
+    told = _detail(push, change, effect, seq)
     return _new(EntryRow, (change.nonce, effect.outcome, seq, told, change.base, change.stamp, change.payload))
 
 
-def _detail(push: _Push, change: Change, effect: _Effect) -> dict[str, Any] | None:
-    """What an accepted change's author is told, and the dead letters of what gave way."""
+def _detail(push: _Push, change: Change, effect: _Effect, seq: int) -> dict[str, Any] | None:
+    """What an accepted change's author is told: whom it met, the dead letters of what gave way, the leases that it was
+    granted."""
     detail: dict[str, Any] = {}
+    if effect.leased:
+        batch, work = push.batch, push.work
+        granted = certificates(
+            lambda: lease_key(batch.tx, batch.entropy), (work.name, work.row.epoch), push.author.device, seq, change,
+            effect.made.__getitem__,
+        )  # fmt: skip
+        if granted:
+            detail["leases"] = granted
     if effect.met:
         detail["met"] = effect.met
     if effect.lost:
@@ -217,7 +229,7 @@ def _detail(push: _Push, change: Change, effect: _Effect) -> dict[str, Any] | No
 
 def _effect(work: SpaceWork, author: Author, change: Change, by: Observer) -> _Effect:
     """Apply all operations to an overlay. Raises `_ChangeRefused` at the first that cannot take effect."""
-    effect = _Effect({}, {}, 0, "noop", [], [])
+    effect = _Effect({}, {}, 0, "noop", [], [], {})
     drafts: dict[DocumentName, Draft] = {}
     is_applied = is_merged = False
     name: DocumentName = ("", "")  # no document's
@@ -237,6 +249,10 @@ def _effect(work: SpaceWork, author: Author, change: Change, by: Observer) -> _E
             raise _ChangeRefused("invalid", index, f"'seen' is {seen}, beyond the head {head}")
         is_made = verb == "create" and draft.document() is None
         try:
+            if verb in GUARDED:
+                asker = Asker(work.tx, work.name, work.row, author.kind, author.device, by.slot, work.now_ms)
+                operation = admitted(asker, operation, draft.document())
+                effect.leased[name] = None
             verdict, met, lost = draft.apply(operation, number, floor)
         except OperationRefused as refused:
             raise _ChangeRefused(refused.outcome, index, refused.reason) from None

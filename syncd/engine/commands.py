@@ -192,9 +192,43 @@ class Collect:
     space: str
 
 
+@dataclass(frozen=True, slots=True)
+class TendLeases:
+    """A look at the clock: end the leases that are over. `mono_ms`: the monotonic clock of the process `run` (random
+    bytes, made when it started). Answer: `Tended`."""
+
+    run: bytes
+    mono_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndLease:
+    """An operator ends a lease. Answer: `Done`, or `Refused("unknown")`."""
+
+    space: str
+    collection: str
+    document_id: str
+    field: str
+    lease: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseLeases:
+    """An operator lets the reserves of a restored space give out stock again. Answer: `Done`, or
+    `Refused("unknown")`."""
+
+    space: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmLeaseClock:
+    """An operator confirms that the wall clock is right. Answer: `Done`."""
+
+
 Command = (
     Bind | Attach | Forget | Push | Ack | Post | PostEvents | CreateKey | RevokeKey
     | PutConsumer | UseConsumer | AckConsumer | DropConsumer | Collect
+    | TendLeases | EndLease | ReleaseLeases | ConfirmLeaseClock
 )  # fmt: skip
 
 
@@ -302,7 +336,30 @@ class Collected:
     is_more: bool
 
 
-Result = Refused | Expired | Bound | Done | Attached | Pushed | Posted | EventResults | Consumer | Collected | Failed
+@dataclass(frozen=True, slots=True)
+class Tended:
+    """`ended` leases were over. `lag_ms`: how far the confirmed clock is behind the wall clock, None if nothing waits
+    for it. `has_more`: there was no room for all."""
+
+    ended: int
+    lag_ms: int | None
+    has_more: bool
+
+
+Result = (
+    Refused
+    | Expired
+    | Bound
+    | Done
+    | Attached
+    | Pushed
+    | Posted
+    | EventResults
+    | Consumer
+    | Collected
+    | Tended
+    | Failed
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,12 @@ from syncd.engine.commands import (
     Bound,
     Collect,
     Command,
+    ConfirmLeaseClock,
     CreateKey,
     Decision,
     Done,
     DropConsumer,
+    EndLease,
     Expired,
     Forget,
     Post,
@@ -35,8 +37,10 @@ from syncd.engine.commands import (
     Pushed,
     PutConsumer,
     Refused,
+    ReleaseLeases,
     Result,
     RevokeKey,
+    TendLeases,
     UseConsumer,
 )
 from syncd.engine.feeding import consumer_acked, consumer_dropped, consumer_made, consumer_used
@@ -44,6 +48,7 @@ from syncd.engine.frontier import Retention, collected, low_after_ack, low_on_ar
 from syncd.engine.grants import Role
 from syncd.engine.posting import post, post_events, trim_idempotency
 from syncd.engine.quotas import Quotas
+from syncd.engine.reclaiming import clock_confirmed, lease_ended, leases_released, tended
 from syncd.store import keys
 from syncd.store.api import Writer
 from syncd.store.tables import API_KEYS, KeyRow
@@ -95,6 +100,14 @@ class Engine:
                 return consumer_dropped(batch, command)
             case Collect():
                 return collected(batch, command, self._retention)
+            case TendLeases():
+                return tended(batch, command)
+            case EndLease():
+                return lease_ended(batch, command)
+            case ReleaseLeases():
+                return leases_released(batch, command)
+            case ConfirmLeaseClock():
+                return clock_confirmed(batch, command)
 
 
 def _bind(batch: Batch, command: Bind) -> Result:

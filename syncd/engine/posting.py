@@ -91,7 +91,7 @@ def post(batch: Batch, command: Post) -> Result:
     base = work.head if command.base is None else command.base.seq
     if command.if_match is not None and command.base is None:
         base = command.if_match[2].seq
-    entry = _authored(batch, work, author, role, base, command.operations)
+    entry = authored(batch, work, author, role, base, command.operations)
     if idempotency is not None:
         answer = [entry.outcome, entry.seq, entry.detail, work.row.epoch, work.head]
         _remember(batch, author, idempotency.key, idempotency.request, idempotency.lifetime_ms, answer)
@@ -124,7 +124,7 @@ def _refused_position(batch: Batch, command: Post, work: SpaceWork | None) -> Re
     return None
 
 
-def _authored(batch: Batch, work: SpaceWork, author: Author, role: Role, base: int, operations: Any) -> OutcomeEntry:
+def authored(batch: Batch, work: SpaceWork, author: Author, role: Role, base: int, operations: Any) -> OutcomeEntry:
     """One change made here, in the name of a backend or of the server itself, and settled at once."""
     replica = work.replica_made(author.device)
     change = parsed_change([replica.highest + 1, batch.entropy(NONCE_BYTES), base, batch.now_ms, operations])
@@ -178,7 +178,7 @@ def _delivered(batch: Batch, author: Author, event: Event, notification: Any) ->
     if (refusal := batch.refused_space(space, author)) is not None:
         return refusal.detail
     work = batch.space_made(space, author)
-    entry = _authored(batch, work, SERVER, Role.OWNER, work.head, operations)
+    entry = authored(batch, work, SERVER, Role.OWNER, work.head, operations)
     if entry.seq is None:
         return f"{entry.outcome}: {(entry.detail or {}).get('reason', '')}"
     return None

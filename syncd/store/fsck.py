@@ -13,7 +13,6 @@ two numbers for each user. Time: about three reads per document, two per log row
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 from syncd.core.documents import Document
@@ -21,6 +20,13 @@ from syncd.core.ids import ID_BYTES, MEMBERS
 from syncd.core.sums import BUCKET_COUNT, CHAIN_START, SUM_MASK, bucket_of, chained, document_sum
 from syncd.store import keys
 from syncd.store.api import Reader, StoreDamaged
+from syncd.store.checking import Damaged as _Damaged
+from syncd.store.checking import Finding as Finding  # callers know it by this module
+from syncd.store.checking import Findings
+from syncd.store.checking import Space as _Space
+from syncd.store.checking import get as _get
+from syncd.store.checking import rows as _rows
+from syncd.store.fsck_leases import books, lease_ends
 from syncd.store.tables import (
     API_KEYS,
     BUCKETS,
@@ -34,6 +40,7 @@ from syncd.store.tables import (
     HOLDINGS,
     IDEMPOTENCY,
     LAPSED,
+    LEASES,
     LETTERS,
     LOG,
     LOW_WATERS,
@@ -55,39 +62,6 @@ _ACCEPTED: Final = frozenset({"applied", "merged", "noop"})  # outcomes of chang
 _KINDS: Final = frozenset({"device", "key", "server"})
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something is not as it must be. `key` is for people: the space's name, then what it is called inside it."""
-
-    table: str
-    key: str
-    problem: str
-
-
-class _Damaged:
-    """Stands for a row whose record cannot be read; the scan of its table reports it."""
-
-
-_DAMAGED: Final = _Damaged()
-Findings = Iterator[Finding]
-
-
-@dataclass(frozen=True, slots=True)
-class _Space:
-    """A space that is being checked."""
-
-    tx: Reader
-    name: str
-    row: SpaceRow
-
-    def rows(self, table: Table[Any]) -> Iterator[tuple[bytes, Any]]:
-        """All rows of the space in a table; `_DAMAGED` for one that cannot be read."""
-        return _rows(self.tx, table, keys.space_range(table.prefix, self.row.id))
-
-    def found(self, table: Table[Any], what: str, problem: str) -> Finding:
-        return Finding(table.name, f"{self.name} {what}", problem)
-
-
 def check(tx: Reader) -> Findings:
     """All findings, as they are met."""
     for store_check in STORE_CHECKS:
@@ -99,27 +73,11 @@ def check(tx: Reader) -> Findings:
                 yield from space_check(space)
 
 
-def _rows(tx: Reader, table: Table[Any], bounds: tuple[bytes, bytes]) -> Iterator[tuple[bytes, Any]]:
-    for key, record in tx.scan(*bounds):
-        yield key, _row(table, key, record)
-
-
-def _row(table: Table[Any], key: bytes, record: bytes) -> Any:
-    try:
-        return table.row(key, record)
-    except StoreDamaged:
-        return _DAMAGED
-
-
-def _get(tx: Reader, table: Table[Any], key: bytes) -> Any:
-    record = tx.get(key)
-    return None if record is None else _row(table, key, record)
-
-
 # -- the whole store --------------------------------------------------------------------------------------------------
 
 _BY_SPACE: Final = (
     DOCUMENTS, BYREV, LOG, ENTRIES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS, CONSUMERS, TOMBSTONES, LAPSED,
+    LEASES,
 )  # fmt: skip
 
 
@@ -135,10 +93,11 @@ def _records(tx: Reader) -> Findings:
 
 def _outside(tx: Reader) -> Findings:
     """No key lies outside the tables, no row belongs to a space that does not exist."""
-    bounds = [(b"\0", TABLES[0].prefix), (keys.table_range(TABLES[-1].prefix)[1], b"\xff" * 512)]
-    for start, stop in bounds:
-        for key, _ in tx.scan(start, stop):
+    start = b"\0"
+    for begins, ends in [*sorted(keys.table_range(table.prefix) for table in TABLES), (b"\xff" * 512, b"")]:
+        for key, _ in tx.scan(start, begins):
             yield Finding("none", key.hex(), "the key belongs to no table")
+        start = ends
     for table in _BY_SPACE:
         start, stop = keys.table_range(table.prefix)
         while (first := next(tx.scan(start, stop), None)) is not None:
@@ -573,9 +532,9 @@ def _consumers(space: _Space) -> Findings:
 
 
 STORE_CHECKS: Final[tuple[Callable[[Reader], Findings], ...]] = (
-    _outside, _records, _meta, _spaces, _devices, _holdings, _idempotency, _consumer_owners,
+    _outside, _records, _meta, _spaces, _devices, _holdings, _idempotency, _consumer_owners, lease_ends,
 )  # fmt: skip
 SPACE_CHECKS: Final[tuple[Callable[[_Space], Findings], ...]] = (
-    _documents, _byrev, _tombstones, _sums, _log, _device_logs, _replicas, _slots, _low_waters, _lapsed, _letters,
-    _consumers,
+    _documents, books, _byrev, _tombstones, _sums, _log, _device_logs, _replicas, _slots, _low_waters, _lapsed,
+    _letters, _consumers,
 )  # fmt: skip

@@ -25,8 +25,10 @@ name that is followed by another; ids and hashes have fixed sizes.
 | `Q` | consumer | space, hash of its owner, name | ConsumerRow |
 | `R` | consumer owner | hash of the owner, space, name | nothing: a consumer by its owner |
 | `S` | holdings | hash of a user's or key's name | HoldingsRow |
+| `T` | lease | space, document number, lease id, field | LeaseRow: the lease itself is in its document |
 | `V` | tombstone | space, rev, number | nothing: a deleted document, by its rev |
 | `W` | lapsed | space, slot | LapsedRow: a device that counts for nothing in the frontier any more |
+| `o` | lease end | ms, and the lease's key | nothing: leases that end by themselves, by time |
 """
 
 from hashlib import sha256
@@ -38,8 +40,10 @@ REPLICA, SLOT, LOW_WATER, BUCKET, LETTER, IDEMPOTENCY, EXPIRY, API_KEY = (
 )  # fmt: skip
 CONSUMER, CONSUMER_OWNER, HOLDINGS = b"Q", b"R", b"S"
 TOMBSTONE, LAPSED = b"V", b"W"
+LEASE, LEASE_END = b"T", b"o"
 
 HASH_BYTES = 16
+LEASE_ID_BYTES = 16
 
 _SPACE_ONLY = Struct(">cI")
 _SPACE_SEQ = Struct(">cIQ")
@@ -49,6 +53,7 @@ _SPACE_SLOT_N = Struct(">cIIQ")
 _SPACE_U16 = Struct(">cIH")
 _MS = Struct(">cQ")
 _U32 = Struct(">I")
+_PLACE = Struct(">II")  # space, document number
 
 
 def space_range(prefix: bytes, space: int) -> tuple[bytes, bytes]:
@@ -279,3 +284,43 @@ def owner(user: str) -> bytes:
 
 def holdings(owner_hash: bytes) -> bytes:
     return HOLDINGS + owner_hash
+
+
+def lease(space: int, number: int, lease_id: bytes, field: str) -> bytes:
+    return b"".join((LEASE, _PLACE.pack(space, number), lease_id, field.encode()))
+
+
+def parse_lease(key: bytes) -> tuple[int, int, bytes, str]:
+    """(space, document number, lease id, field)"""
+    id_at = 1 + _PLACE.size
+    field_at = id_at + LEASE_ID_BYTES
+    return *_PLACE.unpack_from(key, 1), key[id_at:field_at], key[field_at:].decode(errors="replace")
+
+
+def lease_end(until_ms: int, space: int, number: int, lease_id: bytes, field: str) -> bytes:
+    return _MS.pack(LEASE_END, until_ms) + lease(space, number, lease_id, field)[1:]
+
+
+def lease_end_range(until_ms: int) -> tuple[bytes, bytes]:
+    """The leases that ended before `until_ms`."""
+    return LEASE_END, _MS.pack(LEASE_END, until_ms)
+
+
+def parse_lease_end(key: bytes) -> tuple[int, bytes]:
+    """(ms, the lease's key)"""
+    return _MS.unpack_from(key)[1], LEASE + key[_MS.size :]
+
+
+def lease_freeze(space: int) -> bytes:
+    """Of a space that gives no stock out after a restore."""
+    return meta("lease freeze ") + _U32.pack(space)
+
+
+def lease_freezes_range() -> tuple[bytes, bytes]:
+    start = meta("lease freeze ")
+    return start, start + b"\xff" * (_U32.size + 1)
+
+
+def parse_lease_freeze(key: bytes) -> int:
+    """The space."""
+    return int(_U32.unpack_from(key, len(key) - _U32.size)[0])

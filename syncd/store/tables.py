@@ -17,7 +17,7 @@ from syncd.core.values import decoded, encoded
 from syncd.store import keys
 from syncd.store.api import Reader, StoreDamaged, Writer
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class SpaceRow(NamedTuple):
@@ -152,6 +152,15 @@ class ConsumerRow(NamedTuple):
     used_ms: int
 
 
+class LeaseRow(NamedTuple):
+    """Where a lease is, and (copied from it) when it ends by itself. `at_ms`: when it was granted."""
+
+    collection: str
+    document_id: str
+    until: int | None
+    at_ms: int
+
+
 Row = TypeVar("Row")
 
 
@@ -240,8 +249,11 @@ CONSUMER_OWNERS: Table[tuple[Any, ...]] = Table("consumer owner", keys.CONSUMER_
 HOLDINGS: Table[HoldingsRow] = Table("holdings", keys.HOLDINGS, HoldingsRow)
 TOMBSTONES: Table[tuple[Any, ...]] = Table("tombstone", keys.TOMBSTONE, _single)
 LAPSED: Table[LapsedRow] = Table("lapsed", keys.LAPSED, LapsedRow)
+LEASES: Table[LeaseRow] = Table("lease", keys.LEASE, LeaseRow)
+LEASE_ENDS: Table[tuple[Any, ...]] = Table("lease end", keys.LEASE_END, _single)
 
 TABLES: tuple[Table[Any], ...] = (
     META, SPACES, SPACE_NAMES, DOCUMENTS, BYREV, LOG, ENTRIES, DEVICES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS,
     IDEMPOTENCY, EXPIRIES, API_KEYS, CONSUMERS, CONSUMER_OWNERS, HOLDINGS, TOMBSTONES, LAPSED,
+    LEASES, LEASE_ENDS,
 )  # fmt: skip

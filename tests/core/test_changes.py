@@ -27,9 +27,15 @@ counts = st.integers(1, SEQ_MAX)
 
 _numbers = st.integers(-SEQ_MAX, SEQ_MAX) | st.floats(allow_nan=False, allow_infinity=False)
 _increments = st.integers(-SEQ_MAX, SEQ_MAX).filter(bool)
+_lease_ids = st.binary(min_size=16, max_size=16)
+_certificates = st.tuples(_lease_ids, counts, st.none() | st.integers(0, SEQ_MAX), counts, _lease_ids)
+_leases = _lease_ids | _certificates.map(list)
 _ARGUMENTS: dict[str, list[st.SearchStrategy[Any]]] = {
     "reg.set": [values], "mv.set": [values], "counter.inc": [_increments], "max.put": [_numbers],
     "min.put": [_numbers], "set.add": [values], "set.remove": [values], "map.put": [names, values], "map.drop": [names],
+    "bounded.restock": [_increments], "bounded.lease": [_lease_ids, counts, st.none() | st.integers(1000, 10**9)],
+    "bounded.take": [counts, st.none() | _leases], "bounded.give": [_leases, counts], "bounded.refund": [counts],
+    "bounded.end": [_lease_ids],
 }  # fmt: skip
 
 

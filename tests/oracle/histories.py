@@ -23,6 +23,7 @@ FIELDS = ("reg", "mv", "counter", "max", "min", "set", "flag", "map", "mixed")
 VALUES: tuple[Any, ...] = (None, True, False, 1, 0, "x", "é", b"x", 1.5, [1], [True], {"k": 1}, -1)
 NUMBERS: tuple[Any, ...] = (0, 1, -1, 1.5, 7, -2.25, 2**53 - 1)
 KEYS = ("k", "l")
+LEASES = (bytes([1]) * 16, bytes([2]) * 16)  # few ids: another's are named, and what has ended
 CARELESS = -900  # the skew of a device that stamps with its bare clock
 KEY_AUTHOR = -1  # an API key: it has no memory of its own, and its changes arrive at once
 
@@ -114,6 +115,20 @@ def _with_verb(random: Random, kind: str, document: tuple[str, str], name: str) 
     )
 
 
+def random_stock_wire(random: Random) -> tuple[Any, ...]:
+    """One operation on a stock; now and then on the field that others use with another type."""
+    where = (*DOCUMENTS[0], "stock" if random.random() < 0.95 else "mixed")
+    lease, count = random.choice(LEASES), random.choice((1, 1, 2, 3))
+    roll = random.random()
+    if roll < 0.2:
+        return ("bounded.restock", *where, random.choice((1, 3, 6, -1, -4)))
+    if roll < 0.45:
+        return ("bounded.lease", *where, lease, count, random.choice((None, 60_000)))
+    if roll < 0.8:
+        return ("bounded.take", *where, count, random.choice((lease, lease, lease, None)))
+    return ("bounded.give", *where, lease, count) if roll < 0.9 else ("bounded.refund", *where, count)
+
+
 def random_edit(random: Random, device: int) -> Edit:
     count = 1 if random.random() < 0.7 else random.randint(2, 5)
     steps = tuple(
@@ -127,7 +142,7 @@ def random_edit(random: Random, device: int) -> Edit:
 
 def random_history(seed: int) -> History:
     """2-5 devices and an API key; one device lapses in the middle and comes back at the end with all it holds."""
-    random = Random(seed)
+    random, stocks = Random(seed), Random(f"{seed}/stocks")
     count = random.randint(2, 5)
     skews = tuple(random.choice((0, 0, -40, 40, 10_000, CARELESS)) for _ in range(count))
     lapsed = random.randrange(count)
@@ -148,7 +163,19 @@ def random_history(seed: int) -> History:
             events.append(Push(device, random.randint(1, 4)))
         else:
             events.append(Sync(device))
-    return History(skews, tuple(events))
+    share = stocks.choice((0.0, 0.1, 0.7))
+    return History(skews, tuple(_with_stocks(event, stocks, share) for event in events))
+
+
+def _with_stocks(event: Event, random: Random, share: float) -> Event:
+    """The event, a share of whose operations on fields are on a stock."""
+    if not isinstance(event, Edit):
+        return event
+    steps = [
+        Step(random_stock_wire(random), step.ahead) if len(step.wire) > 3 and random.random() < share else step
+        for step in event.steps
+    ]
+    return event._replace(steps=tuple(steps))
 
 
 # -- the world --------------------------------------------------------------------------------------------------------

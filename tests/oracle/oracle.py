@@ -17,11 +17,12 @@ import msgpack
 
 from syncd.core.ids import Dot
 from syncd.core.vector import VersionVector
+from tests.oracle import stock
 
 INTEGER_MAX = 2**53 - 1
 MV_MAX = 8
 ACCEPTED = ("applied", "merged", "noop")
-FIELD_TYPES = ("reg", "mv", "counter", "max", "min", "set", "flag", "map")
+FIELD_TYPES = ("reg", "mv", "counter", "max", "min", "set", "flag", "map", "bounded")
 
 Key = tuple[str, str]
 
@@ -63,6 +64,11 @@ class Fact:
     @property
     def order(self) -> tuple[int, int, int]:
         return (self.eff, self.seq, self.index)
+
+    @property
+    def author(self) -> bytes:
+        """Who holds what this operation leases: the device, or the key, whose changes do not follow from each other."""
+        return self.dot.device[:16]
 
     def saw(self, other: "Fact") -> bool:
         if other.seq == self.seq:
@@ -161,6 +167,8 @@ def content(kind: str, facts: Sequence[Fact]) -> frozenset[int]:
         left = standing(facts)
     elif kind == "counter":
         left = facts
+    elif kind == "bounded":
+        left = stock.movers(facts)
     elif kind in ("max", "min"):
         left = [(max if kind == "max" else min)(facts, key=lambda fact: fact.args[0])] if facts else []
     elif kind == "set":
@@ -188,6 +196,8 @@ def value_of(kind: str, facts: Sequence[Fact]) -> Any:
         return [cell[0].args[0] for _, cell in sorted(cells(facts).items()) if live_adds(cell)]
     if kind == "flag":
         return bool(live_adds(facts))
+    if kind == "bounded":
+        return stock.shown(stock.places(facts))
     put = {}
     for cell in cells(facts).values():
         last = winner(cell)
@@ -356,6 +366,10 @@ def _judged_delete(last: Incarnation | None, fact: Fact, is_late: bool) -> tuple
         return "noop", [("maker", maker.seq) for maker in unknown]
     if not last.is_live:
         return "noop", []
+    for name in {other.name for other in last.facts if other.kind == "bounded"}:
+        # A lease is a promise to a device that may be offline.
+        if any(isinstance(place, tuple) for place in stock.places([f for f in last.facts if f.name == name])):
+            raise _Refusal("precondition", fact.index)
     names = {other.name for other in last.facts if other.name is not None}
     ended = {writer.seq for name in names for writer in writers(last, name) if not fact.saw(writer)}
     if ended and is_late:
@@ -387,6 +401,12 @@ def _judged_update(last: Incarnation | None, fact: Fact) -> tuple[Fact, list[tup
     facts = [other for other in last.facts if other.name == fact.name]
     if facts and facts[0].kind != fact.kind:
         raise _Refusal("type_mismatch", fact.index)
+    if fact.kind == "bounded":
+        try:
+            _, met_end = stock.carried(stock.places(facts), fact)
+        except stock.TooFew as error:
+            raise _Refusal(str(error), fact.index) from None
+        return fact, [("ended", 0)] if met_end else []
     if fact.kind in ("set", "map"):
         facts = cells(facts).get(packed(fact.args[0]), [])
     if fact.kind in ("reg", "map"):

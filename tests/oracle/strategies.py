@@ -10,6 +10,7 @@ from tests.oracle.histories import (
     FIELDS,
     KEY_AUTHOR,
     KEYS,
+    LEASES,
     NUMBERS,
     VALUES,
     Edit,
@@ -22,6 +23,8 @@ from tests.oracle.histories import (
 
 _values = st.sampled_from(VALUES)
 _documents = st.sampled_from(DOCUMENTS)
+_leases = st.sampled_from(LEASES)
+_counts = st.sampled_from((1, 2))
 _BY = (1, 2, -1, 2**53 - 1, 0)
 # type -> the operations of that type: name and arguments
 _UPDATES: dict[str, st.SearchStrategy[tuple[Any, ...]]] = {
@@ -34,6 +37,11 @@ _UPDATES: dict[str, st.SearchStrategy[tuple[Any, ...]]] = {
     "flag": st.sampled_from((("flag.enable",), ("flag.disable",))),
     "map": st.tuples(st.just("map.put"), st.sampled_from(KEYS), _values)
     | st.tuples(st.just("map.drop"), st.sampled_from(KEYS)),
+    "stock": st.tuples(st.just("bounded.restock"), st.sampled_from((3, 1, -1)))
+    | st.tuples(st.just("bounded.lease"), _leases, _counts, st.sampled_from((None, 60_000)))
+    | st.tuples(st.just("bounded.take"), _counts, _leases | st.none())
+    | st.tuples(st.just("bounded.give"), _leases, _counts)
+    | st.tuples(st.just("bounded.refund"), _counts),
 }
 
 
@@ -44,10 +52,10 @@ def wires(draw: st.DrawFn) -> tuple[Any, ...]:
     what = draw(st.sampled_from(("create", "update", "update", "update", "delete", "expect")))
     if what in ("create", "delete"):
         return (what, *document)
-    name = draw(st.sampled_from(FIELDS))
+    name = draw(st.sampled_from((*FIELDS, "stock")))
     if what == "expect":
         return (what, *document, name)
-    verb, *args = draw(_UPDATES[name if name != "mixed" else draw(st.sampled_from(FIELDS[:-1]))])
+    verb, *args = draw(_UPDATES[name if name != "mixed" else draw(st.sampled_from((*FIELDS[:-1], "stock")))])
     return (verb, *document, name, *args)
 
 

@@ -83,7 +83,7 @@ def test_seeded_histories_meet_every_outcome_of_a_merge() -> None:
     for seed in range(200):
         for outcome, count in World(random_history(seed), Sequencer()).run().items():
             met[outcome] = met.get(outcome, 0) + count
-    wanted = {"applied", "merged", "noop", "gone", "type_mismatch", "precondition", "invalid"}
+    wanted = {"applied", "merged", "noop", "gone", "type_mismatch", "precondition", "invalid", "lease_expired"}
     assert set(met) == wanted and min(met.values()) > 10
 
 

@@ -47,7 +47,17 @@ def deleted(rev: int) -> list[Any]:
     return ["notes", "n1", rev, 2, {}]
 
 
+def stock(action: str, *items: Any) -> list[Any]:
+    return on(f"bounded.{action}", "q", *items)
+
+
+def amounts(available: int, leased: int, taken: int, total: int) -> list[Any]:
+    return ["bounded", {"available": available, "leased": leased, "taken": taken, "total": total}]
+
+
 CREATE, DELETE = on("create"), on("delete")
+LEASE, OTHER = {"$b": "bGVhc2UgMSAgICAgICAgIA"}, {"$b": "bGVhc2UgMiAgICAgICAgIA"}  # 16 bytes each
+STOCKED = c("A", 0, "applied", CREATE, stock("restock", 10))
 MADE = c("A", 0, "applied", CREATE, reg("a"))
 R: Any = "reg"
 
@@ -204,6 +214,52 @@ HISTORIES: dict[str, tuple[str, list[Json], Json, list[Json]]] = {
          c("C", 1, "merged", on("map.drop", "m", "k1"), stamp=2000, now=4000, met=[[0, "lost", 2]]),
          c("D", 1, "applied", on("map.drop", "m", "k2"))],
         doc(4, m=["map", {"k1": 10}]), [delta(2, 4, patch(4, m=["map", {"k1": 10}]))],
+    ),
+    "bounded-moves-units": (
+        "Each operation moves units between accounts; the total changes by restocking alone.",
+        [STOCKED, c("B", 1, "applied", stock("lease", LEASE, 4, None)),
+         c("B", 1, "applied", stock("take", 3, LEASE)),
+         c("C", 1, "applied", stock("take", 2, None)),
+         c("B", 1, "applied", stock("give", LEASE, 1)),
+         c("C", 1, "applied", stock("refund", 4), stock("restock", -6)),
+         c("C", 1, "noop", stock("give", LEASE, 1))],
+        doc(6, q=amounts(3, 0, 1, 4)),
+        [delta(1, 2, patch(2, q=amounts(6, 4, 0, 10))), delta(3, 4, patch(4, q=amounts(4, 1, 5, 10))), delta(6, 7)],
+    ),
+    "bounded-too-few": (
+        "What is not there is refused, with an outcome that says whose promise was missing.",
+        [STOCKED, c("B", 1, "applied", stock("lease", LEASE, 4, 60_000)),
+         c("B", 1, "precondition", stock("take", 1, LEASE), stock("take", 4, LEASE), op=1),
+         c("B", 1, "precondition", stock("give", LEASE, 5), op=0),
+         c("C", 1, "precondition", stock("take", 7, None), op=0),
+         c("C", 1, "precondition", stock("lease", OTHER, 7, None), op=0),
+         c("C", 1, "lease_expired", stock("take", 7, OTHER), op=0),
+         c("C", 1, "invalid", stock("lease", LEASE, 1, None), op=0),
+         c("C", 1, "precondition", stock("refund", 1), op=0),
+         c("C", 1, "precondition", stock("restock", -7), op=0),
+         c("C", 1, "invalid", stock("restock", MAX), op=0)],
+        doc(2, q=amounts(6, 4, 0, 10)), [],
+    ),
+    "bounded-lease-of-another": (
+        "A lease is its holder's: by another it takes from the reserve, gives nothing back, and stays as it was.",
+        [STOCKED, c("B", 1, "applied", stock("lease", LEASE, 9, None)),
+         c("C", 2, "merged", stock("take", 1, LEASE), met=[[0, "ended", 0]]),
+         c("C", 3, "lease_expired", stock("take", 1, LEASE), op=0),
+         c("C", 3, "noop", stock("give", LEASE, 1)),
+         c("B", 1, "applied", stock("take", 9, LEASE))],
+        doc(5, q=amounts(0, 0, 10, 10)), [delta(3, 4)],
+    ),
+    "bounded-keeps-its-document": (
+        "A document with leases is not deleted; one whose leases have ended is.",
+        [STOCKED, c("B", 1, "applied", stock("lease", LEASE, 1, None)), c("C", 2, "precondition", DELETE, op=0),
+         c("B", 1, "applied", stock("take", 1, LEASE)), c("C", 3, "applied", DELETE)],
+        {}, [],
+    ),
+    "bounded-is-ended-by-the-server-alone": (
+        "No device ends another's lease, nor its own but by taking and giving back.",
+        [STOCKED, c("B", 1, "applied", stock("lease", LEASE, 1, None)),
+         c("B", 1, "forbidden", stock("end", LEASE), op=0)],
+        doc(2, q=amounts(9, 1, 0, 10)), [],
     ),
     "type-is-fixed": (
         "The first operation fixes the type; one of another type refuses its whole change.",

@@ -110,6 +110,14 @@ TITLE = ["reg.set", "notes", "mine", "title", "m"]
 MINE = {"title": ["reg", "m"]}
 AGAIN: list[Step] = [{"close": 1012}, *OPEN]
 
+LEASE = {"$b": "bGVhc2UgMSAgICAgICAgIA"}  # 16 bytes
+STOCK = [
+    ["bounded.restock", "notes", "mine", "q", 9], ["bounded.lease", "notes", "mine", "q", LEASE, 4, None],
+    ["bounded.take", "notes", "mine", "q", 3, LEASE], ["bounded.take", "notes", "mine", "q", 2, None],
+    ["bounded.take", "notes", "mine", "q", 9, None], ["bounded.give", "notes", "mine", "q", LEASE, 2],
+    ["bounded.take", "notes", "mine", "w", 1, None],
+]  # fmt: skip
+
 SESSIONS: dict[str, tuple[str, list[Step]]] = {
     "first-download": (
         "Pages are staged: the view changes only with the complete one, and all at once.",
@@ -462,6 +470,7 @@ SESSIONS: dict[str, tuple[str, list[Step]]] = {
                 ["map.put", "notes", "mine", "m", "k", 1], ["map.drop", "notes", "mine", "m", "z"],
                 ["set.remove", "notes", "mine", "none", "y"], ["map.drop", "notes", "mine", "void", "z"],
                 ["reg.unset", "notes", "mine", "nothing"], ["expect", "notes", "mine", "r"],
+                *STOCK,
                 ["counter.inc", "notes", "mine", "r", 1], ["reg.set", "notes", "absent", "title", "x"],
                 ["delete", "notes", "n2"],
             ),
@@ -471,6 +480,8 @@ SESSIONS: dict[str, tuple[str, list[Step]]] = {
                     "r": ["reg", {"a": 2, "b": 1}], "mv": ["mv", [1]], "c": ["counter", -3], "hi": ["max", 1.5],
                     "lo": ["min", 1], "s": ["set", [5, "x"]], "f": ["flag", True], "g": ["flag", False],
                     "m": ["map", {"k": 1}], "none": ["set", []], "void": ["map", {}],
+                    "q": ["bounded", {"available": 3, "leased": 1, "taken": 5, "total": 9}],
+                    "w": ["bounded", {"available": 0, "leased": 0, "taken": 0, "total": 0}],
                 },
             }, outbox=[1]),
         ],

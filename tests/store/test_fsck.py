@@ -25,6 +25,8 @@ from syncd.store.tables import (
     HOLDINGS,
     IDEMPOTENCY,
     LAPSED,
+    LEASE_ENDS,
+    LEASES,
     LOG,
     LOW_WATERS,
     META,
@@ -82,12 +84,16 @@ def made() -> MemoryStore:
         assert work is not None
         work.lapse(CAT.device)
         work.flush()
+    stock = [["bounded.restock", 10], ["bounded.lease", STRICT, 2, None], ["bounded.lease", TTL, 3, DAY_MS]]
+    leasing: list[list[Any]] = [[verb, "stock", "d", "left", *args] for verb, *args in stock]
+    daemon.ask(Post(KEY, SPACE, [["create", "stock", "d"], *leasing], None, None, None))
     with daemon.store.write() as tx:
         META.put(tx, keys.meta("schema"), (1,))
     assert not daemon.alarms
     return daemon.store
 
 
+STRICT, TTL = b"s" * 16, b"t" * 16  # two leases
 NOTIFICATION = {"title": "Sold", "body": "Your chair was sold", "category": "sales"}
 
 
@@ -178,6 +184,25 @@ def field_changed(name: str, **items: Any) -> Damage:
     return damage
 
 
+def book_changed(at: int, value: Any) -> Damage:
+    """Give the book of stock/d another item."""
+
+    def damage(tx: Writer) -> None:
+        document = DOCUMENTS.get(tx, D)
+        assert document is not None
+        field = document.fields["left"]
+        book = [*field.state[:at], value, *field.state[at + 1 :]]
+        DOCUMENTS.put(tx, D, document._replace(fields={"left": field._replace(state=book)}))
+
+    return damage
+
+
+D = keys.document(S, "stock", "d")
+D_NUMBER = 4
+STRICT_KEY, TTL_KEY = (keys.lease(S, D_NUMBER, lease, "left") for lease in (STRICT, TTL))
+TTL_ENDS = 1000 + 1010 + DAY_MS
+TTL_END = keys.lease_end(TTL_ENDS, S, D_NUMBER, TTL, "left")
+STRICT_LEASE, TTL_LEASE = [KEY_SLOT, 2, 2, None, False], [KEY_SLOT, 3, 3, TTL_ENDS, False]
 A, B, C = (keys.document(S, "notes", name) for name in "abc")
 SPACE_KEY = keys.space(SPACE)
 ANN_REPLICA = keys.replica(S, ANN.device)
@@ -191,13 +216,14 @@ BENS = keys.holdings(keys.owner(BEN.user))
 
 CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("schema row too long", replaced(META, keys.meta("x"), (1, 2)), [("meta", "has one item")]),
-    ("stray key", lambda tx: tx.put(b"Zed", b""), [("none", "belongs to no table")]),
+    ("stray key", lambda tx: tx.put(b"zed", b""), [("none", "belongs to no table")]),
+    ("stray key between tables", lambda tx: tx.put(b"\x5f", b""), [("none", "belongs to no table")]),
     ("rows of no space", replaced(BUCKETS, keys.bucket(77, 1), (1,)), [("bucket", "no such space")]),
     # spaces
     ("space renamed", dropped(keys.space_name(S)), [
         *[(table, "no such space") for table in
           ("document", "byrev", "log", "device log", "replica", "slot", "low-water", "bucket", "dead letter",
-           "consumer", "tombstone", "lapsed")],
+           "consumer", "tombstone", "lapsed", "lease")],
         ("space", "has no name"),
     ]),
     ("name of another space", replaced(SPACE_NAMES, keys.space_name(S), ("user/ann",)), [("space", "is named")]),
@@ -214,9 +240,9 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("chain of the space", changed(SPACES, SPACE_KEY, chain=bytes(8)), [("space", "T, chain or bytes")]),
     ("T of the space", changed(SPACES, SPACE_KEY, time=5), [("space", "T, chain or bytes")]),
     ("letters", changed(SPACES, SPACE_KEY, letter_next=0), [("dead letter", "never given")]),
-    ("numbers", changed(SPACES, SPACE_KEY, number_next=3), [("document", "was never given")]),
+    ("numbers", changed(SPACES, SPACE_KEY, number_next=4), [("document", "was never given")]),
     # documents
-    ("document gone", both(dropped(A), changed(SPACES, SPACE_KEY, document_count=1)), [
+    ("document gone", both(dropped(A), changed(SPACES, SPACE_KEY, document_count=2)), [
         ("byrev", "no document notes/a"), ("bucket", "its documents have 0000"), ("space", "the sum is"),
     ]),
     ("rev moved", changed(DOCUMENTS, C, rev=5), [
@@ -326,6 +352,32 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("consumer of a short epoch", changed(CONSUMERS, CONSUMER, epoch=b"1"), [("consumer", "the epoch has 1 bytes")]),
     ("consumer that knows more than it read", changed(CONSUMERS, CONSUMER, complete=NEVER), [
         ("consumer", "it is complete up to"),
+    ]),
+    # leases
+    ("units vanish", book_changed(2, 1), [("document", "do not add up"), *[
+        (table, "the sum is") for table in ("bucket", "space")]]),
+    ("a lease grows", book_changed(5, {
+        STRICT: [KEY_SLOT, 2, 3, None, False], TTL: [KEY_SLOT, 3, 2, TTL_ENDS, False],
+    }), [("document", "has 3 left of 2")]),
+    ("a lease of nobody", book_changed(5, {STRICT: [50, 2, 2, None, False], TTL: TTL_LEASE}), [
+        ("document", "by slot 50"),
+    ]),
+    ("a lease gone", book_changed(5, {STRICT: STRICT_LEASE}), [
+        ("document", "do not add up"), ("lease", "no such lease"),
+    ]),
+    ("a reserve beside a deficit", both(book_changed(1, 6), book_changed(3, 1)), [
+        ("document", "are impossible"), *[(table, "the sum is") for table in ("bucket", "space")],
+    ]),
+    ("lease not listed", dropped(STRICT_KEY), [("document", "is not listed with its end")]),
+    ("lease listed with another end", changed(LEASES, TTL_KEY, until=7), [
+        ("document", "is not listed with its end"), ("lease end", "it ends at 7"),
+    ]),
+    ("lease listed elsewhere", changed(LEASES, STRICT_KEY, collection="notes", document_id="a"), [
+        ("lease", "the field has no such lease"),
+    ]),
+    ("lease never ends", dropped(TTL_END), [("document", "never ends")]),
+    ("end of no lease", replaced(LEASE_ENDS, keys.lease_end(9, S, 77, TTL, "left"), ()), [
+        ("lease end", "no such lease"),
     ]),
     # idempotency
     ("never expires", dropped(keys.expiry(1000 + DAY_MS, b"k" * 16)), [

@@ -34,6 +34,12 @@ _ARGUMENTS: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
     "flag.disable": (names,),
     "map.put": (names, names, values),
     "map.drop": (names, names),
+    "bounded.restock": (names, increments),
+    "bounded.lease": (names, ids, counts, st.none() | st.integers(1_000, 2_592_000_000)),
+    "bounded.take": (names, counts, st.none() | ids),
+    "bounded.give": (names, ids, counts),
+    "bounded.refund": (names, counts),
+    "bounded.end": (names, ids),
 }
 seen: st.SearchStrategy[list[dict[str, int]]] = st.just([]) | counts.map(lambda seq: [{"seen": seq}])
 

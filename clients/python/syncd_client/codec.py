@@ -240,6 +240,7 @@ _SHAPES: dict[str, tuple[type, ...]] = {
     "set": (list,),
     "flag": (bool,),
     "map": (dict,),
+    "bounded": (dict,),
 }
 
 
@@ -259,9 +260,15 @@ def _doc(raw: Any, binding: Binding, where: str) -> m.DocumentEntry:
         type_ = TEXT.into(pair[0], binding, f"{where}.{name}")
         value = _value_in(pair[1], binding, f"{where}.{name}")
         fields[name] = (type_, value)
-        if type(value) not in _SHAPES.get(type_, _ANY_SHAPE):  # a view that replays onto it would fail
+        # A view that replays onto another shape would fail.
+        if type(value) not in _SHAPES.get(type_, _ANY_SHAPE) or (type_ == "bounded" and not _is_stock(value)):
             raise _wrong(f"{where}.{name}", f"a value of the type {type_}", pair[1])
     return m.DocumentEntry(collection, id, rev, items[3], fields)
+
+
+def _is_stock(value: dict[str, Any]) -> bool:
+    """Amounts by name."""
+    return all(type(amount) is int for amount in value.values())
 
 
 def _outcomes_out(entries: Iterable[m.OutcomeEntry], binding: Binding) -> list[Value]:

@@ -6,7 +6,7 @@ Owns the table of section 5.2 and the constructors for it. An operation that exi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .errors import InvalidInput
@@ -28,8 +28,16 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "flag.disable": ("field",),
     "map.put": ("field", "key", "value"),
     "map.drop": ("field", "key"),
+    "bounded.restock": ("field", "by"),
+    "bounded.lease": ("field", "lease", "units", "ttl"),
+    "bounded.take": ("field", "units", "named or null"),
+    "bounded.give": ("field", "named", "units"),
+    "bounded.refund": ("field", "units"),
     "expect": ("field",),
 }
+
+LEASE_ID_BYTES = 16
+LEASE_TTL_MS_MIN, LEASE_TTL_MS_MAX = 1_000, 30 * 24 * 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +84,42 @@ def _argument(kind: str, value: Value, where: str) -> Value:
         if checked_integer(value, where) == 0:
             raise InvalidInput(f"{where}: expected an integer other than 0")
         return value
-    return checked(value, where)
+    check = _OF_LEASES.get(kind)
+    return checked(value, where) if check is None else check(value, where)
+
+
+def _units(value: Value, where: str) -> Value:
+    if checked_integer(value, where) < 1:
+        raise InvalidInput(f"{where}: expected a number of units, from 1")
+    return value
+
+
+def _lease_id(value: Value, where: str) -> Value:
+    if not isinstance(value, bytes) or len(value) != LEASE_ID_BYTES:
+        raise InvalidInput(f"{where}: expected the id of a lease, {LEASE_ID_BYTES} bytes")
+    return value
+
+
+def _named(value: Value, where: str) -> Value:
+    """A lease is named by its id or by the certificate that the server gave of it."""
+    if isinstance(value, (list, tuple)) and len(value) == 5 and isinstance(value[0], bytes):
+        return checked(list(value), where)
+    return _lease_id(value, where)
+
+
+def _ttl(value: Value, where: str) -> Value:
+    if value is not None and not LEASE_TTL_MS_MIN <= checked_integer(value, where) <= LEASE_TTL_MS_MAX:
+        raise InvalidInput(f"{where}: expected {LEASE_TTL_MS_MIN} to {LEASE_TTL_MS_MAX} ms, or None for a strict lease")
+    return value
+
+
+_OF_LEASES: dict[str, Callable[[Value, str], Value]] = {
+    "units": _units,
+    "lease": _lease_id,
+    "named": _named,
+    "named or null": lambda value, where: None if value is None else _named(value, where),
+    "ttl": _ttl,
+}
 
 
 def operation_read(items: Sequence[Value]) -> Operation:

@@ -68,6 +68,20 @@ def _dropped(before: Value, key: str) -> Value:
     return {other: value for other, value in (before or {}).items() if other != key}
 
 
+_NO_STOCK = {"available": 0, "leased": 0, "taken": 0, "total": 0}
+
+
+def _moved(before: Value, **by: int) -> Value:
+    """A stock after units moved between its amounts; as it was, if there are too few."""
+    value = {**_NO_STOCK, **(before or {})}
+    moved = {name: amount + by.get(name, 0) for name, amount in value.items()}
+    return canonical(moved if min(moved.values()) >= 0 else value)
+
+
+def _taken(before: Value, units: int, named: Value) -> Value:
+    return _moved(before, taken=units, **{"available" if named is None else "leased": -units})
+
+
 # Each rule takes the field's value (None if the field is new) and the operation's arguments after the field name.
 _RULES: dict[str, Callable[..., Value]] = {
     "reg.set": lambda before, value: canonical(value),
@@ -81,4 +95,9 @@ _RULES: dict[str, Callable[..., Value]] = {
     "flag.disable": lambda before: False,
     "map.put": _put,
     "map.drop": _dropped,
+    "bounded.restock": lambda before, by: _moved(before, available=by, total=by),
+    "bounded.lease": lambda before, lease, units, ttl: _moved(before, available=-units, leased=units),
+    "bounded.take": _taken,
+    "bounded.give": lambda before, named, units: _moved(before, leased=-units, available=units),
+    "bounded.refund": lambda before, units: _moved(before, taken=-units, available=units),
 }

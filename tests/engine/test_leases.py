@@ -1,0 +1,409 @@
+"""Leases through the engine: who is told of them, what ends them, and what a restored server makes of them."""
+
+from random import Random
+from typing import Any
+
+import pytest
+
+from syncd.core.leases import LEASE_GRACE_MS, LEASE_TTL_MS_MAX, LEASES_MAX
+from syncd.engine import leases
+from syncd.engine.batch import space_row
+from syncd.engine.commands import (
+    ConfirmLeaseClock,
+    Done,
+    EndLease,
+    Post,
+    Posted,
+    Pushed,
+    Refused,
+    ReleaseLeases,
+    Tended,
+    TendLeases,
+)
+from syncd.engine.reclaiming import ENDED_AT_ONCE, listed
+from syncd.store import fsck, keys
+from syncd.store.tables import DOCUMENTS, SPACES
+from syncd.wire.messages import OutcomeEntry
+from tests.engine.kit import SPACE, Daemon, api_key, device, one, raw
+
+ANN, BEN = device(1), device(2, user="ben")
+WHERE = ("stock", "chair", "left")
+L, M = b"l" * 16, b"m" * 16
+RUN = b"run" + bytes(13)
+TTL = 3_600_000
+
+
+def op(action: str, *args: Any) -> list[Any]:
+    return [f"bounded.{action}", *WHERE, *args]
+
+
+class Shop:
+    """A daemon with a stock of ten chairs, and devices that count their own changes."""
+
+    def __init__(self, seed: int = 0, stock: int = 10) -> None:
+        self.daemon = Daemon(seed)
+        self.n: dict[bytes, int] = {}
+        self.mono_ms = 0
+        self.daemon.attach(ANN)
+        self.daemon.attach(BEN)
+        assert self.do(ANN, ["create", *WHERE[:2]], op("restock", stock)).outcome == "applied"
+
+    def do(self, author: Any, *operations: Any) -> OutcomeEntry:
+        n = self.n[author.device] = self.n.get(author.device, 0) + 1
+        return self.daemon.push(author, raw(n, *operations, base=self.daemon.head())).outcomes[0]
+
+    def outcome(self, author: Any, *operations: Any) -> str:
+        return self.do(author, *operations).outcome
+
+    def lease(self, author: Any, lease: bytes, k: int, ttl: int | None = None) -> list[Any]:
+        """The certificate of a lease that must be granted."""
+        entry = self.do(author, op("lease", lease, k, ttl))
+        assert entry.outcome == "applied" and entry.detail is not None, entry
+        (certificate,) = entry.detail["leases"]
+        return list(certificate)
+
+    def wait(self, ms: int, *, run: bytes = RUN) -> Tended:
+        """Time passes, by both clocks; the server looks at them."""
+        self.daemon.now_ms += ms
+        self.mono_ms += ms
+        return self.tend(run)
+
+    def tend(self, run: bytes = RUN) -> Tended:
+        return one(self.daemon.ask(TendLeases(run, self.mono_ms)), Tended)
+
+    def value(self) -> dict[str, int]:
+        with self.daemon.store.read() as tx:
+            row = space_row(tx, SPACE)
+            assert row is not None
+            document = DOCUMENTS.get(tx, keys.document(row.id, *WHERE[:2]))
+            assert document is not None
+            value: dict[str, int] = document.fields["left"].value
+            return value
+
+    def leases(self) -> dict[bytes, int]:
+        with self.daemon.store.read() as tx:
+            return {each.lease: each.left for each in listed(tx, SPACE, 2000)}
+
+    def restore(self, fork: int) -> None:
+        """What a restore does: a new epoch that shares the seqs up to `fork` with the one before."""
+        with self.daemon.store.write() as tx:
+            row = space_row(tx, SPACE)
+            assert row is not None
+            SPACES.put(tx, keys.space(SPACE), row._replace(epoch=b"e" * 16, parent=row.epoch, fork=fork))
+            leases.freeze(tx, row.id, self.daemon.now_ms)
+
+    def check(self) -> None:
+        assert not self.daemon.alarms
+        with self.daemon.store.read() as tx:
+            assert list(fsck.check(tx)) == []
+
+
+def test_the_holder_is_told_its_lease_and_everyone_else_sees_sums() -> None:
+    shop = Shop()
+    certificate = shop.lease(ANN, L, 4)
+    assert certificate[:4] == [L, 4, None, shop.daemon.head()] and len(certificate[4]) == 16
+    (entry,) = shop.daemon.deltas[-1].docs
+    assert entry.fields == {"left": ["bounded", {"available": 6, "leased": 4, "taken": 0, "total": 10}]}
+    assert shop.outcome(ANN, op("take", 3, certificate)) == "applied"
+    assert shop.leases() == {L: 1}
+    assert shop.outcome(ANN, op("give", certificate, 1)) == "applied"
+    assert shop.leases() == {} and shop.value() == {"available": 7, "leased": 0, "taken": 3, "total": 10}
+    shop.check()
+
+
+def test_a_lost_answer_is_told_again_and_leases_nothing_twice() -> None:
+    shop = Shop()
+    first = shop.do(ANN, op("lease", L, 4, TTL))
+    again = shop.daemon.push(ANN, raw(2, op("lease", L, 4, TTL), base=1)).outcomes[0]
+    assert again == first and shop.value()["leased"] == 4
+    shop.check()
+
+
+def test_a_lease_that_is_used_up_in_the_same_change_leaves_nothing() -> None:
+    shop = Shop()
+    entry = shop.do(ANN, op("lease", L, 4, TTL), op("take", 4, L))
+    assert (entry.outcome, entry.detail) == ("applied", None)
+    assert shop.leases() == {} and shop.value()["taken"] == 4
+    shop.check()
+
+
+def test_a_document_with_leases_is_not_deleted() -> None:
+    shop = Shop()
+    shop.lease(ANN, L, 4)
+    assert shop.outcome(BEN, ["delete", *WHERE[:2]]) == "precondition"
+    assert shop.outcome(ANN, op("give", L, 4), ["delete", *WHERE[:2]]) == "applied"
+    shop.check()
+
+
+def test_only_the_server_ends_a_lease_that_is_not_its_own() -> None:
+    shop = Shop()
+    shop.lease(ANN, L, 4)
+    assert shop.outcome(ANN, op("end", L)) == "forbidden"
+    end = EndLease(SPACE, *WHERE, L)
+    assert shop.daemon.ask(end) == Done()
+    assert shop.value()["available"] == 10 and shop.leases() == {}
+    assert one(shop.daemon.ask(end), Refused).reason == "unknown"
+    entry = shop.do(ANN, op("take", 1, L))
+    assert entry.outcome == "merged" and entry.detail == {"met": [[0, "ended", shop.daemon.head() - 1]]}
+    assert shop.outcome(ANN, op("take", 10, L)) == "lease_expired"
+    shop.check()
+
+
+def test_a_backend_leases_as_one_holder_whichever_of_its_workers_asks() -> None:
+    shop = Shop()
+    granted = one(shop.daemon.ask(Post(api_key(), SPACE, [op("lease", L, 2, TTL)], None, None, None)), Posted)
+    assert granted.detail is not None and granted.detail["leases"][0][:2] == [L, 2]
+    taken = one(shop.daemon.ask(Post(api_key(), SPACE, [op("take", 2, L)], None, None, None)), Posted)
+    assert taken.outcome == "applied" and taken.detail is None
+    shop.check()
+
+
+def test_a_clone_takes_nothing_of_the_lease_under_either_id() -> None:
+    shop = Shop(stock=4)
+    certificate = shop.lease(ANN, L, 4)
+    clone = device(1, installation=9)
+    answer = shop.daemon.push(clone, raw(3, op("take", 2, certificate), base=2, salt=5))
+    assert answer.forked == 3 and not answer.outcomes
+    # Under a new id it sells from the reserve, of which there is none; and the lease is where it was.
+    anew = device(7)
+    assert shop.outcome(anew, op("take", 2, certificate)) == "lease_expired"
+    assert shop.outcome(anew, op("give", certificate, 2)) == "noop"
+    assert shop.outcome(ANN, op("take", 4, certificate)) == "applied"
+    shop.check()
+
+
+# -- time -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_lease_with_a_ttl_ends_at_its_grace_and_not_a_millisecond_before() -> None:
+    shop = Shop()
+    until = shop.lease(ANN, L, 4, TTL)[2]
+    shop.lease(BEN, M, 2)
+    assert until == shop.daemon.now_ms + TTL
+    shop.tend()
+    assert shop.wait(TTL).ended == 0
+    assert shop.outcome(ANN, op("take", 1, L)) == "applied", "a take on its way is in time"
+    assert shop.wait(LEASE_GRACE_MS - 1).ended == 0
+    assert shop.wait(1) == Tended(1, 0, False)
+    assert shop.leases() == {M: 2} and shop.value()["available"] == 7
+    assert shop.outcome(ANN, op("take", 1, L)) == "merged"
+    assert shop.wait(10 * TTL) == Tended(0, None, False), "a strict one does not end"
+    shop.check()
+
+
+@pytest.mark.parametrize("jump_ms", [LEASE_GRACE_MS + TTL, 10 * 365 * 86_400_000])
+def test_a_jump_forward_of_the_wall_clock_ends_nothing_until_it_is_confirmed(jump_ms: int) -> None:
+    shop = Shop()
+    shop.lease(ANN, L, 4, TTL)
+    shop.tend()
+    shop.daemon.now_ms += jump_ms
+    assert shop.tend() == Tended(0, jump_ms, False)
+    assert shop.wait(TTL).ended == 0
+    assert shop.daemon.ask(ConfirmLeaseClock()) == Done()
+    assert shop.tend().ended == 1
+    shop.check()
+
+
+def test_without_confirmation_as_much_time_must_pass_as_was_promised() -> None:
+    shop = Shop()
+    shop.lease(ANN, L, 4, TTL)
+    shop.tend()
+    shop.daemon.now_ms += 100 * TTL
+    assert shop.wait(TTL + LEASE_GRACE_MS - 1).ended == 0
+    assert shop.wait(1).ended == 1
+
+
+def test_time_that_the_process_was_down_does_not_count() -> None:
+    shop = Shop()
+    shop.lease(ANN, L, 4, TTL)
+    shop.tend()
+    assert shop.wait(TTL, run=b"another process!").ended == 0
+    assert shop.wait(LEASE_GRACE_MS + 1, run=b"another process!").lag_ms == TTL
+    assert shop.wait(TTL - 1, run=b"another process!").ended == 1
+
+
+def test_after_a_jump_back_the_wall_clock_must_come_to_the_end_too() -> None:
+    """Who shook hands while the clock was wrong believes in it."""
+    shop = Shop()
+    shop.lease(ANN, L, 4, TTL)
+    shop.tend()
+    shop.daemon.now_ms -= 500
+    assert shop.wait(TTL + LEASE_GRACE_MS).ended == 0
+    shop.daemon.now_ms += 500
+    assert shop.tend().ended == 0, "nor does the way back count"
+    assert shop.wait(500).ended == 1
+
+
+def test_with_nothing_to_wait_for_the_past_is_forgotten() -> None:
+    shop = Shop()
+    shop.lease(ANN, L, 4, TTL)
+    shop.tend()
+    shop.daemon.now_ms += 9 * TTL
+    assert shop.outcome(ANN, op("take", 4, L)) == "applied"
+    assert shop.tend().lag_ms is None
+    shop.lease(ANN, M, 1, TTL)
+    assert shop.wait(TTL + LEASE_GRACE_MS) == Tended(0, TTL + LEASE_GRACE_MS, False), "counted from the first look"
+    assert shop.wait(TTL + LEASE_GRACE_MS) == Tended(1, TTL + LEASE_GRACE_MS, False)
+    assert shop.tend().lag_ms is None
+
+
+def test_a_look_ends_a_bounded_number() -> None:
+    shop = Shop(stock=2 * LEASES_MAX)
+    count = ENDED_AT_ONCE + 5
+    for number in range(count):
+        shop.lease(ANN, number.to_bytes(16), 1, TTL)
+    shop.tend()
+    assert shop.wait(2 * TTL) == Tended(ENDED_AT_ONCE, 0, True)
+    assert shop.tend() == Tended(5, 0, False)
+    shop.check()
+
+
+def test_what_ended_in_the_same_batch_is_ended_once() -> None:
+    shop = Shop()
+    shop.lease(ANN, L, 4, TTL)
+    shop.wait(2 * TTL)
+    shop.lease(ANN, M, 4, TTL)
+    shop.tend()
+    shop.daemon.now_ms += 2 * TTL
+    shop.mono_ms += 2 * TTL
+    decision = shop.daemon.decide(EndLease(SPACE, *WHERE, M), TendLeases(RUN, shop.mono_ms), EndLease(SPACE, *WHERE, M))
+    assert decision.results[0] == Done() and isinstance(decision.results[2], Refused)
+    assert shop.value() == {"available": 10, "leased": 0, "taken": 0, "total": 10}
+    shop.check()
+
+
+# -- a restored server ------------------------------------------------------------------------------------------------
+
+
+def restored(*, left: int = 10) -> tuple[Shop, list[Any]]:
+    """A server that was restored to before it leased 4 of its units to Ann. Returns her certificate, too."""
+    lost = Shop()
+    lost.do(ANN, op("take", 10 - left, None)) if left < 10 else None
+    image = lost.daemon.store.image()
+    fork = lost.daemon.head()
+    with lost.daemon.store.write() as tx:
+        leases.lease_key(tx, Random(1).randbytes)
+    image = lost.daemon.store.image()
+    certificate = lost.lease(ANN, L, min(left, 4), TTL)
+    shop = Shop()
+    shop.daemon.store = type(shop.daemon.store)(image=image)
+    shop.n = {ANN.device: lost.n[ANN.device] - 1, BEN.device: 0}
+    shop.restore(fork)
+    return shop, certificate
+
+
+def test_after_a_restore_the_reserve_gives_nothing_out_until_it_is_released() -> None:
+    shop, _ = restored()
+    assert shop.outcome(BEN, op("lease", M, 1, None)) == "precondition"
+    assert shop.outcome(BEN, op("take", 1, None)) == "precondition"
+    assert shop.outcome(BEN, op("take", 1, M)) == "lease_expired"
+    assert shop.outcome(BEN, op("restock", 1)) == "applied"
+    assert shop.daemon.ask(ReleaseLeases(SPACE)) == Done()
+    assert one(shop.daemon.ask(ReleaseLeases(SPACE)), Refused).reason == "unknown"
+    assert shop.outcome(BEN, op("take", 1, None)) == "applied"
+    shop.check()
+
+
+def test_after_a_restore_the_reserve_opens_when_the_longest_ttl_has_passed() -> None:
+    shop, _ = restored()
+    shop.tend()
+    shop.daemon.now_ms += 2 * LEASE_TTL_MS_MAX
+    shop.tend()
+    assert shop.outcome(BEN, op("take", 1, None)) == "precondition", "a jump is no time"
+    shop.wait(LEASE_TTL_MS_MAX + LEASE_GRACE_MS)
+    assert shop.outcome(BEN, op("take", 1, None)) == "applied"
+
+
+def test_a_certificate_of_a_lost_grant_is_honoured_once() -> None:
+    shop, certificate = restored()
+    assert shop.outcome(ANN, op("take", 3, certificate)) == "applied"
+    assert shop.leases() == {L: 1} and shop.value()["available"] == 6
+    assert shop.outcome(ANN, op("take", 1, certificate)) == "applied"
+    assert shop.outcome(ANN, op("take", 1, certificate)) == "precondition"
+    shop.check()
+    shop.wait(0)
+    assert shop.wait(2 * TTL).ended == 1, "its row goes with its time"
+    assert shop.outcome(ANN, op("take", 1, certificate)) == "lease_expired", "and is not honoured anew"
+    shop.check()
+
+
+def test_what_the_reserve_lacks_for_a_lost_grant_is_a_deficit() -> None:
+    shop, certificate = restored()
+    shop.daemon.ask(ReleaseLeases(SPACE))
+    assert shop.outcome(BEN, op("take", 8, None)) == "applied"
+    assert shop.outcome(ANN, op("take", 4, certificate)) == "applied"
+    assert shop.value() == {"available": 0, "deficit": 2, "leased": 0, "taken": 12, "total": 10}
+    shop.check()
+
+
+def test_what_is_no_certificate_of_this_server_for_this_device_and_field_is_not_honoured() -> None:
+    shop, certificate = restored()
+    lease_id, k, until, seq, mac = certificate
+    forged = [
+        [lease_id, k + 1, until, seq, mac],
+        [lease_id, k, until + 1, seq, mac],
+        [lease_id, k, None, seq, mac],
+        [M, k, until, seq, mac],
+        [lease_id, k, until, 1, mac],
+        [lease_id, k, until, seq, bytes(16)],
+        lease_id,
+    ]
+    for wrong in forged:
+        assert shop.outcome(ANN, op("take", 1, wrong)) == "lease_expired", wrong
+    assert shop.outcome(BEN, op("take", 1, certificate)) == "lease_expired", "another device's"
+    assert shop.outcome(ANN, ["create", "stock", "x"], ["bounded.restock", "stock", "x", "left", 9]) == "applied"
+    elsewhere = ["bounded.take", "stock", "x", "left", 1, certificate]
+    assert shop.outcome(ANN, elsewhere) == "lease_expired", "another document's"
+    assert shop.outcome(ANN, op("take", 1, certificate)) == "applied"
+    shop.check()
+
+
+def test_a_lease_from_before_the_fork_is_known_or_has_ended() -> None:
+    shop = Shop()
+    certificate = shop.lease(ANN, L, 4)
+    assert shop.daemon.ask(EndLease(SPACE, *WHERE, L)) == Done()
+    shop.restore(shop.daemon.head())
+    assert shop.outcome(ANN, op("take", 1, certificate)) == "lease_expired"
+    shop.check()
+
+
+def test_random_histories_leave_books_that_add_up_and_indexes_that_agree() -> None:
+    for seed in range(12):
+        _random_history(Random(seed))
+
+
+def _random_history(random: Random) -> None:
+    shop = Shop(seed=random.randrange(99), stock=random.randint(3, 30))
+    authors = [ANN, BEN, device(3), device(4)]
+    ids = [bytes([number]) * 16 for number in range(8)]
+    for _ in range(80):
+        author, lease, k = random.choice(authors), random.choice(ids), random.randint(1, 3)
+        roll = random.random()
+        if roll < 0.3:
+            shop.do(author, op("lease", lease, k, random.choice((None, 1000, 60_000))))
+        elif roll < 0.6:
+            shop.do(author, op("take", k, random.choice((lease, lease, None))))
+        elif roll < 0.7:
+            shop.do(author, op("give", lease, k), op("refund", 1))
+        elif roll < 0.8:
+            shop.do(author, op("restock", random.choice((2, -2))))
+        elif roll < 0.85:
+            shop.daemon.ask(EndLease(SPACE, *WHERE, lease))
+        else:
+            jump = random.choice((0, 0, 0, 90_000, -90_000))
+            shop.daemon.now_ms = max(1, shop.daemon.now_ms + jump)
+            shop.wait(random.choice((0, 500, 40_000)), run=random.choice((RUN, b"r" * 16)))
+        value = shop.value()
+        assert value["available"] + value["leased"] + value["taken"] == value["total"] and "deficit" not in value
+        assert sum(shop.leases().values()) == value["leased"]
+    shop.check()
+
+
+def test_the_answers_of_pushes_are_pushes() -> None:
+    """The kit's own: a refused change still is an outcome of a push that was taken."""
+    shop = Shop()
+    result = shop.daemon.push_result(ANN, raw(2, op("take", 99, None), base=1))
+    assert isinstance(result, Pushed) and result.outcomes[0].outcome == "precondition"
+    with shop.daemon.store.read() as tx:
+        row = space_row(tx, SPACE)
+        assert row is not None and row.letter_next == 1, "what is refused is kept"
