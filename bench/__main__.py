@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import (
+    behaviour,
     connect,
     deflate,
     download,
@@ -77,6 +78,7 @@ def _benchmarks(
         "restart": partial(plain, restart.run),
         "slow": partial(plain, slow.run),
         "tls": partial(plain, tls.run),
+        "behaviour": partial(plain, behaviour.run),
     }
 
 
