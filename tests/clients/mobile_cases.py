@@ -8,11 +8,11 @@ from syncd_client import State
 from syncd_client.policy import HASTE_MAX
 
 from . import peer as p
-from .peer import SPACE, Peer
-from .shell_kit import Stage, case
+from .peer import SPACE
+from .shell_kit import Stage, case, websocket_case
 
 
-@case
+@websocket_case  # polls that are answered with nothing are life enough
 async def the_keep_alive_is_proposed_and_the_background_lengthens_it(stage: Stage) -> None:
     async with stage.device(keepalive_ms=240_000) as device:
         device.space(SPACE).subscribe()
@@ -40,8 +40,9 @@ async def the_keep_alive_is_proposed_and_the_background_lengthens_it(stage: Stag
 
 @case
 async def a_half_open_connection_is_noticed_by_its_timers(stage: Stage) -> None:
-    async with stage.device():
+    async with stage.device() as device:
         wire = await stage.welcomed(ping_ms=20_000)
+        await stage.reaches(device, State.READY)
         began_s = stage.now_s()
         wire.is_stuck = True  # what is sent disappears, the probe too
         again = await stage.peer.next()
@@ -167,7 +168,7 @@ async def a_network_that_changes_while_offline_or_stopped_connects_nobody(stage:
 
 async def resumed(stage: Stage, caps: list[str]) -> float:
     """Seconds from the open socket of a second run until the outcome of a change made offline, 0.1 s each way."""
-    peer = stage.peer = Peer(stage.loop, delay_s=0.1)
+    peer = stage.peer = stage.new_peer(delay_s=0.1)
     path = stage.path / "-".join(["caps", *caps])
     async with stage.device(path=path) as device:
         space = device.space(SPACE)

@@ -1,7 +1,8 @@
 """The acceptance kit of the client's shells: virtual time under each event loop, a stage, and a small server.
 
-A case is a coroutine function over a `Stage`; it must pass under every shell of SHELLS (test_shells.py). The cases are
-in shell_cases.py and mobile_cases.py. Nothing sleeps: time jumps to the next thing that is due.
+A case is a coroutine function over a `Stage`; it must pass under every shell of SHELLS, over a WebSocket and over polls
+(test_shells.py). The cases are in shell_cases.py and mobile_cases.py, those of polls alone in poll_cases.py. Nothing
+sleeps: time jumps to the next thing that is due.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import trio
 from trio.testing import MockClock
 
 from syncd_client import Device, State, aio, open_device
+from syncd_client.carriers import Carrier
 from syncd_client.device import opened
 from syncd_client.loops import Event, Loop, Run
 from syncd_client.trio_shell import TrioLoop
 
 from . import peer as p
 from .peer import SPACE, Ended, Peer, Wire
+from .polled_peer import PolledPeer
 
 CASE_S = 10_000.0  # of virtual time: what still waits then waits for ever
 
@@ -81,11 +84,20 @@ SHELLS = {
 class Stage:
     """What a case plays on."""
 
-    def __init__(self, shell: Shell, path: Path) -> None:
+    def __init__(self, shell: Shell, path: Path, carrier: Carrier = "websocket") -> None:
         self.shell = shell
         self.path = path
+        self.carrier = carrier
         self.loop = shell.loop()
-        self.peer = Peer(self.loop)
+        self.peer = self.new_peer()
+
+    @property
+    def polled(self) -> PolledPeer:
+        assert isinstance(self.peer, PolledPeer)
+        return self.peer
+
+    def new_peer(self, delay_s: float = 0.0) -> Peer:
+        return (PolledPeer if self.carrier == "polls" else Peer)(self.loop, delay_s)
 
     def device(self, **options: Any) -> AbstractAsyncContextManager[Device]:
         settings = {"url": "ws://peer", "token": "T", "ports": self.peer.ports(), "durability": "off", **options}
@@ -119,6 +131,8 @@ class Stage:
 
 Case: TypeAlias = Callable[[Stage], Awaitable[None]]
 CASES: list[Case] = []
+WEBSOCKET_CASES: list[Case] = []  # what polls cannot do, or do by other means
+POLL_CASES: list[Case] = []
 
 
 def case(run: Case) -> Case:
@@ -126,9 +140,19 @@ def case(run: Case) -> Case:
     return run
 
 
-def play(run: Case, shell: Shell, path: Path) -> None:
+def websocket_case(run: Case) -> Case:
+    WEBSOCKET_CASES.append(run)
+    return run
+
+
+def poll_case(run: Case) -> Case:
+    POLL_CASES.append(run)
+    return run
+
+
+def play(run: Case, shell: Shell, path: Path, carrier: Carrier) -> None:
     async def main() -> None:
-        stage = Stage(shell, path)
+        stage = Stage(shell, path, carrier)
         assert await stage.loop.within(stage.now_s() + CASE_S, lambda: run(stage)), "it waits for ever"
 
     shell.run(main)

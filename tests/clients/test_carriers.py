@@ -2,8 +2,11 @@
 
 import asyncio
 import gc
+import os
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -14,24 +17,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncd_client import aio, carriers, open_device
-from syncd_client.carriers import AGAIN_MAX_S, AGAIN_MIN_S, BLOCKED_MAX, Choice
+from syncd_client.carriers import AGAIN_MAX_S, AGAIN_MIN_S, BLOCKED_MAX, Choice, Mode
 from syncd_client.device import Device, Status
-from syncd_client.errors import Absent
+from syncd_client.errors import Absent, Refused, TransportClosed
+from syncd_client.fallback import connect_by
+from syncd_client.lanes import Dial, connect_polls
+from syncd_client.loops import Loop
 from syncd_client.policy import State
-from syncd_client.trio_shell import connect_by, connect_websocket
+from syncd_client.trio_shell import TrioLoop, connect_websocket, dial
 from syncd_client.values import Value
 from tests.e2e.process import running
 
 LIMIT_S = 60.0
 
-# trio-websocket leaves the socket of an upgrade that was refused to the garbage collector, which warns of it.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 @pytest.fixture(autouse=True)
 def collected() -> Iterator[None]:
+    """A socket that was left to the garbage collector is told of here: warnings are errors."""
     yield
-    gc.collect()  # here, and not in a test of others
+    gc.collect()
 
 
 # -- the choice -------------------------------------------------------------------------------------------------------
@@ -123,8 +127,8 @@ class Proxy:
                     head = head.replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1)
                 is_lost = not is_upgrade and self._random.random() < self.loss
                 await self._pass(client, head, is_cut=is_upgrade and self.upgrade == "reset", is_lost=is_lost)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return
+            except* (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
 
     async def _pass(self, client: trio.SocketStream, head: bytes, *, is_cut: bool, is_lost: bool) -> None:
         async with await trio.open_tcp_stream(*self._target) as server, trio.open_nursery() as nursery:
@@ -237,11 +241,76 @@ async def test_a_device_goes_back_to_a_websocket_when_the_network_lets_it(
                 await device.wait_until(lambda: device.status == Status(State.READY, "", None, "websocket"))
 
 
+async def test_the_asyncio_shell_falls_back_and_agrees_with_the_trio_shell(tmp_path: Path) -> None:
+    """One that is behind such a network, and one that is told to poll; both beside a device on a WebSocket."""
+    with running(tmp_path / "daemon") as daemon:
+        token = daemon.token("ann", "home/*:owner")
+
+        async def in_asyncio(url: str, transport: Mode, near_id: str) -> str:
+            async with aio.open_device(tmp_path / transport, url=url, token=token, transport=transport) as far:
+                space = far.space("home/cart")
+                space.subscribe()
+                await far.wait_until(lambda: title(far, near_id) == "the blue one")
+                space.set("item", near_id, "note", transport)
+                await space.wait_settled()
+                return far.status.carrier
+
+        with trio.fail_after(LIMIT_S):
+            proxy = Proxy(daemon.http, "400")
+            async with proxied(proxy) as url, open_device(tmp_path / "near", url=daemon.sync_url, token=token) as near:
+                near.space("home/cart").subscribe()
+                for transport in ("auto", "poll"):
+                    id = near.space("home/cart").create("item", transport, {"note": "the blue one"}).keys[0][1]
+                    run = partial(in_asyncio, url, transport, id)
+                    assert await trio.to_thread.run_sync(lambda run=run: aio.run(run)) == "polls"
+                    await near.wait_until(lambda id=id, transport=transport: title(near, id) == transport)
+            assert proxy.upgrades == BLOCKED_MAX
+
+
+async def test_polls_that_find_nobody_or_are_refused_say_so_as_an_upgrade_does(nursery: trio.Nursery) -> None:
+    """Under both shells: nobody listens, `Retry-After`, and what answers without being a server of this protocol."""
+
+    async def serve(answer: bytes, stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(answer)
+        await stream.aclose()
+
+    async def opened(port: int, loop: Loop, dial: Dial) -> None:
+        url = f"ws://127.0.0.1:{port}/v1/sync"
+        async with connect_polls(loop, dial, url, "syncd.v1.json", entropy=os.urandom) as transport:
+            await transport.send("[]")
+
+    answer = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 17\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    for told, kind, after_s in (
+        (answer, Refused, 17.0),
+        (answer.replace(b"503", b"403").replace(b"Retry-After: 17\r\n", b""), Refused, 0.0),
+        (answer.replace(b"503", b"404"), TransportClosed, 0.0),
+        (None, Absent, 0.0),
+    ):
+        if told is None:
+            with socket.create_server(("127.0.0.1", 0)) as unused:
+                port = unused.getsockname()[1]
+        else:
+            listeners = await nursery.start(trio.serve_tcp, partial(serve, told), 0)
+            port = listeners[0].socket.getsockname()[1]
+        in_asyncio = partial(opened, port, aio.AsyncioLoop(), aio.dial)
+        with pytest.raises(kind) as in_trio:
+            await opened(port, TrioLoop(), dial)
+        with pytest.raises(kind) as other:
+            await trio.to_thread.run_sync(lambda run=in_asyncio: aio.run(run))
+        for raised in (in_trio.value, other.value):
+            assert type(raised) is kind
+            assert isinstance(raised, (TransportClosed, Absent))
+            assert raised.after_s == after_s
+    nursery.cancel_scope.cancel()
+
+
 async def test_a_server_that_is_down_is_no_network_that_blocks(tmp_path: Path) -> None:
     with running(tmp_path / "daemon") as daemon:
         url, token = daemon.sync_url, daemon.token("ann", "home/*:owner")
     choice = Choice("auto")
-    connect = connect_by(choice, bytes, connect_websocket)
+    loop = TrioLoop()
+    connect = connect_by(loop, choice, bytes, connect_websocket, partial(connect_polls, loop, dial))
     for _ in range(3):
         with pytest.raises(Absent):
             async with connect(url, "syncd.v1.msgpack"):

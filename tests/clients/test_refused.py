@@ -14,8 +14,6 @@ from syncd_client.errors import Unreachable
 ANSWER = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 17\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
-# trio-websocket leaves the socket of an upgrade that was refused to the garbage collector, which warns of it.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_the_trio_shell_hears_retry_after(nursery: trio.Nursery) -> None:
     async def refuse(stream: trio.SocketStream) -> None:
         await stream.receive_some()
@@ -29,7 +27,7 @@ async def test_the_trio_shell_hears_retry_after(nursery: trio.Nursery) -> None:
             raise AssertionError("it was refused")
     assert refused.value.after_s == 17
     del refused
-    gc.collect()  # here, and not in a test of others
+    gc.collect()  # a socket that was left to it would be told of here
     nursery.cancel_scope.cancel()
 
 

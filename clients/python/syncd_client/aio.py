@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI, NegotiationError
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.typing import Subprotocol
 
+from .carriers import JUDGED, Choice, Mode
 from .codec import FRAME_BYTES_MAX
 from .device import Binding, Device, Durability, opened
-from .errors import Absent, TransportClosed, Unreachable
+from .errors import Absent, Blocked, TransportClosed, Unreachable
+from .fallback import connect_by
+from .lanes import RECEIVE_BYTES, Place, connect_polls
 from .loops import Event, Run
 from .policy import retry_after_s
 from .shell import CLOSE_S, CONNECT_S, Ports, Token, Transport
@@ -116,6 +121,40 @@ def _closed(closed: ConnectionClosed) -> TransportClosed:
     return TransportClosed(1006) if closed.rcvd is None else TransportClosed(closed.rcvd.code, closed.rcvd.reason)
 
 
+class _Bytes:
+    """`lanes.Stream` over asyncio."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def receive(self) -> bytes:
+        return await self._reader.read(RECEIVE_BYTES)
+
+    async def aclose(self) -> None:
+        self._writer.transport.abort()
+        with suppress(OSError):
+            await self._writer.wait_closed()
+
+
+async def dial(where: Place) -> _Bytes:
+    """`lanes.Dial` over asyncio."""
+    to = f"{where.host}:{where.port}"
+    context = ssl.create_default_context() if where.is_secure else None
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            return _Bytes(*await asyncio.open_connection(where.host, where.port, ssl=context))
+    except TimeoutError:
+        raise Absent(f"{to}: no connection within {CONNECT_S:.0f} s") from None
+    except ssl.SSLError as error:
+        raise Unreachable(f"{to}: {error}") from None
+    except OSError as error:
+        raise Absent(f"{to}: {error}") from None
+
+
 @asynccontextmanager
 async def connect_websocket(url: str, subprotocol: str) -> AsyncIterator[Transport]:
     """The default `connect` port: the `websockets` library over TCP or TLS."""
@@ -131,13 +170,8 @@ async def connect_websocket(url: str, subprotocol: str) -> AsyncIterator[Transpo
             extensions=[ClientPerMessageDeflateFactory(True, True)],
             proxy=None,
         )
-    except InvalidStatus as refused:
-        asked = retry_after_s(refused.response.headers.get("Retry-After"))
-        raise Unreachable(f"{url}: refused with HTTP status {refused.response.status_code}", asked) from None
-    except OSError as error:
-        raise Absent(f"{url}: {error or type(error).__name__}") from None
-    except (InvalidHandshake, InvalidURI) as error:
-        raise Unreachable(f"{url}: {error or type(error).__name__}") from None
+    except (InvalidURI, OSError, InvalidHandshake) as error:
+        raise _unreachable(url, error) from None
     try:
         if socket.subprotocol != subprotocol:
             raise Unreachable(f"{url}: the server does not speak {subprotocol}")
@@ -148,9 +182,29 @@ async def connect_websocket(url: str, subprotocol: str) -> AsyncIterator[Transpo
         await socket.wait_closed()
 
 
-def system_ports() -> Ports:
-    """The real world: the wall clock, the system's entropy, `websockets`."""
-    return Ports(clock_ms=lambda: time.time_ns() // 1_000_000, entropy=os.urandom, connect=connect_websocket)
+def _unreachable(url: str, error: Exception) -> Unreachable:
+    """What a failed attempt says: of the server, or of what stands between."""
+    said = f"{url}: {error or type(error).__name__}"
+    if isinstance(error, InvalidStatus):
+        status = error.response.status_code
+        kind = Unreachable if status in JUDGED else Blocked
+        asked_s = retry_after_s(error.response.headers.get("Retry-After"))
+        return kind(f"{url}: refused with HTTP status {status}", asked_s)
+    if isinstance(error, (InvalidURI, ssl.SSLError, NegotiationError)):
+        return Unreachable(said)
+    # A time-out does not say whether anybody listens: the library dials and upgrades in one.
+    return Absent(said) if isinstance(error, OSError) and not isinstance(error, TimeoutError) else Blocked(said)
+
+
+def system_ports(transport: Mode = "auto") -> Ports:
+    """The real world: the wall clock, the system's entropy, `websockets`, and polls where that does not get through.
+
+    `transport`: `websocket` or `poll` to have nothing else."""
+    loop = AsyncioLoop()
+    connect = connect_by(
+        loop, Choice(transport), os.urandom, connect_websocket, partial(connect_polls, loop, dial)
+    )  # fmt: skip
+    return Ports(clock_ms=lambda: time.time_ns() // 1_000_000, entropy=os.urandom, connect=connect)
 
 
 @asynccontextmanager
@@ -160,6 +214,7 @@ async def open_device(
     url: str | None = None,
     token: Token = None,
     binding: Binding = "msgpack",
+    transport: Mode = "auto",
     online: bool = True,
     keepalive_ms: int | None = None,
     ports: Ports | None = None,
@@ -167,8 +222,8 @@ async def open_device(
 ) -> AsyncIterator[Device]:
     """As `syncd_client.open_device`, in asyncio."""
     async with opened(
-        AsyncioLoop(), directory, ports or system_ports(), url=url, token=token, binding=binding, online=online,
-        keepalive_ms=keepalive_ms, durability=durability,
+        AsyncioLoop(), directory, ports or system_ports(transport), url=url, token=token, binding=binding,
+        online=online, keepalive_ms=keepalive_ms, durability=durability,
     ) as device:  # fmt: skip
         yield device
 

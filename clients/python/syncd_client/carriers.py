@@ -1,9 +1,10 @@
 """What carries the next connection: a WebSocket, or polls where the network lets none through.
 
 Owns the choice, and what it is made by: how the attempts before it ended. Pure, but for its own fields: time and random
-numbers are passed in. Must not know how either is made (`trio_shell`, `polls`).
+numbers are passed in. Must not know how either is made (`trio_shell`, `aio`, `lanes`).
 
-1. A server that cannot be reached at all says nothing about the proxies: only an upgrade that went wrong does.
+1. A server that cannot be reached at all says nothing about the proxies: only an upgrade that went wrong does. One that
+   refuses polls says nothing of them, either.
 2. Polls are taken after `BLOCKED_MAX` upgrades in a row went wrong, and a WebSocket is tried again after `AGAIN_MIN_S`,
    doubled each time up to `AGAIN_MAX_S`, with jitter; if that goes wrong, polls follow at once.
 """

@@ -23,7 +23,7 @@ from . import messages as m
 from . import replica
 from .codec import BINDINGS, FRAME_BYTES_MAX
 from .conversation import Conversation
-from .errors import Absent, OutcomeForgotten, StoreError, TransportClosed, Unreachable
+from .errors import Absent, OutcomeForgotten, Refused, StoreError, TransportClosed, Unreachable
 from .loops import Loop
 from .policy import Disposition, Event, State, next_state
 from .reconnect import Reconnecting
@@ -369,6 +369,7 @@ class Device:
                 connection = Connection(self.loop, transport, conversation, self.ports, self._token, self._carry_out)
                 self._connection = connection
                 self._ending = await connection.run()
+                self._after_s = self._ending.after_s
         except Unreachable as error:
             self._ending = self._ending or TransportClosed(1006, str(error))
             self._is_absent, self._after_s = isinstance(error, Absent), error.after_s
@@ -402,7 +403,8 @@ class Device:
     def _after(self, ending: TransportClosed, connection: Connection | None) -> None:
         """Obey the way in which a connection ended: state, durable consequences, and the wait before the next."""
         now_s = self.loop.now_s()
-        conversation = connection.conversation if connection is not None else None
+        is_refused = isinstance(ending, Refused)  # then there was no conversation
+        conversation = connection.conversation if connection is not None and not is_refused else None
         session = conversation.session if conversation is not None else None
         ready_s = conversation.ready_s if conversation is not None else None
         ready_for_s = 0.0 if ready_s is None else now_s - ready_s

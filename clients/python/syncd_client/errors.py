@@ -48,9 +48,14 @@ class Blocked(Unreachable):
 
 
 class TransportClosed(SyncdError):
-    """The connection ended. `code` is the WebSocket close code; 1006 if there was none."""
+    """The connection ended. `code` is the WebSocket close code; 1006 if there was none. `after_s` as of Unreachable."""
 
-    def __init__(self, code: int, reason: str = "") -> None:
+    def __init__(self, code: int, reason: str = "", after_s: float = 0.0) -> None:
         super().__init__(f"connection closed with {code}{': ' if reason else ''}{reason}")
         self.code = code
         self.reason = reason
+        self.after_s = after_s
+
+
+class Refused(TransportClosed):
+    """No connection has come about: the request that was to open it, with what the client says first, was refused."""

@@ -6,11 +6,13 @@ Owns what is trio's own. Must not decide anything: connections and devices are t
 from __future__ import annotations
 
 import os
+import ssl
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import trio
 import trio_websocket
@@ -19,10 +21,13 @@ from .carriers import JUDGED, Choice, Mode
 from .codec import FRAME_BYTES_MAX
 from .device import Binding, Device, Durability, opened
 from .errors import Absent, Blocked, TransportClosed, Unreachable
+from .fallback import connect_by
+from .lanes import RECEIVE_BYTES, Place, connect_polls, place
 from .loops import Event, Run
 from .policy import retry_after_s
-from .polls import connect_polls
-from .shell import CLOSE_S, CONNECT_S, Connect, Ports, Token, Transport
+from .shell import CONNECT_S, Ports, Token, Transport
+
+_TcpOrTls: TypeAlias = "trio.SocketStream | trio.SSLStream[trio.SocketStream]"
 
 
 class TrioLoop:
@@ -89,102 +94,118 @@ def _closed(closed: trio_websocket.ConnectionClosed) -> TransportClosed:
     return TransportClosed(1006) if reason is None else TransportClosed(reason.code, reason.reason or "")
 
 
+class _Bytes:
+    """`lanes.Stream` over trio."""
+
+    def __init__(self, stream: _TcpOrTls) -> None:
+        self.stream = stream
+
+    async def send(self, data: bytes) -> None:
+        try:
+            await self.stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise OSError(str(error) or type(error).__name__) from None
+
+    async def receive(self) -> bytes:
+        try:
+            return bytes(await self.stream.receive_some(RECEIVE_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise OSError(str(error) or type(error).__name__) from None
+
+    async def aclose(self) -> None:
+        await trio.aclose_forcefully(self.stream)
+
+
+async def dial(where: Place) -> _Bytes:
+    """`lanes.Dial` over trio."""
+    to = f"{where.host}:{where.port}"
+    with trio.move_on_after(CONNECT_S):
+        try:
+            socket = await trio.open_tcp_stream(where.host, where.port)
+        except OSError as error:
+            raise Absent(f"{to}: {error}") from None
+        if not where.is_secure:
+            return _Bytes(socket)
+        context = ssl.create_default_context()
+        stream = trio.SSLStream(socket, context, server_hostname=where.host, https_compatible=True)
+        try:
+            await stream.do_handshake()
+        except BaseException as error:
+            await trio.aclose_forcefully(socket)
+            if isinstance(error, trio.BrokenResourceError):
+                raise Unreachable(f"{to}: {error.__cause__ or error}") from None
+            raise
+        return _Bytes(stream)
+    raise Absent(f"{to}: no connection within {CONNECT_S:.0f} s")
+
+
 @asynccontextmanager
 async def connect_websocket(url: str, subprotocol: str) -> AsyncIterator[Transport]:
-    """The default `connect` port: trio-websocket over TCP or TLS."""
-    is_open = False
+    """The default `connect` port: trio-websocket over TCP or TLS.
+
+    The stream and the nursery are ours: trio-websocket 0.12 lets go of a stream whose upgrade was refused, and of one
+    that the server closed first, without closing it. What the application raises must not come out in a group.
+    """
+    where = place(url)
+    stream = await dial(where)
+    failure: Exception | None = None
     try:
-        async with trio_websocket.open_websocket_url(
-            url,
+        async with trio.open_nursery() as nursery:
+            socket = await _upgraded(nursery, stream.stream, where, subprotocol)
+            if socket is None:
+                failure = Blocked(f"{url}: no answer to the upgrade within {CONNECT_S:.0f} s")
+            elif socket.subprotocol != subprotocol:
+                failure = Unreachable(f"{url}: the server does not speak {subprotocol}")
+            else:
+                try:
+                    yield _WebSocket(socket)
+                except Exception as error:
+                    failure = error
+            # Whoever wanted a closing handshake has had it.
+            nursery.cancel_scope.cancel()
+    except* trio_websocket.ConnectionRejected as group:
+        failure = _refusal(url, group)
+    except* trio_websocket.ConnectionClosed:
+        pass  # what came cannot be read, and the path is gone, too: the connection has ended, for whatever reason
+    finally:
+        await stream.aclose()
+    if failure is not None:
+        raise failure
+
+
+async def _upgraded(
+    nursery: trio.Nursery, stream: _TcpOrTls, where: Place, subprotocol: str
+) -> trio_websocket.WebSocketConnection | None:
+    with trio.move_on_after(CONNECT_S):
+        return await trio_websocket.wrap_client_stream(
+            nursery,
+            stream,
+            where.netloc,
+            f"{where.path}?{where.query}" if where.query else where.path,
             subprotocols=[subprotocol],
             max_message_size=FRAME_BYTES_MAX,
-            connect_timeout=CONNECT_S,
-            disconnect_timeout=CLOSE_S,
-            receive_buffer_size=65_536,
-        ) as socket:
-            if socket.subprotocol != subprotocol:
-                raise Unreachable(f"{url}: the server does not speak {subprotocol}")
-            is_open = True
-            yield _WebSocket(socket)
-    except trio_websocket.ConnectionRejected as rejected:
-        kind = Unreachable if rejected.status_code in JUDGED else Blocked
-        headers = {name.lower(): value.decode("latin-1") for name, value in rejected.headers or ()}
-        raise kind(
-            f"{url}: refused with HTTP status {rejected.status_code}", retry_after_s(headers.get(b"retry-after"))
-        ) from None
-    except trio_websocket.HandshakeError as error:
-        if not is_open:  # afterwards it is a closing handshake that took too long: the connection is gone either way
-            kind = Absent if isinstance(error.__cause__, OSError) else Blocked
-            raise kind(f"{url}: {error.__cause__ or error or type(error).__name__}") from None
-    except OSError as error:
-        raise Absent(f"{url}: {error}") from None
+            receive_buffer_size=RECEIVE_BYTES,
+        )
+    return None
 
 
-class _Watched:
-    """A transport, and whether anything came over it."""
-
-    def __init__(self, transport: Transport, carried_by: str, on_first: Callable[[], None]) -> None:
-        self.carried_by = carried_by
-        self.has_received = self.is_closed = False  # closed by the peer, with a code
-        self.send, self.close = transport.send, transport.close
-        self._receive, self._on_first = transport.receive, on_first
-
-    async def receive(self) -> bytes | str:
-        try:
-            frame = await self._receive()
-        except TransportClosed as closed:
-            self.is_closed = closed.code != 1006
-            raise
-        if not self.has_received:
-            self.has_received = True
-            self._on_first()
-        return frame
-
-
-def connect_by(
-    choice: Choice, entropy: Callable[[int], bytes], websocket: Connect, polls: Callable[..., Any] = connect_polls
-) -> Connect:
-    """A `connect` port that tries a WebSocket and falls back to polls, as `choice` says."""
-
-    def blocked() -> bool:
-        return choice.blocked(trio.current_time(), entropy(1)[0] / 256)
-
-    @asynccontextmanager
-    async def connect(url: str, subprotocol: str) -> AsyncIterator[Transport]:
-        async with AsyncExitStack() as stack:
-            watched: _Watched | None = None
-            if choice.next(trio.current_time()) == "websocket":
-                try:
-                    socket = await stack.enter_async_context(websocket(url, subprotocol))
-                    watched = _Watched(socket, "websocket", choice.upgraded)
-                except Blocked:
-                    if not blocked():
-                        raise
-            if watched is not None:
-                yield watched
-                # Not reached if the application ended it. What goes silent, or breaks off, right behind an upgrade was
-                # no WebSocket for something on the way.
-                if not (watched.has_received or watched.is_closed):
-                    blocked()
-                return
-            transport = await stack.enter_async_context(
-                polls(url, subprotocol, entropy=entropy, again_s=choice.again_s)
-            )
-            watched = _Watched(transport, "polls", lambda: None)
-            try:
-                yield watched
-            finally:
-                if not watched.has_received:
-                    choice.polls_failed()
-
-    return connect
+def _refusal(url: str, group: BaseExceptionGroup[trio_websocket.ConnectionRejected]) -> Unreachable:
+    rejected = group.exceptions[0]
+    assert isinstance(rejected, trio_websocket.ConnectionRejected)
+    kind = Unreachable if rejected.status_code in JUDGED else Blocked
+    headers = {name.lower(): value.decode("latin-1") for name, value in rejected.headers or ()}
+    after_s = retry_after_s(headers.get(b"retry-after"))
+    return kind(f"{url}: refused with HTTP status {rejected.status_code}", after_s)
 
 
 def system_ports(transport: Mode = "auto") -> Ports:
     """The real world: the wall clock, the system's entropy, trio-websocket, and polls where that does not get through.
 
     `transport`: `websocket` or `poll` to have nothing else."""
-    connect = connect_by(Choice(transport), os.urandom, connect_websocket)
+    loop = TrioLoop()
+    connect = connect_by(
+        loop, Choice(transport), os.urandom, connect_websocket, partial(connect_polls, loop, dial)
+    )  # fmt: skip
     return Ports(clock_ms=lambda: time.time_ns() // 1_000_000, entropy=os.urandom, connect=connect)
 
 
