@@ -169,6 +169,7 @@ class Soak:
         try:
             await taken(self._daemon, http, began_s)  # the first makes what later ones reuse
             self._before = await taken(self._daemon, http, began_s)
+            await self._load.burst()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._load.run)
                 await self._sample(http, began_s)

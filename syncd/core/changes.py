@@ -272,7 +272,7 @@ def _parsed_operations(items: object) -> tuple[tuple[Operation, ...], Sequence[A
         raise _ChangeRefused("too_large", None, f"a change has at most {OPERATIONS_MAX} operations")
     operations: list[Operation] = []
     operation: Operation | None = None
-    is_canonical = True
+    is_canonical, nested_bytes = True, 0
     for index, item in enumerate(items):
         try:
             operation = parsed_operation(item, operation)
@@ -284,6 +284,11 @@ def _parsed_operations(items: object) -> tuple[tuple[Operation, ...], Sequence[A
         # Only the last argument can be other than a name; what is canonical is handed back as the same object.
         if operation.args and operation.args[-1] is not item[3 + len(operation.args)]:
             is_canonical = False
+        if operation.args and type(operation.args[-1]) in (list, dict):
+            # A change that is too large is left at once: the rest of it, up to a whole frame, would hold the loop up.
+            nested_bytes += len(encoded(operation.args[-1]))
+            if nested_bytes > CHANGE_BYTES_MAX:
+                raise _ChangeRefused("too_large", None, f"the operations have at most {CHANGE_BYTES_MAX} bytes")
     if len(operations) > DOCUMENTS_MAX and len({(each.collection, each.id) for each in operations}) > DOCUMENTS_MAX:
         raise _ChangeRefused("too_large", None, f"a change touches at most {DOCUMENTS_MAX} documents")
     return tuple(operations), items if is_canonical else [operation.wire() for operation in operations]

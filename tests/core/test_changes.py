@@ -167,6 +167,15 @@ def test_each_limit_holds_to_the_item() -> None:
     assert outcome([["reg.set", "c", "i", "f", b"x" * (VALUE_BYTES_MAX - 2)]]) == "too_large"
     assert outcome([["reg.set", "c", "i", "f", b"x" * 65000]] * 4) == "fits"
     assert outcome([["reg.set", "c", "i", "f", b"x" * 65000]] * 5) == "too_large"
+    assert outcome([["reg.set", "c", "i", "f", [b"x" * 65000]]] * 4) == "fits"
+    assert outcome([["reg.set", "c", "i", "f", [b"x" * 65000]]] * 5) == "too_large"
+
+
+def test_what_follows_in_a_change_that_is_too_large_already_is_not_looked_at() -> None:
+    """A frame holds four times what a change may: the rest of it would hold the loop up for nothing."""
+    heavy = ["reg.set", "c", "i", "f", {"x": b"x" * 65000}]
+    assert outcome([heavy] * 5 + [["no.such", "c", "i"]]) == "too_large"
+    assert outcome([["no.such", "c", "i"]] + [heavy] * 5) == "invalid"
 
 
 def test_a_void_gives_up_a_bounded_range() -> None:

@@ -47,6 +47,49 @@ def refused(data: bytes | str) -> ProtocolError:
     return caught.value
 
 
+# -- repeated keys in JSON --------------------------------------------------------------------------------------------
+
+
+class _Pairs(list[Any]):
+    """A map of JSON as it is written: keys may come again."""
+
+
+_TRICKY = st.text(alphabet='ab":{}[],\\\n\u00e9', max_size=4)
+_WRITTEN = st.recursive(
+    st.one_of(_TRICKY, st.integers(0, 9)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.lists(st.tuples(_TRICKY, inner), max_size=3).map(lambda pairs: _Pairs(pairs))
+    ),
+    max_leaves=12,
+)
+
+
+def _written(value: Any, separator: str) -> str:
+    if isinstance(value, _Pairs):
+        items = [f"{json.dumps(key)}{separator}{_written(item, separator)}" for key, item in value]
+        return "{" + ",".join(items) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(_written(item, separator) for item in value) + "]"
+    return json.dumps(value)
+
+
+def _is_repeating(value: Any) -> bool:
+    if isinstance(value, _Pairs):
+        names = [key for key, _ in value]
+        return len(set(names)) < len(names) or any(_is_repeating(item) for _, item in value)
+    return isinstance(value, list) and any(map(_is_repeating, value))
+
+
+@given(_WRITTEN, st.sampled_from((":", " : ")))
+def test_a_repeated_key_is_found_wherever_it_stands_and_nothing_else_is_taken_for_one(value: Any, colon: str) -> None:
+    """Keys are counted by their colons first; texts may hold colons, quotes and backslashes of their own."""
+    data = f'[[20,{{"id"{colon}1}}],[200,{{"x"{colon}{_written(value, colon)}}}]]'
+    if _is_repeating(value):
+        assert "is repeated" in str(refused(data))
+    else:
+        assert JSON.decode(data) == [m.Ping(1)]
+
+
 # -- what clients send ------------------------------------------------------------------------------------------------
 
 
