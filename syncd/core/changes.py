@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from operator import call
 from typing import Any, NamedTuple
 
+from syncd.core.fields import ELEMENT_BYTES
 from syncd.core.ids import NONCE_BYTES, SEQ_MAX, BadName, check_name
 from syncd.core.leases import LEASE_ID_BYTES, LEASE_MAC_BYTES, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN
 from syncd.core.values import INTEGER_MAX, Value, ValueRefused, ValueTooLarge, checked, encoded
@@ -20,6 +21,8 @@ OPERATIONS_MAX = 1000  # Firestore takes 500 writes in a batch; an editor's past
 DOCUMENTS_MAX = 128  # with DOCUMENT_BYTES_MAX and DELTA_BYTES_MAX: what one seq alters fits one delta
 CHANGE_BYTES_MAX = 262144
 REASON_BYTES_MAX = 500
+# An insert into the same place, again and again, takes a bit each: some 2,000 of them. Figma's are unbounded, and grow.
+POSITION_BYTES_MAX = 256
 _TOLD_DEPTH_MAX = 64  # of a refused change: a well-formed one nests 2 + 16 deep
 VOID_COUNT_MAX = 1000  # each number given up is a row in the device log; a longer range comes as several voids
 
@@ -146,6 +149,21 @@ def _ttl(value: object) -> Value:
     return value
 
 
+def _element(value: object) -> Value:
+    if type(value) is not bytes or len(value) != ELEMENT_BYTES or not value[-1]:
+        raise ValueRefused(f"an element of a list is {ELEMENT_BYTES} bytes, of which the last is not 0")
+    return value
+
+
+def _position(value: object) -> Value:
+    """Positions end with an element, and so not with 0: between any two there is room for a third."""
+    if type(value) is not bytes or len(value) <= ELEMENT_BYTES or not value[-1]:
+        raise ValueRefused(f"a position is bytes, at least {ELEMENT_BYTES + 1}, of which the last is not 0")
+    if len(value) > POSITION_BYTES_MAX:
+        raise ValueTooLarge(f"a position has at most {POSITION_BYTES_MAX} bytes, not {len(value)}")
+    return value
+
+
 # verb -> checks of its arguments after the field; None: the operation addresses the whole document
 VERBS: dict[str, tuple[Callable[[object], Value], ...] | None] = {
     "create": None,
@@ -169,6 +187,9 @@ VERBS: dict[str, tuple[Callable[[object], Value], ...] | None] = {
     "bounded.give": (_lease, _units),
     "bounded.refund": (_units,),
     "bounded.end": (_lease_id,),
+    "list.insert": (_position, checked),
+    "list.move": (_position,),
+    "list.remove": (_element,),
 }
 
 

@@ -14,6 +14,7 @@ from syncd.core import leases
 from syncd.core.values import INTEGER_MAX, ITEMS_MAX, Value, decoded, encoded, is_same
 
 MV_VALUES_MAX = 8
+ELEMENT_BYTES = 8  # of the random name of a list's element, which ends its position
 MAP_DROPPED_MAX = 256  # markers of dropped keys that a map keeps; the oldest are forgotten and counted
 
 # A named tuple's own constructor is a Python function around this call; the tuples below are made for each operation.
@@ -21,6 +22,7 @@ _new = tuple.__new__
 
 Mark = tuple[int, int]  # (seq, slot): which change wrote this
 Register = tuple[bool, Value, int, int, int]  # present, value, eff, seq, slot
+Item = tuple[bytes, Value, int, int, int]  # position, value, eff, seq, slot; the last three: of whoever placed it
 
 
 class OperationRefused(Exception):
@@ -176,6 +178,42 @@ def _bounded(state: Any, action: str, args: tuple[Value, ...], by: Observer) -> 
     return Step(result.book, is_visible, result.met)
 
 
+def _list(state: dict[bytes, Item] | None, action: str, args: tuple[Value, ...], by: Observer) -> Step:
+    """Elements by name. The name is random, so who names an element has seen its insert, whatever the bases say.
+
+    A removed element leaves no marker. None is needed: only an insert makes an element, and a name is inserted once, so
+    a move that arrives after the remove finds nothing to move. The position is decided by the register rule.
+    """
+    items = state or {}
+    name = args[0][-ELEMENT_BYTES:]
+    old = items.get(name)
+    if action == "insert":
+        if old is not None:
+            raise OperationRefused("invalid", "the list has an element of this name; a new one is random")
+        if len(items) >= ITEMS_MAX:
+            raise OperationRefused("too_large", f"a list has at most {ITEMS_MAX} elements")
+        return Step({**items, name: (args[0], args[1], min(by.stamp, by.time), by.seq, by.slot)}, True)
+    if old is None:
+        return Step(items if state is None else state, state is None)
+    if action == "remove":
+        met = () if by.has_seen(old[3], old[4]) else (("won", old[3]),)
+        return Step({other: item for other, item in items.items() if other != name}, True, met)
+    place: Register = (True, old[0], *old[2:])
+    step = _written(place, True, args[0], by)
+    if step.state is place:
+        return Step(state, False, step.met)
+    return Step({**items, name: (step.state[1], old[1], *step.state[2:])}, step.visible, step.met)
+
+
+def _ordered(state: dict[bytes, Item]) -> list[Value]:
+    """[position, value] of each element. No two positions are equal, as each ends with the name of its element."""
+    return [[item[0], item[1]] for item in sorted(state.values(), key=_position)]
+
+
+def _position(item: Item) -> bytes:
+    return item[0]
+
+
 def _listed(state: dict[bytes, Any]) -> list[Value]:
     return [decoded(key) for key in sorted(state)]
 
@@ -201,6 +239,7 @@ TYPES: dict[str, FieldType] = {
     "flag": FieldType(_flag, lambda state: bool(state)),
     "map": FieldType(_map, _mapped),
     "bounded": FieldType(_bounded, leases.value_of),
+    "list": FieldType(_list, _ordered),
 }
 
 

@@ -155,7 +155,7 @@ def _sentence(name: str, field: Field, winner: dict[str, Any] | None, touching: 
     who = f"{name} stands as device {winner['device'][:8]} (user {winner['user']}) wrote it at seq {winner['seq']}"
     if not rivals:
         return f"{who}; it had seen every other change to the field that is still known."
-    if field.type in ("set", "flag", "mv"):
+    if field.type in ("set", "flag", "mv", "list"):
         return (
             f"{who}; {len(rivals)} changes were made without knowledge of it, and merged by the rule of {field.type}."
         )

@@ -43,6 +43,19 @@ def test_edits_made_offline_are_queued_and_shown(tmp_path: Path) -> None:
     assert run(tmp_path, "list", SPACE, "items") == (0, [], "")
 
 
+def test_a_list_is_edited_by_places(tmp_path: Path) -> None:
+    def edit(word: str, *rest: str) -> tuple[int, list[Any], str]:
+        return run(tmp_path, word, SPACE, "todo", "t", "items", *rest)
+
+    assert run(tmp_path, "create", SPACE, "todo", "t")[0] == 0
+    for word, *rest in (["insert", '"b"', '"c"'], ["insert", '"a"', "--at", "0"], ["move", "2", "0"], ["remove", "1"]):
+        assert edit(f"list-{word}", *rest)[0] == 0
+    _, (document,), _ = run(tmp_path, "get", SPACE, "todo", "t")
+    assert [value for _position, value in document["fields"]["items"]] == ["c", "b"]
+    code, _, error = edit("list-remove", "2")
+    assert (code, error) == (2, "error: list: no element 2; there are 2, counted from 0\n")
+
+
 def test_exit_codes_say_who_has_to_act(tmp_path: Path) -> None:
     code, lines, error = run(tmp_path, "get", SPACE, "items", "a")
     assert (code, lines, error) == (1, [], f"error: there is no items/a in {SPACE}\n")

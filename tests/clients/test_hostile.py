@@ -126,13 +126,15 @@ async def test_a_delta_that_makes_no_sense_ends_the_connection_only(
     "field",
     [
         ["set", 5], ["map", [1]], ["counter", "x"], ["max", None], ["mv", {}], ["flag", 7], ["new", 1], ["set", {}],
+        ["list", 1], ["list", [1]], ["list", [["text", 1]]], ["list", [[b"position!"]]],
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(
     "change",
     [
         ["set.add", 1], ["set.remove", 1], ["map.put", "k", 1], ["map.drop", "k"], ["counter.inc", 1], ["max.put", 1],
-        ["mv.set", 1], ["flag.enable"],
+        ["mv.set", 1], ["flag.enable"], ["list.insert", b"position!", 1], ["list.move", b"position!"],
+        ["list.remove", b"osition!"],
     ],
 )  # fmt: skip
 async def test_a_value_that_its_type_cannot_have_breaks_no_view(

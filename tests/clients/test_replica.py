@@ -168,6 +168,10 @@ field_operations = st.sampled_from(
         operation("flag.disable", "c", "1", "f"),
         operation("map.put", "c", "1", "p", "k", 1),
         operation("map.drop", "c", "1", "p", "k"),
+        operation("list.insert", "c", "1", "l", b"\x80element1", [1]),
+        operation("list.insert", "c", "1", "l", b"\x80element2", "two"),
+        operation("list.move", "c", "1", "l", b"\x90element1"),
+        operation("list.remove", "c", "1", "l", b"element2"),
         operation("expect", "c", "1", "a"),
         operation("set.add", "c", "1", "a", 1),
     ]
@@ -208,6 +212,13 @@ def test_replay_does_what_the_names_say() -> None:
             operation("map.put", "c", "1", "p", "z", 1),
             operation("map.put", "c", "1", "p", "a", 2),
             operation("mv.set", "c", "1", "m", 4),
+            operation("list.insert", "c", "1", "l", b"\x80element1", 1),
+            operation("list.insert", "c", "1", "l", b"\x80element2", 2),
+            operation("list.insert", "c", "1", "l", b"\x90element3", 3),
+            operation("list.insert", "c", "1", "l", b"\x20element3", "this name is taken: nothing happens"),
+            operation("list.move", "c", "1", "l", b"\x40element3"),
+            operation("list.move", "c", "1", "l", b"\x40element4"),
+            operation("list.remove", "c", "1", "l", b"element1"),
             operation("reg.set", "c", "1", "n", "another type: nothing happens"),
             operation("reg.unset", "c", "1", "n"),
         ],
@@ -220,6 +231,7 @@ def test_replay_does_what_the_names_say() -> None:
         "f": ("flag", False),
         "p": ("map", {"a": 2, "z": 1}),
         "m": ("mv", [4]),
+        "l": ("list", [[b"\x40element3", 3], [b"\x80element2", 2]]),
     }
 
 

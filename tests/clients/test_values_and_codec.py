@@ -131,6 +131,8 @@ arguments: dict[str, st.SearchStrategy[Any]] = {
     "value": values,
     "by": st.integers(1, 9),
     "number": st.integers(-9, 9) | st.just(0.5),
+    "element": st.just(b"element1"),
+    "position": st.binary(min_size=1, max_size=9).map(lambda index: index + b"element1"),
 }
 
 

@@ -30,12 +30,15 @@ _increments = st.integers(-SEQ_MAX, SEQ_MAX).filter(bool)
 _lease_ids = st.binary(min_size=16, max_size=16)
 _certificates = st.tuples(_lease_ids, counts, st.none() | st.integers(0, SEQ_MAX), counts, _lease_ids)
 _leases = _lease_ids | _certificates.map(list)
+_elements = st.binary(min_size=7, max_size=7).map(lambda name: name + b"\x01")
+_positions = st.builds(lambda index, name: index + name, st.binary(min_size=1, max_size=248), _elements)
 _ARGUMENTS: dict[str, list[st.SearchStrategy[Any]]] = {
     "reg.set": [values], "mv.set": [values], "counter.inc": [_increments], "max.put": [_numbers],
     "min.put": [_numbers], "set.add": [values], "set.remove": [values], "map.put": [names, values], "map.drop": [names],
     "bounded.restock": [_increments], "bounded.lease": [_lease_ids, counts, st.none() | st.integers(1000, 10**9)],
     "bounded.take": [counts, st.none() | _leases], "bounded.give": [_leases, counts], "bounded.refund": [counts],
     "bounded.end": [_lease_ids],
+    "list.insert": [_positions, values], "list.move": [_positions], "list.remove": [_elements],
 }  # fmt: skip
 
 
@@ -138,6 +141,13 @@ def test_an_item_too_many_or_too_few_is_invalid(item: list[Any], cut: int, more:
         ["map.put", "c", "i", "f", 1, 1],
         ["map.drop", "c", "i", "f", "x" * 161],
         ["flag.enable", "c", "i", "f", True],
+        ["list.insert", "c", "i", "f", b"\x80", 1],
+        ["list.insert", "c", "i", "f", b"\x80" + bytes(8), 1],
+        ["list.insert", "c", "i", "f", "\x80" * 9, 1],
+        ["list.move", "c", "i", "f", b"8 bytes!"],
+        ["list.move", "c", "i", "f", b"\x808 bytes!", 1],
+        ["list.remove", "c", "i", "f", b"\x808 bytes!"],
+        ["list.remove", "c", "i", "f", b"\x807bytes\x00"],
         ["expect", "c", "i", 7],
     ],
     ids=repr,

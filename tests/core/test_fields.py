@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from syncd.core.fields import MAP_DROPPED_MAX, MV_VALUES_MAX, TYPES, Field, Observer, OperationRefused, stepped
 from syncd.core.values import INTEGER_MAX, ITEMS_MAX, decoded, encoded, is_same, normalized
-from tests.oracle.histories import KEYS, NUMBERS, VALUES
+from tests.oracle.histories import ELEMENTS, INDEXES, KEYS, NUMBERS, VALUES
 
 TIME = 1_000
 Action = tuple[str, tuple[Any, ...]]
@@ -16,6 +16,13 @@ values = st.sampled_from([normalized(value) for value in VALUES])
 numbers = st.sampled_from(NUMBERS[:-1])
 keys = st.sampled_from(KEYS)
 
+
+def _name(number: int) -> bytes:
+    return bytes(7) + bytes([number])
+
+
+# Only an element that is known to have been inserted can be named: a list that others work on has these from before.
+INSERTED: list[Action] = [("insert", (b"\x80" + name, name[-1])) for name in ELEMENTS]
 ACTIONS: dict[str, st.SearchStrategy[Action]] = {
     "reg": st.tuples(st.just("set"), st.tuples(values)) | st.just(("unset", ())),
     "mv": st.tuples(st.just("set"), st.tuples(values)),
@@ -25,6 +32,9 @@ ACTIONS: dict[str, st.SearchStrategy[Action]] = {
     "set": st.tuples(st.sampled_from(("add", "remove")), st.tuples(values)),
     "flag": st.sampled_from((("enable", ()), ("disable", ()))),
     "map": st.tuples(st.just("put"), st.tuples(keys, values)) | st.tuples(st.just("drop"), st.tuples(keys)),
+    "list": st.builds(lambda number: ("insert", (b"\x80" + _name(number), number)), st.integers(6, 250))
+    | st.builds(lambda index, name: ("move", (index + name,)), st.sampled_from(INDEXES), st.sampled_from(ELEMENTS))
+    | st.sampled_from(ELEMENTS).map(lambda name: ("remove", (name,))),
 }
 kinds = st.sampled_from(sorted(ACTIONS))  # test_leases.py has the laws of `bounded`, whose operations compete
 
@@ -38,16 +48,29 @@ def written(draw: st.DrawFn) -> tuple[str, list[tuple[Action, Observer]]]:
     """A type, and operations on one field with any sight of each other."""
     kind = draw(kinds)
     steps = []
+    inserted = set()
     for seq in range(1, draw(st.integers(1, 8)) + 1):
         observer = by(
             seq, base=draw(st.integers(0, seq - 1)), slot=draw(st.integers(1, 3)), stamp=draw(st.integers(0, 9))
         )
-        steps.append((draw(ACTIONS[kind]), observer._replace(has_memory=draw(st.booleans()))))
+        action = draw(ACTIONS[kind])
+        if action[0] == "insert":
+            assume(action[1][0] not in inserted)
+            inserted.add(action[1][0])
+        steps.append((action, observer._replace(has_memory=draw(st.booleans()))))
     return kind, steps
 
 
-def run(kind: str, steps: list[tuple[Action, Observer]]) -> Field:
+def begun(kind: str) -> Field | None:
+    """A field as it is before concurrent operations begin, at seq 0."""
     field: Field | None = None
+    for action, args in INSERTED if kind == "list" else ():
+        field, _ = stepped(field, kind, action, args, by(0))
+    return field
+
+
+def run(kind: str, steps: list[tuple[Action, Observer]]) -> Field:
+    field = begun(kind)
     for (action, args), observer in steps:
         field, _ = stepped(field, kind, action, args, observer)
     assert field is not None
@@ -64,6 +87,10 @@ def shown(field: Field) -> bytes:
 @example(("set", [("add", (1,)), ("remove", (1,))]), None)
 def test_concurrent_operations_commute_up_to_their_time(drawn: tuple[str, list[Action]], random: Any) -> None:
     kind, actions = drawn
+    if kind == "list":  # a name is random: nobody else has it
+        assume(
+            len({args[0] for action, args in actions if action == "insert"}) == sum(a[0] == "insert" for a in actions)
+        )
     stamped = list(enumerate(actions, 1))  # different times: the seq decides nothing
     results = set()
     for _ in range(2):
@@ -82,6 +109,8 @@ def test_what_a_change_has_seen_never_beats_it(drawn: tuple[str, list[tuple[Acti
     before = run(kind, steps)
     seq = len(steps) + 1
     action, args = data.draw(ACTIONS[kind])
+    if action == "insert":
+        assume(not any(args[0] == known[0] for (_, known), _ in steps if known))
     # A clock that stands at 0 does not help what was seen.
     field, step = stepped(before, kind, action, args, by(seq, base=seq - 1, slot=9))
     assert not step.met
@@ -97,6 +126,10 @@ def test_what_a_change_has_seen_never_beats_it(drawn: tuple[str, list[tuple[Acti
         assert (args[0] in field.value) == (action == "put")
     elif kind == "counter":
         assert field.value == before.value + args[0]
+    elif kind == "list":
+        was = any(item[0][-8:] == args[0][-8:] for item in before.value)
+        now = [item[0] for item in field.value if item[0][-8:] == args[0][-8:]]
+        assert now == ([args[0]] if action == "insert" or (action == "move" and was) else [])
     else:
         assert field.value == (max if kind == "max" else min)(before.value, args[0])
 
@@ -104,8 +137,7 @@ def test_what_a_change_has_seen_never_beats_it(drawn: tuple[str, list[tuple[Acti
 @given(written())
 def test_a_state_is_plain_data_and_is_never_altered_in_place(drawn: tuple[str, list[tuple[Action, Observer]]]) -> None:
     kind, steps = drawn
-    field: Field | None = None
-    stored: Field | None = None
+    field = stored = begun(kind)
     for (action, args), observer in steps:
         kept = encoded(field)
         after, step = stepped(field, kind, action, args, observer)
@@ -120,7 +152,7 @@ def test_a_state_is_plain_data_and_is_never_altered_in_place(drawn: tuple[str, l
 @given(written())
 def test_rev_moves_exactly_when_the_value_does(drawn: tuple[str, list[tuple[Action, Observer]]]) -> None:
     kind, steps = drawn
-    field: Field | None = None
+    field = begun(kind)
     for (action, args), observer in steps:
         before = encoded("absent") if field is None or not field.is_visible else shown(field)
         after, step = stepped(field, kind, action, args, observer)
@@ -186,6 +218,31 @@ def test_a_set_and_a_map_hold_no_more_than_an_array_may() -> None:
     stepped(map_field, "map", "put", ("k0", 1), by(2))
 
 
+def test_a_list_holds_no_more_elements_than_an_array_may() -> None:
+    items = {i.to_bytes(8): (b"\x80" + i.to_bytes(8), i, 0, 1, 1) for i in range(ITEMS_MAX)}
+    full = Field("list", 1, 1, 1, items)
+    with pytest.raises(OperationRefused) as refused:
+        stepped(full, "list", "insert", (b"\x80another!", 1), by(2))
+    assert refused.value.outcome == "too_large"
+    full, _ = stepped(full, "list", "remove", ((0).to_bytes(8),), by(2))
+    assert len(stepped(full, "list", "insert", (b"\x80another!", 1), by(3))[0].value) == ITEMS_MAX
+
+
+def test_the_name_of_an_element_that_is_there_cannot_be_given_to_another() -> None:
+    field, _ = stepped(None, "list", "insert", (b"\x80element1", 1), by(1))
+    with pytest.raises(OperationRefused) as refused:
+        stepped(field, "list", "insert", (b"\x90element1", 2), by(2))
+    assert refused.value.outcome == "invalid"
+
+
+@given(
+    st.permutations([("move", (b"\x40" + ELEMENTS[0],)), ("move", (b"\xc0" + ELEMENTS[0],)), ("remove", ELEMENTS[:1])])
+)
+def test_a_remove_wins_over_concurrent_moves_whoever_comes_first(actions: list[Action]) -> None:
+    field = run("list", [(action, by(seq, stamp=9 - seq)) for seq, action in enumerate(actions, 1)])
+    assert [item[0][-8:] for item in field.value] == list(ELEMENTS[1:])
+
+
 def test_a_clock_in_the_far_future_cannot_beat_what_arrives_later() -> None:
     fast = by(1, stamp=10**12)
     later = Observer(0, 2, True, 2, TIME + 1, TIME + 1)
@@ -201,6 +258,8 @@ def test_what_ended_nothing_wrote_nothing() -> None:
         ("map", ("put", ("k", 1)), ("put", ("k", 2))),
         ("reg", ("set", (1,)), ("set", (2,))),
         ("max", ("put", (1,)), ("put", (0,))),
+        ("list", ("move", (b"\x40" + ELEMENTS[0],)), ("move", (b"\xc0" + ELEMENTS[0],))),
+        ("list", ("remove", ELEMENTS[:1]), ("move", (b"\xc0" + ELEMENTS[0],))),
     )
     for kind, first, second in pairs:
         field = run(kind, [(first, by(1, stamp=9))])

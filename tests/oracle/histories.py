@@ -8,7 +8,7 @@ says is compared with the oracle. The server is whatever keeps the three methods
 Devices carry *full version vectors*, joined as they learn of changes, and beside them the two integers that travel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, NamedTuple, Protocol
@@ -24,6 +24,8 @@ VALUES: tuple[Any, ...] = (None, True, False, 1, 0, "x", "é", b"x", 1.5, [1], [
 NUMBERS: tuple[Any, ...] = (0, 1, -1, 1.5, 7, -2.25, 2**53 - 1)
 KEYS = ("k", "l")
 LEASES = (bytes([1]) * 16, bytes([2]) * 16)  # few ids: another's are named, and what has ended
+ELEMENTS = tuple(bytes(7) + bytes([number]) for number in range(1, 6))  # few: they meet, and are inserted anew
+INDEXES = (b"\x40", b"\x80", b"\x80\x00", b"\xc0")
 CARELESS = -900  # the skew of a device that stamps with its bare clock
 KEY_AUTHOR = -1  # an API key: it has no memory of its own, and its changes arrive at once
 
@@ -129,6 +131,18 @@ def random_stock_wire(random: Random) -> tuple[Any, ...]:
     return ("bounded.give", *where, lease, count) if roll < 0.9 else ("bounded.refund", *where, count)
 
 
+def random_list_wire(random: Random) -> tuple[Any, ...]:
+    """One operation on a list; now and then on the field that others use with another type."""
+    where = (*DOCUMENTS[0], "list" if random.random() < 0.9 else "mixed")
+    position = random.choice(INDEXES) + random.choice(ELEMENTS)
+    roll = random.random()
+    if roll < 0.1:
+        return ("expect", *where)
+    if roll < 0.4:
+        return ("list.insert", *where, position, random.choice(VALUES))
+    return ("list.move", *where, position) if roll < 0.75 else ("list.remove", *where, position[-8:])
+
+
 def random_edit(random: Random, device: int) -> Edit:
     count = 1 if random.random() < 0.7 else random.randint(2, 5)
     steps = tuple(
@@ -142,7 +156,7 @@ def random_edit(random: Random, device: int) -> Edit:
 
 def random_history(seed: int) -> History:
     """2-5 devices and an API key; one device lapses in the middle and comes back at the end with all it holds."""
-    random, stocks = Random(seed), Random(f"{seed}/stocks")
+    random, stocks, lists = Random(seed), Random(f"{seed}/stocks"), Random(f"{seed}/lists")
     count = random.randint(2, 5)
     skews = tuple(random.choice((0, 0, -40, 40, 10_000, CARELESS)) for _ in range(count))
     lapsed = random.randrange(count)
@@ -164,15 +178,17 @@ def random_history(seed: int) -> History:
         else:
             events.append(Sync(device))
     share = stocks.choice((0.0, 0.1, 0.7))
-    return History(skews, tuple(_with_stocks(event, stocks, share) for event in events))
+    events = [_with_others(event, random_stock_wire, stocks, share) for event in events]
+    share = lists.choice((0.0, 0.1, 0.7))
+    return History(skews, tuple(_with_others(event, random_list_wire, lists, share) for event in events))
 
 
-def _with_stocks(event: Event, random: Random, share: float) -> Event:
-    """The event, a share of whose operations on fields are on a stock."""
+def _with_others(event: Event, wire: Callable[[Random], tuple[Any, ...]], random: Random, share: float) -> Event:
+    """The event, a share of whose operations on fields are others."""
     if not isinstance(event, Edit):
         return event
     steps = [
-        Step(random_stock_wire(random), step.ahead) if len(step.wire) > 3 and random.random() < share else step
+        Step(wire(random), step.ahead) if len(step.wire) > 3 and random.random() < share else step
         for step in event.steps
     ]
     return event._replace(steps=tuple(steps))

@@ -22,7 +22,7 @@ from tests.oracle import stock
 INTEGER_MAX = 2**53 - 1
 MV_MAX = 8
 ACCEPTED = ("applied", "merged", "noop")
-FIELD_TYPES = ("reg", "mv", "counter", "max", "min", "set", "flag", "map", "bounded")
+FIELD_TYPES = ("reg", "mv", "counter", "max", "min", "set", "flag", "map", "bounded", "list")
 
 Key = tuple[str, str]
 
@@ -158,6 +158,21 @@ def cells(facts: Sequence[Fact]) -> dict[bytes, list[Fact]]:
     return by_cell
 
 
+def places(facts: Sequence[Fact]) -> dict[bytes, list[Fact]]:
+    """What stands in a list: element -> its insert, and the moves that were taken while it was there. It is there from
+    its insert until a remove, whoever had seen what: who names an element has seen its insert."""
+    there: dict[bytes, list[Fact]] = {}
+    for fact in facts:
+        name = fact.args[0][-8:]
+        if fact.verb == "list.insert":
+            there.setdefault(name, [fact])
+        elif fact.verb == "list.remove":
+            there.pop(name, None)
+        elif name in there:
+            there[name].append(fact)
+    return there
+
+
 def content(kind: str, facts: Sequence[Fact]) -> frozenset[int]:
     """The operations of which a field's state is made (by identity): it is altered iff these change."""
     left: Iterable[Fact | None]
@@ -175,6 +190,8 @@ def content(kind: str, facts: Sequence[Fact]) -> frozenset[int]:
         left = [fact for cell in cells(facts).values() for fact in live_adds(cell)]
     elif kind == "flag":
         left = live_adds(facts)
+    elif kind == "list":
+        left = [fact for placed in places(facts).values() for fact in (placed[0], winner(placed))]
     else:
         left = [winner(cell) for cell in cells(facts).values()]
     return frozenset(id(fact) for fact in left)
@@ -198,6 +215,13 @@ def value_of(kind: str, facts: Sequence[Fact]) -> Any:
         return bool(live_adds(facts))
     if kind == "bounded":
         return stock.shown(stock.places(facts))
+    if kind == "list":
+        shown = []
+        for placed in places(facts).values():
+            at = winner(placed)
+            assert at is not None
+            shown.append([at.args[0], placed[0].args[1]])
+        return sorted(shown, key=lambda item: item[0])
     put = {}
     for cell in cells(facts).values():
         last = winner(cell)
@@ -407,6 +431,8 @@ def _judged_update(last: Incarnation | None, fact: Fact) -> tuple[Fact, list[tup
         except stock.TooFew as error:
             raise _Refusal(str(error), fact.index) from None
         return fact, [("ended", 0)] if met_end else []
+    if fact.kind == "list":
+        return _judged_place(places(facts).get(fact.args[0][-8:], []), fact)
     if fact.kind in ("set", "map"):
         facts = cells(facts).get(packed(fact.args[0]), [])
     if fact.kind in ("reg", "map"):
@@ -426,3 +452,17 @@ def _judged_update(last: Incarnation | None, fact: Fact) -> tuple[Fact, list[tup
     elif fact.kind in ("set", "flag") and not is_add(fact):
         return fact, [("lost", add.seq) for add in live_adds(facts) if not fact.saw(add)]
     return fact, []
+
+
+def _judged_place(placed: list[Fact], fact: Fact) -> tuple[Fact, list[tuple[str, int]]]:
+    """`placed`: the insert and the moves of the element that the operation names, if it is there."""
+    stored = winner(placed)
+    if fact.verb == "list.insert" and stored is not None:
+        raise _Refusal("invalid", fact.index)
+    if stored is None:
+        return fact, []
+    if fact.verb == "list.remove":
+        return fact, [] if fact.saw(stored) else [("won", stored.seq)]
+    if fact.saw(stored):
+        return replace(fact, eff=max(fact.eff, stored.eff)), []
+    return fact, [("won" if fact.order > stored.order else "lost", stored.seq)]

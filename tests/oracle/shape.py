@@ -1,7 +1,7 @@
 """What every stored document keeps to, whatever happened to it (D1-D5 of core/documents.py, and the bounds)."""
 
 from syncd.core.documents import Document
-from syncd.core.fields import MAP_DROPPED_MAX, MV_VALUES_MAX, Field
+from syncd.core.fields import ELEMENT_BYTES, MAP_DROPPED_MAX, MV_VALUES_MAX, Field
 
 
 def check_document(before: Document | None, document: Document, head: int) -> None:
@@ -32,3 +32,5 @@ def _check_field(field: Field, document: Document) -> None:
         assert 0 < len(field.state) <= MV_VALUES_MAX
     elif field.type == "map":
         assert sum(not register[0] for register in field.state[0].values()) <= MAP_DROPPED_MAX
+    elif field.type == "list":
+        assert all(item[0][-ELEMENT_BYTES:] == name for name, item in field.state.items())

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from tests.oracle.histories import (
     CARELESS,
     DOCUMENTS,
+    ELEMENTS,
     FIELDS,
+    INDEXES,
     KEY_AUTHOR,
     KEYS,
     LEASES,
@@ -26,6 +28,7 @@ _documents = st.sampled_from(DOCUMENTS)
 _leases = st.sampled_from(LEASES)
 _counts = st.sampled_from((1, 2))
 _BY = (1, 2, -1, 2**53 - 1, 0)
+_positions = st.builds(lambda index, element: index + element, st.sampled_from(INDEXES), st.sampled_from(ELEMENTS))
 # type -> the operations of that type: name and arguments
 _UPDATES: dict[str, st.SearchStrategy[tuple[Any, ...]]] = {
     "reg": st.tuples(st.just("reg.set"), _values) | st.just(("reg.unset",)),
@@ -42,7 +45,11 @@ _UPDATES: dict[str, st.SearchStrategy[tuple[Any, ...]]] = {
     | st.tuples(st.just("bounded.take"), _counts, _leases | st.none())
     | st.tuples(st.just("bounded.give"), _leases, _counts)
     | st.tuples(st.just("bounded.refund"), _counts),
+    "list": st.tuples(st.just("list.insert"), _positions, _values)
+    | st.tuples(st.just("list.move"), _positions)
+    | st.tuples(st.just("list.remove"), st.sampled_from(ELEMENTS)),
 }
+_NAMES = ("list", "stock", *FIELDS)
 
 
 @st.composite
@@ -52,10 +59,10 @@ def wires(draw: st.DrawFn) -> tuple[Any, ...]:
     what = draw(st.sampled_from(("create", "update", "update", "update", "delete", "expect")))
     if what in ("create", "delete"):
         return (what, *document)
-    name = draw(st.sampled_from((*FIELDS, "stock")))
+    name = draw(st.sampled_from(_NAMES))
     if what == "expect":
         return (what, *document, name)
-    verb, *args = draw(_UPDATES[name if name != "mixed" else draw(st.sampled_from((*FIELDS[:-1], "stock")))])
+    verb, *args = draw(_UPDATES[name if name != "mixed" else draw(st.sampled_from(_NAMES[:-1]))])
     return (verb, *document, name, *args)
 
 

@@ -7,6 +7,7 @@ described in protocol/vectors/README.md.
 from typing import Any
 
 from tests.protocol.make_vectors import MAX, VECTORS, text_of
+from tests.wire.strategies import json_value
 
 ACCEPTED = ("applied", "merged", "noop")
 Json = dict[str, Any]
@@ -53,6 +54,17 @@ def stock(action: str, *items: Any) -> list[Any]:
 
 def amounts(available: int, leased: int, taken: int, total: int) -> list[Any]:
     return ["bounded", {"available": available, "leased": leased, "taken": taken, "total": total}]
+
+
+def element(name: str) -> Json:
+    """The element `name`, seven letters and a digit, as JSON has bytes."""
+    data: Json = json_value(name.encode())
+    return data
+
+
+def at(index: str, name: str) -> Json:
+    """A position: the index, letters that sort as bytes do, and the element that stands there."""
+    return element(index + name)
 
 
 CREATE, DELETE = on("create"), on("delete")
@@ -260,6 +272,52 @@ HISTORIES: dict[str, tuple[str, list[Json], Json, list[Json]]] = {
         [STOCKED, c("B", 1, "applied", stock("lease", LEASE, 1, None)),
          c("B", 1, "forbidden", stock("end", LEASE), op=0)],
         doc(2, q=amounts(9, 1, 0, 10)), [],
+    ),
+    "list-in-order": (
+        "Elements stand by their positions, compared as bytes; equal indexes are ordered by the elements' names.",
+        [c("A", 0, "applied", CREATE, on("list.insert", "l", at("m", "element2"), "two")),
+         c("B", 1, "applied", on("list.insert", "l", at("m", "element1"), "one")),
+         c("C", 1, "applied", on("list.insert", "l", at("mz", "element3"), [3]),
+           on("list.insert", "l", at("c", "element4"), "first"))],
+        doc(3, l=["list", [[at("c", "element4"), "first"], [at("m", "element1"), "one"], [at("m", "element2"), "two"],
+                           [at("mz", "element3"), [3]]]]),
+        [delta(2, 3, patch(3, l=["list", [[at("c", "element4"), "first"], [at("m", "element1"), "one"],
+                                          [at("m", "element2"), "two"], [at("mz", "element3"), [3]]]]))],
+    ),
+    "list-concurrent-moves": (
+        "Of concurrent moves of one element, the greater (eff, seq) places it: it is never there twice.",
+        [c("A", 0, "applied", CREATE, on("list.insert", "l", at("m", "element1"), 1)),
+         c("B", 1, "applied", on("list.move", "l", at("b", "element1")), stamp=3000, now=3000),
+         c("C", 1, "merged", on("list.move", "l", at("c", "element1")), stamp=2000, now=4000, met=[[0, "lost", 2]]),
+         c("D", 1, "merged", on("list.move", "l", at("d", "element1")), stamp=5000, now=5000, met=[[0, "won", 2]]),
+         c("E", 4, "applied", on("list.move", "l", at("e", "element1")), stamp=100, now=6000)],
+        doc(5, l=["list", [[at("e", "element1"), 1]]]),
+        [delta(2, 3), delta(1, 5, patch(5, l=["list", [[at("e", "element1"), 1]]]))],
+    ),
+    "list-remove-wins": (
+        "A remove wins over a move that it has not seen, whichever comes first; a removed element cannot be moved.",
+        [c("A", 0, "applied", CREATE, on("list.insert", "l", at("m", "element1"), 1),
+           on("list.insert", "l", at("n", "element2"), 2)),
+         c("B", 1, "applied", on("list.move", "l", at("b", "element1"))),
+         c("C", 1, "merged", on("list.remove", "l", element("element1")), met=[[0, "won", 2]]),
+         c("D", 2, "noop", on("list.move", "l", at("d", "element1"))),
+         c("D", 2, "noop", on("list.remove", "l", element("element1"))),
+         c("D", 2, "noop", on("list.remove", "l", element("nothing1")))],
+        doc(3, l=["list", [[at("n", "element2"), 2]]]), [delta(2, 6, patch(3, l=["list", [[at("n", "element2"), 2]]]))],
+    ),
+    "list-names-are-given-once": (
+        "An insert of a name that is in the list is invalid; after a remove it makes a new element.",
+        [c("A", 0, "applied", CREATE, on("list.insert", "l", at("m", "element1"), 1)),
+         c("B", 1, "invalid", reg("b"), on("list.insert", "l", at("n", "element1"), 2), op=1),
+         c("B", 1, "applied", on("list.remove", "l", element("element1"))),
+         c("C", 2, "applied", on("list.insert", "l", at("n", "element1"), 2))],
+        doc(3, l=["list", [[at("n", "element1"), 2]]]), [delta(1, 2, patch(2, l=["list", []]))],
+    ),
+    "list-of-nothing": (
+        "A move in a field that never was fixes its type: an empty list.",
+        [MADE, c("B", 1, "applied", on("list.move", "l", at("m", "element1"))),
+         c("C", 1, "type_mismatch", on("set.add", "l", 1), op=0)],
+        doc(2, f=[R, "a"], l=["list", []]), [delta(1, 2, patch(2, l=["list", []]))],
     ),
     "type-is-fixed": (
         "The first operation fixes the type; one of another type refuses its whole change.",

@@ -7,6 +7,7 @@ spelled out in `make_vectors`. The format is described in protocol/vectors/READM
 from typing import Any
 
 from tests.protocol.make_vectors import VECTORS, hashed, text_of
+from tests.wire.strategies import json_value
 
 SPACE = "team/board"
 EPOCH, NEW_EPOCH = "e0" * 16, "e1" * 16
@@ -469,6 +470,13 @@ SESSIONS: dict[str, tuple[str, list[Step]]] = {
                 ["flag.enable", "notes", "mine", "f"], ["flag.disable", "notes", "mine", "g"],
                 ["map.put", "notes", "mine", "m", "k", 1], ["map.drop", "notes", "mine", "m", "z"],
                 ["set.remove", "notes", "mine", "none", "y"], ["map.drop", "notes", "mine", "void", "z"],
+                ["list.insert", "notes", "mine", "l", json_value(b"\x80element1"), 1],
+                ["list.insert", "notes", "mine", "l", json_value(b"\x40element2"), 2],
+                ["list.insert", "notes", "mine", "l", json_value(b"\x20element1"), "taken"],
+                ["list.insert", "notes", "mine", "l", json_value(b"\x20element3"), [3]],
+                ["list.move", "notes", "mine", "l", json_value(b"\x10element1")],
+                ["list.move", "notes", "mine", "l", json_value(b"\x10element9")],
+                ["list.remove", "notes", "mine", "l", json_value(b"element2")],
                 ["reg.unset", "notes", "mine", "nothing"], ["expect", "notes", "mine", "r"],
                 *STOCK,
                 ["counter.inc", "notes", "mine", "r", 1], ["reg.set", "notes", "absent", "title", "x"],
@@ -482,6 +490,7 @@ SESSIONS: dict[str, tuple[str, list[Step]]] = {
                     "m": ["map", {"k": 1}], "none": ["set", []], "void": ["map", {}],
                     "q": ["bounded", {"available": 3, "leased": 1, "taken": 5, "total": 9}],
                     "w": ["bounded", {"available": 0, "leased": 0, "taken": 0, "total": 0}],
+                    "l": ["list", [[json_value(b"\x10element1"), 1], [json_value(b"\x20element3"), [3]]]],
                 },
             }, outbox=[1]),
         ],

@@ -62,6 +62,9 @@ OPERATIONS: list[list[Any]] = [
     ["bounded.take", "notes", "n1", "stock", 1, None],
     ["bounded.give", "notes", "n1", "stock", ID, 2],
     ["bounded.refund", "notes", "n1", "stock", 1],
+    ["list.insert", "notes", "n1", "items", b"\x80element1", VALUE],
+    ["list.move", "notes", "n1", "items", b"\x00\xffelement1"],
+    ["list.remove", "notes", "n1", "items", b"element1"],
     ["expect", "notes", "n1", "title"],
     ["delete", "notes", "n2", {"seen": 7}],
 ]
@@ -134,6 +137,7 @@ FIELDS: dict[str, Any] = {
     "tags": ["set", [b"tag", "x"]],
     "done": ["flag", False],
     "by": ["map", {"$key": 1}],
+    "items": ["list", [[b"\x80element1", VALUE], [b"\x90element2", nested(14)]]],
 }
 SERVER: list[tuple[str, list[Any]]] = [
     (
@@ -320,6 +324,11 @@ REFUSED: list[tuple[str, list[Any], str]] = [
     ("bytes as a map key", [["reg.set", "c", "d", "f", {b"k": 1}]], "invalid"),
     ("a value 17 deep", [["reg.set", "c", "d", "f", nested(17)]], "invalid"),
     ("a value of 65,537 bytes", [["reg.set", "c", "d", "f", "x" * 65_534]], "too_large"),
+    ("a position without an index", [["list.insert", "c", "d", "f", b"element1", 1]], "invalid"),
+    ("a position that ends with 0", [["list.move", "c", "d", "f", b"\x80element\x00"]], "invalid"),
+    ("a position that is text", [["list.move", "c", "d", "f", "position1"]], "invalid"),
+    ("a position of 257 bytes", [["list.move", "c", "d", "f", b"\x80" * 257]], "too_large"),
+    ("an element of nine bytes", [["list.remove", "c", "d", "f", b"\x80element1"]], "invalid"),
     ("1,001 operations", [["create", "c", "d"]] * 1_001, "too_large"),
     ("129 documents", [["create", "c", f"d{i}"] for i in range(129)], "too_large"),
 ]

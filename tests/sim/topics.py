@@ -3,6 +3,7 @@
 The files that they stand in import nothing of this one.
 """
 
+from tests.sim.lists import LISTS
 from tests.sim.topic import Topic
 
-TOPICS: tuple[Topic, ...] = ()
+TOPICS: tuple[Topic, ...] = (LISTS,)

@@ -18,6 +18,8 @@ good_spaces = spaces.filter(lambda name: all(part not in (".", "..") for part in
 numbers = st.integers(-SEQ_MAX, SEQ_MAX) | st.floats(allow_nan=False, allow_infinity=False)
 increments = st.integers(-SEQ_MAX, SEQ_MAX).filter(bool)
 
+elements = st.binary(min_size=8, max_size=8).filter(lambda name: name[-1])
+positions = st.builds(bytes.__add__, st.binary(min_size=1, max_size=9), elements)
 _ARGUMENTS: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
     "create": (),
     "delete": (),
@@ -40,6 +42,9 @@ _ARGUMENTS: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
     "bounded.give": (names, ids, counts),
     "bounded.refund": (names, counts),
     "bounded.end": (names, ids),
+    "list.insert": (names, positions, values),
+    "list.move": (names, positions),
+    "list.remove": (names, elements),
 }
 seen: st.SearchStrategy[list[dict[str, int]]] = st.just([]) | counts.map(lambda seq: [{"seen": seq}])
 
@@ -141,6 +146,7 @@ pairs = st.one_of(
     st.tuples(st.just("set"), st.lists(values, max_size=3)),
     st.tuples(st.just("flag"), st.booleans()),
     st.tuples(st.just("map"), st.dictionaries(names, values, max_size=3)),
+    st.tuples(st.just("list"), st.lists(st.tuples(positions, values).map(list), max_size=3)),
 ).map(list)
 entries = st.one_of(
     st.builds(

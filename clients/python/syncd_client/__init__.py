@@ -1,9 +1,9 @@
 """The Python client of syncd: a durable, offline-first replica. See README.md for a tour.
 
 Start with `open_device` (trio) or `syncd_client.aio.open_device` (asyncio). Reading order of the source: values,
-operations, replay, tables, replica (what a message does to a replica), policy and session (what to say when), store
-(what is on disk), keepalive, conversation and reconnect (a connection without its waiting), shell and device (the
-waiting), trio_shell and aio (two event loops), cli.
+positions, operations, replay, tables, replica (what a message does to a replica), policy and session (what to say
+when), store (what is on disk), keepalive, conversation and reconnect (a connection without its waiting), shell and
+device (the waiting), trio_shell and aio (two event loops), space and lists (what applications use), cli.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,10 @@ from .errors import (
     TransportClosed,
     Unreachable,
 )
+from .lists import ListField
 from .operations import Operation, operation
 from .policy import State
+from .positions import Item
 from .replica import Position
 from .session import Notice
 from .shell import Ports, Transport
@@ -38,6 +40,8 @@ __all__ = [
     "Document",
     "DocumentExists",
     "InvalidInput",
+    "Item",
+    "ListField",
     "Notice",
     "Operation",
     "OutcomeForgotten",

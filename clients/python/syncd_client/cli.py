@@ -27,8 +27,10 @@ from .errors import DocumentExists, InvalidInput, SyncdError
 from .lines import document_line, outcome_line, put_line, refused_line, space_line, status_line
 from .operations import Operation, operation, operation_from
 from .policy import State
+from .positions import Item
 from .script import Script
 from .shell import Token
+from .space import Change, Space
 from .trio_shell import open_device
 from .values import Value
 
@@ -139,11 +141,19 @@ def cli(
 
 
 async def _write(options: Options, space_name: str, operations: Sequence[Operation], *, is_create: bool = False) -> int:
-    async with options.device(online=options.url is not None) as device:
-        space = device.space(space_name)
+    def commit(space: Space) -> Change:
         if is_create and space.view(*operations[0].key) is not None:
             raise DocumentExists(f"{operations[0].collection}/{operations[0].id} exists in {space_name}")
-        change = space.commit(operations)
+        return space.commit(operations)
+
+    return await _commit(options, space_name, commit)
+
+
+async def _commit(options: Options, space_name: str, commit: Callable[[Space], Change]) -> int:
+    """Commit, and wait for the outcome as long as the options say."""
+    async with options.device(online=options.url is not None) as device:
+        space = device.space(space_name)
+        change = commit(space)
         if not space.row.is_subscribed:
             space.subscribe()
         row = None
@@ -258,6 +268,73 @@ def commit(options: Options, space: str, operations: Value) -> None:
         return await _write(options, space, [operation_from(item) for item in operations])
 
     _run(main)
+
+
+def _place_arguments(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """SPACE COLLECTION ID FIELD, and places in the list, counted from 0 as it is shown."""
+
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        for name in reversed(names):
+            command = click.argument(name, type=click.IntRange(min=0))(command)
+        for name in ("field", "id", "collection", "space"):
+            command = click.argument(name)(command)
+        return command
+
+    return decorated
+
+
+def _element_at(items: Sequence[Item], place: int) -> bytes:
+    if place >= len(items):
+        raise InvalidInput(f"list: no element {place}; there are {len(items)}, counted from 0")
+    return items[place].element
+
+
+@cli.command("list-insert")
+@_place_arguments()
+@click.argument("values", nargs=-1, required=True, type=JSON)
+@click.option("--at", type=click.IntRange(min=0), help="Place of the first of them, from 0; by default the end.")
+@click.pass_obj
+def list_insert(
+    options: Options, space: str, collection: str, id: str, field: str, values: Sequence[Value], at: int | None
+) -> None:
+    """Insert VALUES into a list, in their order."""
+
+    def commit(handle: Space) -> Change:
+        into = handle.list_field(collection, id, field)
+        if at is None:
+            return into.append(*values)
+        return into.insert(*values, after=_element_at(into.items(), at - 1) if at else None)
+
+    _run(lambda: _commit(options, space, commit))
+
+
+@cli.command("list-move")
+@_place_arguments("from_", "to")
+@click.pass_obj
+def list_move(options: Options, space: str, collection: str, id: str, field: str, from_: int, to: int) -> None:
+    """Move the element of a list at place FROM_, counted from 0, to place TO."""
+
+    def commit(handle: Space) -> Change:
+        within = handle.list_field(collection, id, field)
+        items = within.items()
+        element = _element_at(items, from_)
+        others = [item for item in items if item.element != element]
+        return within.move(element, after=_element_at(others, to - 1) if to else None)
+
+    _run(lambda: _commit(options, space, commit))
+
+
+@cli.command("list-remove")
+@_place_arguments("place")
+@click.pass_obj
+def list_remove(options: Options, space: str, collection: str, id: str, field: str, place: int) -> None:
+    """Remove the element of a list at PLACE, counted from 0."""
+
+    def commit(handle: Space) -> Change:
+        within = handle.list_field(collection, id, field)
+        return within.remove(_element_at(within.items(), place))
+
+    _run(lambda: _commit(options, space, commit))
 
 
 # -- reading ------------------------------------------------------------------------------------------------------

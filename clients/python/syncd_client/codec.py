@@ -241,6 +241,7 @@ _SHAPES: dict[str, tuple[type, ...]] = {
     "flag": (bool,),
     "map": (dict,),
     "bounded": (dict,),
+    "list": (list,),
 }
 
 
@@ -261,7 +262,8 @@ def _doc(raw: Any, binding: Binding, where: str) -> m.DocumentEntry:
         value = _value_in(pair[1], binding, f"{where}.{name}")
         fields[name] = (type_, value)
         # A view that replays onto another shape would fail.
-        if type(value) not in _SHAPES.get(type_, _ANY_SHAPE) or (type_ == "bounded" and not _is_stock(value)):
+        inside = _INSIDE.get(type_)
+        if type(value) not in _SHAPES.get(type_, _ANY_SHAPE) or (inside is not None and not inside(value)):
             raise _wrong(f"{where}.{name}", f"a value of the type {type_}", pair[1])
     return m.DocumentEntry(collection, id, rev, items[3], fields)
 
@@ -269,6 +271,14 @@ def _doc(raw: Any, binding: Binding, where: str) -> m.DocumentEntry:
 def _is_stock(value: dict[str, Any]) -> bool:
     """Amounts by name."""
     return all(type(amount) is int for amount in value.values())
+
+
+def _is_list(value: list[Any]) -> bool:
+    """[position, value] of each element."""
+    return all(type(item) is list and len(item) == 2 and type(item[0]) is bytes for item in value)
+
+
+_INSIDE: dict[str, Callable[[Any], bool]] = {"bounded": _is_stock, "list": _is_list}
 
 
 def _outcomes_out(entries: Iterable[m.OutcomeEntry], binding: Binding) -> list[Value]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .errors import InvalidInput
+from .positions import ELEMENT_BYTES, POSITION_BYTES_MAX
 from .values import Value, checked, checked_integer, checked_name, checked_number
 
 # Operation name -> the kinds of the items after the document id.
@@ -33,6 +34,9 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "bounded.take": ("field", "units", "named or null"),
     "bounded.give": ("field", "named", "units"),
     "bounded.refund": ("field", "units"),
+    "list.insert": ("field", "position", "value"),
+    "list.move": ("field", "position"),
+    "list.remove": ("field", "element"),
     "expect": ("field",),
 }
 
@@ -84,6 +88,8 @@ def _argument(kind: str, value: Value, where: str) -> Value:
         if checked_integer(value, where) == 0:
             raise InvalidInput(f"{where}: expected an integer other than 0")
         return value
+    if kind in ("position", "element"):
+        return _checked_place(kind, value, where)
     check = _OF_LEASES.get(kind)
     return checked(value, where) if check is None else check(value, where)
 
@@ -120,6 +126,13 @@ _OF_LEASES: dict[str, Callable[[Value, str], Value]] = {
     "named or null": lambda value, where: None if value is None else _named(value, where),
     "ttl": _ttl,
 }
+
+
+def _checked_place(kind: str, value: Value, where: str) -> Value:
+    least, most = (ELEMENT_BYTES + 1, POSITION_BYTES_MAX) if kind == "position" else (ELEMENT_BYTES, ELEMENT_BYTES)
+    if not isinstance(value, bytes) or not least <= len(value) <= most or not value[-1]:
+        raise InvalidInput(f"{where}: expected {least} to {most} bytes, of which the last is not 0")
+    return value
 
 
 def operation_read(items: Sequence[Value]) -> Operation:

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from .messages import FieldValue
 from .operations import Operation
+from .positions import ELEMENT_BYTES
 from .values import Value, canonical, encoded
 
 # The fields of a document as the view shows it, or None if it shows no such document.
@@ -82,6 +83,31 @@ def _taken(before: Value, units: int, named: Value) -> Value:
     return _moved(before, taken=units, **{"available" if named is None else "leased": -units})
 
 
+def _inserted(before: Value, position: bytes, value: Value) -> Value:
+    items = before or []
+    if any(_is_named(item, position) for item in items):
+        return items
+    return sorted([*items, [position, canonical(value)]], key=_position)
+
+
+def _placed(before: Value, position: bytes) -> Value:
+    items = before or []
+    return sorted(([position, item[1]] if _is_named(item, position) else item for item in items), key=_position)
+
+
+def _taken_out(before: Value, element: bytes) -> Value:
+    return [item for item in before or [] if not _is_named(item, element)]
+
+
+def _is_named(item: list[Value], name: bytes) -> bool:
+    return bool(item[0][-ELEMENT_BYTES:] == name[-ELEMENT_BYTES:])
+
+
+def _position(item: list[Value]) -> bytes:
+    position: bytes = item[0]
+    return position
+
+
 # Each rule takes the field's value (None if the field is new) and the operation's arguments after the field name.
 _RULES: dict[str, Callable[..., Value]] = {
     "reg.set": lambda before, value: canonical(value),
@@ -100,4 +126,7 @@ _RULES: dict[str, Callable[..., Value]] = {
     "bounded.take": _taken,
     "bounded.give": lambda before, named, units: _moved(before, leased=-units, available=units),
     "bounded.refund": lambda before, units: _moved(before, taken=-units, available=units),
+    "list.insert": _inserted,
+    "list.move": _placed,
+    "list.remove": _taken_out,
 }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from . import messages as m
 from . import replica
 from .errors import DocumentExists
+from .lists import ListField
 from .operations import Operation, operation, operation_from
 from .replica import Position
 from .sums import sum_bytes
@@ -183,6 +184,10 @@ class Space:
         self._device.committed(change)
         return change
 
+    def random_bytes(self, count: int) -> bytes:
+        """For names of elements."""
+        return self._device.ports.entropy(count)
+
     def _do(self, name: str, collection: str, id: str, *arguments: Value) -> Change:
         return self.commit([operation(name, collection, id, *arguments)])
 
@@ -222,6 +227,10 @@ class Space:
 
     def disable(self, collection: str, id: str, field: str) -> Change:
         return self._do("flag.disable", collection, id, field)
+
+    def list_field(self, collection: str, id: str, field: str) -> ListField:
+        """A field of type list: its elements, and what can be done to them."""
+        return ListField(self, collection, id, field)
 
 
 def _limits(known: Value) -> m.Limits:

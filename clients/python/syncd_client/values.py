@@ -22,6 +22,7 @@ Value: TypeAlias = Any
 INTEGER_MAX = 2**53 - 1
 ARRAY_ITEMS_MAX = 4_096
 DEPTH_MAX = 16
+_RECEIVED_DEPTH_MAX = DEPTH_MAX + 2  # of the innermost array of an element of a list, in what is hashed for its sum
 VALUE_BYTES_MAX = 65_536
 NAME_BYTES_MAX = 160
 SPACE_BYTES_MAX = 200
@@ -120,12 +121,13 @@ def canonical(value: Value, depth: int = 0) -> Value:
     """The canonical form of what came from the server: normalised and copied. Raises InvalidInput if it is no value (an
     infinite number, NaN, an extension of MessagePack) or nests too deep.
 
-    The other limits are the writer's; a field of a delta (a set, say) may hold more bytes than a single value may, and
-    is one level deeper. The depth is checked here too: how deep Python itself can follow depends on its version.
+    The other limits are the writer's; a field of a delta (a list, say) may hold more bytes than a single value may, and
+    is up to two levels deeper, and three in what is hashed for a sum. The depth is checked here too: how deep Python
+    itself can follow depends on its version.
     """
     if isinstance(value, float):
         return checked_number(value, "value")
-    if isinstance(value, (list, tuple, dict)) and depth > DEPTH_MAX:
+    if isinstance(value, (list, tuple, dict)) and depth > _RECEIVED_DEPTH_MAX:
         raise InvalidInput(f"nested deeper than {DEPTH_MAX}")
     if type(value) in (list, tuple):  # not isinstance: an extension of MessagePack is a named tuple
         return [canonical(item, depth + 1) for item in value]
