@@ -23,7 +23,7 @@ INBOX = "_inbox"
 PREFERENCES = "_preferences"
 PROFILE = "_profile"
 MEMBERS = "_members"  # of a space: the id of a document is a user's, its field `role` what that user may do
-WRITABLE_RESERVED = frozenset({INBOX, PREFERENCES, PROFILE})
+WRITABLE_RESERVED = frozenset({INBOX, PREFERENCES, PROFILE, MEMBERS})
 
 _SEGMENT = r"(?:[A-Za-z0-9._~-]|%[0-9A-F]{2})+"
 _SPACE = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT}){{0,{SPACE_SEGMENTS_MAX - 1}}}")

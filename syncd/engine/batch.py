@@ -8,19 +8,20 @@ Invariants: B1 after `flush`, tables and rows agree as fsck demands. B2 what a c
 the batch, or forgotten whole: `SpaceWork.documents` is altered only by `keep`. B3 `head` moves by one per accepted
 change, T never falls. B4 the delta of a batch covers (head before, head after] and holds every document that changed
 visibly in it, with each field that changed, whole. B5 a tombstone at or below the floor counts as absent, whether it
-is stored still or not: so nothing that is decided depends on how far collection has come.
+is stored still or not: so nothing that is decided depends on how far collection has come. B6 a delta ends at each
+change that alters roles: what comes after it is in another, which those who lost theirs are not given.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from syncd.core.documents import Document
-from syncd.core.ids import RESERVED_DEVICE_PREFIX, SEQ_MAX
+from syncd.core.ids import MEMBERS, RESERVED_DEVICE_PREFIX, SEQ_MAX
 from syncd.core.sums import CHAIN_START, SUM_MASK, bucket_of, chained, sum_change
 from syncd.engine import leases
-from syncd.engine.commands import Author, Refused
+from syncd.engine.commands import Author, Refused, Regrant
 from syncd.engine.grants import Role
-from syncd.engine.members import is_kept, member_key, role_given
+from syncd.engine.members import is_kept, member_key, owners_in, role_given, role_in, role_seq
 from syncd.engine.quotas import Quotas, nothing
 from syncd.store import keys
 from syncd.store.api import Reader, Writer
@@ -29,6 +30,7 @@ from syncd.store.tables import (
     BYREV,
     DEVICES,
     DOCUMENTS,
+    HOLDERS,
     HOLDINGS,
     LAPSED,
     LETTERS,
@@ -39,6 +41,7 @@ from syncd.store.tables import (
     SPACES,
     TOMBSTONES,
     DeviceRow,
+    HolderRow,
     HoldingsRow,
     LapsedRow,
     LetterRow,
@@ -91,6 +94,7 @@ class SpaceWork:
         "_stored",
         "_tx",
         "chain",
+        "deltas",
         "document_count",
         "documents",
         "head",
@@ -100,6 +104,8 @@ class SpaceWork:
         "name",
         "now_ms",
         "number_next",
+        "owner_count",
+        "regrants",
         "replicas",
         "row",
         "sum",
@@ -115,6 +121,9 @@ class SpaceWork:
         self.row = row
         self.head, self.time, self.chain, self.log_bytes = row.head, row.time, row.chain, row.log_bytes
         self.sum, self.document_count, self.number_next = row.sum, row.document_count, row.number_next
+        self.owner_count = row.owner_count
+        self.deltas: list[Delta] = []  # that end at a change of roles; the last one comes with `flush`
+        self.regrants: list[Regrant] = []
         self.documents: dict[DocumentName, Document | None] = {}
         self._stored: dict[DocumentName, tuple[bytes, Document | None]] = {}  # key, and what is stored under it
         self._bytes: dict[DocumentName, int] = {}
@@ -154,6 +163,9 @@ class SpaceWork:
 
     def keep(self, made: Mapping[DocumentName, Document | None], bounds: Mapping[DocumentName, int]) -> None:
         """Take over what an accepted change made, with the new upper bounds of the sizes."""
+        for name, document in made.items():
+            if name[0] == MEMBERS:
+                self.owner_count += owners_in(document) - owners_in(self.documents[name])
         self.documents.update(made)
         self._bytes.update(bounds)
 
@@ -161,6 +173,31 @@ class SpaceWork:
         """What the author may do here after the changes before this moment."""
         member = member_key(author)
         return role_given(author, self.name, None if member is None else self.document(member))
+
+    def role_said(self, author: Author) -> Role | None:
+        """What the space says of the author, whatever its token does."""
+        member = member_key(author)
+        return None if member is None else role_in(self.document(member))
+
+    def said_at(self, author: Author) -> int:
+        """The seq of the change that says it; 0 if there is none."""
+        member = member_key(author)
+        return 0 if member is None else role_seq(self.document(member))
+
+    def regranted(self, said: Mapping[str, tuple[Role | None, Role | None]]) -> None:
+        """The last change has altered what these members are: user -> (before, after). Those who may not read any more
+        lose what their devices held; the delta ends here (B6)."""
+        for user, (before, after) in said.items():
+            if after is Role.NONE:
+                self._lost_by(user, before or Role.NONE)
+        self.regrants.append(Regrant(self.name, self.head, tuple((user, after) for user, (_, after) in said.items())))
+        self.deltas.append(self._told())
+
+    def _lost_by(self, user: str, before: Role) -> None:
+        held = list(HOLDERS.scan(self._tx, keys.holders_range(self.row.id, keys.owner(user))))
+        for key, row in held:
+            if row.lost_seq is None:
+                self._lose(key, keys.parse_holder(key)[2], HolderRow(user, self.head, self.time, before))
 
     # -- the order --------------------------------------------------------------------------------------------------
 
@@ -206,6 +243,8 @@ class SpaceWork:
             if row.low is not None:
                 LOW_WATERS.put(self._tx, keys.low_water(self.row.id, row.low, row.slot), ())
                 self.forget_lapse(row)
+                if before is None:
+                    self._hold(device)
         self.replicas[device] = row
         self._dirty_replicas[device] = None
 
@@ -231,6 +270,38 @@ class SpaceWork:
             self._tx.delete(keys.device_log(self.row.id, replica.slot, n))
         return replica._replace(trimmed=max(target, replica.trimmed))
 
+    # -- who has a copy ---------------------------------------------------------------------------------------------
+
+    def _hold(self, device: bytes) -> None:
+        """A device with a low-water has a copy, or is about to."""
+        owner = DEVICES.get(self._tx, keys.device(device))
+        assert owner is not None, "a device is bound before it subscribes"
+        key = keys.holder(self.row.id, keys.owner(owner.user), device)
+        HOLDERS.put(self._tx, key, HolderRow(owner.user, None, 0, Role.NONE))
+
+    def holder(self, author: Author) -> HolderRow | None:
+        """What is known of the copy of a device."""
+        return HOLDERS.get(self._tx, keys.holder(self.row.id, keys.owner(author.user), author.device))
+
+    def lost(self, author: Author, seq: int) -> None:
+        """The device must delete its copy, because its user may not read any more; `seq`: of the change that says so, 0
+        if it is the token."""
+        key = keys.holder(self.row.id, keys.owner(author.user), author.device)
+        held = HOLDERS.get(self._tx, key)
+        if held is not None and held.lost_seq is None:
+            self._lose(key, author.device, HolderRow(author.user, seq, max(self.time, self.now_ms), Role.NONE))
+
+    def _lose(self, key: bytes, device: bytes, row: HolderRow) -> None:
+        HOLDERS.put(self._tx, key, row)
+        replica = self.replica(device)
+        assert replica is not None, "who has a copy is a replica"
+        self.set_replica(device, replica._replace(low=None))
+        self.forget_lapse(replica)
+
+    def released(self, author: Author) -> None:
+        """The device has no copy any more."""
+        self._tx.delete(keys.holder(self.row.id, keys.owner(author.user), author.device))
+
     # -- dead letters -----------------------------------------------------------------------------------------------
 
     def letter(self, row: LetterRow) -> int:
@@ -244,8 +315,32 @@ class SpaceWork:
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
-    def flush(self) -> Delta | None:
-        """Write back all that changed; the delta of the batch, or None if no change was accepted."""
+    def flush(self) -> tuple[Delta, ...]:
+        """Write back all that changed; the deltas of the batch, none if no change was accepted."""
+        before = self.deltas[-1].to if self.deltas else self.row.head
+        last = self._told()
+        if self.head != before:
+            self.deltas.append(last)
+        for device in self._dirty_replicas:
+            REPLICAS.put(self._tx, keys.replica(self.row.id, device), self.replicas[device])
+        for number, total in self._buckets.items():
+            BUCKETS.put(self._tx, keys.bucket(self.row.id, number), (total,))
+        self.row = self.row._replace(
+            head=self.head,
+            time=self.time,
+            chain=self.chain,
+            sum=self.sum,
+            document_count=self.document_count,
+            number_next=self.number_next,
+            log_bytes=self.log_bytes,
+            owner_count=self.owner_count,
+        )
+        SPACES.put(self._tx, keys.space(self.name), self.row)
+        return tuple(self.deltas)
+
+    def _told(self) -> Delta:
+        """Write the documents back, and say what became of them since the last delta, or since the batch began."""
+        before = self.deltas[-1].to if self.deltas else self.row.head
         entries = []
         for name, document in self.documents.items():
             key, stored = self._stored[name]
@@ -255,25 +350,9 @@ class SpaceWork:
             self._index(name, stored, document)
             if name in self.leased:
                 leases.index(self._tx, self.row.id, self.now_ms, name, stored, document)
-            if document.rev > self.row.head:
-                entries.append(entry_of(name, document, self.row.head))
-        for device in self._dirty_replicas:
-            REPLICAS.put(self._tx, keys.replica(self.row.id, device), self.replicas[device])
-        for number, total in self._buckets.items():
-            BUCKETS.put(self._tx, keys.bucket(self.row.id, number), (total,))
-        before = self.row.head
-        self.row = self.row._replace(
-            head=self.head,
-            time=self.time,
-            chain=self.chain,
-            sum=self.sum,
-            document_count=self.document_count,
-            number_next=self.number_next,
-            log_bytes=self.log_bytes,
-        )
-        SPACES.put(self._tx, keys.space(self.name), self.row)
-        if self.head == before:
-            return None
+            self._stored[name] = key, document
+            if document.rev > before:
+                entries.append(entry_of(name, document, before))
         entries.sort(key=lambda entry: entry.rev)
         return Delta(
             self.name,
@@ -285,7 +364,7 @@ class SpaceWork:
             chain=self.chain,
             docs=tuple(entries),
             complete=True,
-            sum=self.row.sum.to_bytes(8),
+            sum=self.sum.to_bytes(8),
         )
 
     def _index(self, name: DocumentName, stored: Document | None, document: Document) -> None:
@@ -314,9 +393,19 @@ class Batch:
     """One write transaction. `entropy(size)` gives random bytes for epochs and the server's nonces. `alarms` collects
     defects of ours that were contained."""
 
-    __slots__ = ("_held", "_tx", "alarms", "entropy", "late_count", "now_ms", "quotas", "spaces")
+    __slots__ = (
+        *("_held", "_tx", "alarms", "entropy", "late_count", "now_ms", "quotas", "revocation_grace_ms", "spaces"),
+    )
 
-    def __init__(self, tx: Writer, now_ms: int, entropy: Callable[[int], bytes], quotas: Quotas | None = None) -> None:
+    def __init__(
+        self,
+        tx: Writer,
+        now_ms: int,
+        entropy: Callable[[int], bytes],
+        quotas: Quotas | None = None,
+        revocation_grace_ms: int = 0,
+    ) -> None:
+        self.revocation_grace_ms = revocation_grace_ms
         self._tx = tx
         self._held: dict[bytes, HoldingsRow] = {}  # altered holdings, by owner
         self.quotas = quotas or Quotas()
@@ -379,7 +468,7 @@ class Batch:
             return work
         last = self._tx.last(*keys.table_range(keys.SPACE_NAME))
         number = 1 if last is None else int.from_bytes(last[0][1:5]) + 1
-        row = SpaceRow(number, self.entropy(16), None, 0, 0, 0, 0, 0, CHAIN_START, 0, 0, SERVER_SLOT, 1, 0, 0)
+        row = SpaceRow(number, self.entropy(16), None, 0, 0, 0, 0, 0, CHAIN_START, 0, 0, SERVER_SLOT, 1, 0, 0, 0)
         SPACE_NAMES.put(self._tx, keys.space_name(number), (name,))
         work = self.spaces[name] = SpaceWork(self._tx, self.now_ms, name, row)
         self.device_made(Author(SERVER_DEVICE, None, "server", "", ()))
@@ -401,10 +490,14 @@ class Batch:
                 self.hold(held._replace(devices=held.devices + 1))
         return row
 
+    @property
+    def regrants(self) -> tuple[Regrant, ...]:
+        return tuple(each for work in self.spaces.values() for each in work.regrants)
+
     def flush(self) -> tuple[Delta, ...]:
         for owner, held in self._held.items():
             HOLDINGS.put(self._tx, keys.holdings(owner), held)
-        return tuple(delta for work in self.spaces.values() if (delta := work.flush()) is not None)
+        return tuple(delta for work in self.spaces.values() for delta in work.flush())
 
 
 def space_row(tx: Reader, name: str) -> SpaceRow | None:

@@ -13,15 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from syncd.core.changes import VOID_COUNT_MAX, Change, RefusedChange, Void
+from syncd.core.changes import VOID_COUNT_MAX, Change, Operation, RefusedChange, Void
 from syncd.core.documents import DOCUMENT_BYTES_MAX, Document, Draft
 from syncd.core.fields import Observer, OperationRefused
-from syncd.core.ids import WRITABLE_RESERVED
+from syncd.core.ids import MEMBERS, WRITABLE_RESERVED
 from syncd.core.values import encoded
 from syncd.engine.batch import Batch, DocumentName, SpaceWork, is_other
 from syncd.engine.commands import Author
-from syncd.engine.grants import Role
+from syncd.engine.grants import Role, role_on
 from syncd.engine.leases import GUARDED, Asker, admitted, certificates, lease_key
+from syncd.engine.members import MemberRefused, check_member, check_owner_left, regrants_of
 from syncd.store import keys
 from syncd.store.api import StoreError
 from syncd.store.tables import ENTRIES, EntryRow, LetterRow
@@ -33,6 +34,9 @@ DELTA_BYTES_MAX = DEFAULT.delta_bytes_max
 # The documents that one seq alters have this at most; the rest of a delta is names and frame.
 ALTERED_BYTES_MAX = DELTA_BYTES_MAX - 131072
 LOADED_BYTES_MAX = 16 * 1024 * 1024  # stored documents that a batch reads, some ten times as much once decoded
+# Changes of roles in one batch, after which the rest of a push is left to be sent again: each ends a delta, and so
+# costs every subscriber a frame.
+REGRANTS_MAX = 16
 # By which an operation can lengthen a document beyond its own encoding: marks, revs, a field's frame.
 GROWTH_BYTES_MAX = 96
 
@@ -50,18 +54,25 @@ class Taken:
     forked: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Push:
     """Who pushes, where. `is_other`: another installation than the one that the device id is bound to. `stable`: a
-    change with a base below it is late. Late changes are taken by the rules that hold for all, and counted."""
+    change with a base below it is late. Late changes are taken by the rules that hold for all, and counted. `role`:
+    what the author is after the changes so far; `is_graced`: it lost its role so short a time ago that it may write
+    still."""
 
     batch: Batch
     work: SpaceWork
     author: Author
     role: Role
+    is_graced: bool
     slot: int
     is_other: bool
     stable: int
+
+    def judge(self) -> None:
+        self.role = self.work.role(self.author)
+        self.is_graced = self.role < Role.WRITER and _is_graced(self.batch, self.work, self.author)
 
 
 def take(
@@ -72,11 +83,23 @@ def take(
     replica = work.replica_made(author.device)
     taken = Taken(replica.highest, [])
     stable = max(work.row.frontier, work.row.floor, replica.low or 0)
-    push = _Push(batch, work, author, role, replica.slot, is_other(batch.tx, author), stable)
+    is_graced = role < Role.WRITER and _is_graced(batch, work, author)
+    push = _Push(batch, work, author, role, is_graced, replica.slot, is_other(batch.tx, author), stable)
     _take_in_order(push, changes, taken)
     if taken.highest != replica.highest:
+        replica = work.replica_made(author.device)  # which one of its changes may have taken the low-water from
         work.set_replica(author.device, replica._replace(highest=taken.highest, seen_ms=work.now_ms))
     return taken
+
+
+def _is_graced(batch: Batch, work: SpaceWork, author: Author) -> bool:
+    """Whether a writer was revoked less than the grace ago: what it made before it could know is taken still. To write
+    is all that it may: it learns nothing, and makes no members."""
+    held = work.holder(author) if batch.revocation_grace_ms else None
+    if held is None or not held.lost_seq:
+        return False
+    was = max(role_on(author.grants, work.name), held.role)
+    return was >= Role.WRITER and max(work.time, work.now_ms) - held.lost_ms < batch.revocation_grace_ms
 
 
 def _take_in_order(push: _Push, changes: Sequence[Change | Void | RefusedChange], taken: Taken) -> None:
@@ -86,7 +109,9 @@ def _take_in_order(push: _Push, changes: Sequence[Change | Void | RefusedChange]
         last = change.last if isinstance(change, Void) else change.n
         n = change.n
         loaded_bytes = elsewhere_bytes + work.loaded_bytes
-        if taken.outcomes and _is_enough(loaded_bytes, change, len(taken.outcomes) + last - n + 1):
+        if taken.outcomes and (
+            _is_enough(loaded_bytes, change, len(taken.outcomes) + last - n + 1) or len(work.regrants) >= REGRANTS_MAX
+        ):
             taken.gap = n
             return
         while n <= last:
@@ -169,6 +194,7 @@ class _Effect:
     met: list[list[Any]]
     lost: list[tuple[DocumentName, str, Any]]
     leased: dict[DocumentName, None]  # documents whose leases were looked at
+    regrants: dict[str, tuple[Role | None, Role | None]]
 
 
 class _ChangeRefused(Exception):
@@ -179,13 +205,13 @@ class _ChangeRefused(Exception):
 
 def _decided(push: _Push, change: Change) -> EntryRow:
     work, author = push.work, push.author
-    push.batch.late_count += change.base < push.stable
+    push.batch.late_count += change.base < push.stable and any(each.collection != MEMBERS for each in change.operations)
     try:
-        if push.role < Role.WRITER:
+        if push.role < Role.WRITER and not push.is_graced:
             raise _ChangeRefused("forbidden", None, "writing needs the role writer")
         has_memory, time = author.kind == "device", max(work.time, work.now_ms)
         by = Observer(change.base, push.slot, has_memory, work.head + 1, change.stamp, time)
-        effect = _effect(work, author, change, by)
+        effect = _effect(work, author, push.role, change, by)
     except StoreError:
         raise
     except _ChangeRefused as refused:
@@ -202,6 +228,9 @@ def _decided(push: _Push, change: Change) -> EntryRow:
     work.number_next += effect.numbers
     seq = work.advance(push.slot, author.device, change.n, change.nonce, len(change.payload))
     told = _detail(push, change, effect, seq)
+    if effect.regrants:
+        work.regranted(effect.regrants)
+        push.judge()
     return _new(EntryRow, (change.nonce, effect.outcome, seq, told, change.base, change.stamp, change.payload))
 
 
@@ -227,9 +256,9 @@ def _detail(push: _Push, change: Change, effect: _Effect, seq: int) -> dict[str,
     return detail or None
 
 
-def _effect(work: SpaceWork, author: Author, change: Change, by: Observer) -> _Effect:
+def _effect(work: SpaceWork, author: Author, role: Role, change: Change, by: Observer) -> _Effect:
     """Apply all operations to an overlay. Raises `_ChangeRefused` at the first that cannot take effect."""
-    effect = _Effect({}, {}, 0, "noop", [], [], {})
+    effect = _Effect({}, {}, 0, "noop", [], [], {}, {})
     drafts: dict[DocumentName, Draft] = {}
     is_applied = is_merged = False
     name: DocumentName = ("", "")  # no document's
@@ -247,13 +276,15 @@ def _effect(work: SpaceWork, author: Author, change: Change, by: Observer) -> _E
             draft = found
         if seen > head:
             raise _ChangeRefused("invalid", index, f"'seen' is {seen}, beyond the head {head}")
+        if collection == MEMBERS:
+            _check_member(role, operation, work.document(name), by, index)
         is_made = verb == "create" and draft.document() is None
         try:
             if verb in GUARDED:
                 asker = Asker(work.tx, work.name, work.row, author.kind, author.device, by.slot, work.now_ms)
                 operation = admitted(asker, operation, draft.document())
                 effect.leased[name] = None
-            verdict, met, lost = draft.apply(operation, number, floor)
+            verdict, met, lost = draft.apply(operation, number, floor if collection != MEMBERS else 0)
         except OperationRefused as refused:
             raise _ChangeRefused(refused.outcome, index, refused.reason) from None
         number += is_made
@@ -272,7 +303,26 @@ def _effect(work: SpaceWork, author: Author, change: Change, by: Observer) -> _E
     for name, draft in drafts.items():
         effect.made[name] = draft.document()
     _check_sizes(effect)
+    if any(collection == MEMBERS for collection, _ in effect.made):
+        _regrant(work, author, effect)
     return effect
+
+
+def _check_member(role: Role, operation: Operation, member: Document | None, by: Observer, index: int) -> None:
+    """An operation on a member, judged by what was before this change. It is never late: a deleted member is remembered
+    for ever, so whether its author has seen the last change needs no floor."""
+    try:
+        check_member(role, operation, member, by)
+    except MemberRefused as refused:
+        raise _ChangeRefused(refused.outcome, index, refused.reason) from None
+
+
+def _regrant(work: SpaceWork, author: Author, effect: _Effect) -> None:
+    effect.regrants = regrants_of({name: (work.document(name), made) for name, made in effect.made.items()})
+    try:
+        check_owner_left(author, work.name, work.owner_count, effect.regrants, work.role_said(author))
+    except MemberRefused as refused:
+        raise _ChangeRefused(refused.outcome, None, refused.reason) from None
 
 
 def _check_sizes(effect: _Effect) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from syncd.core.changes import Change, RefusedChange, Void
 from syncd.core.ids import Place, Position
-from syncd.engine.grants import Grant
+from syncd.engine.grants import Grant, Role
 from syncd.wire.messages import Delta, OutcomeEntry
 
 
@@ -52,6 +52,22 @@ class Attach:
 @dataclass(frozen=True, slots=True)
 class Forget:
     """The device gives up its replica of the space: its low-water goes. Answer: `Done`."""
+
+    author: Author
+    space: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lose:
+    """The device was told that its user may not read the space any more. Answer: `Done`."""
+
+    author: Author
+    space: str
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """The device has deleted its copy of a space that its user may not read any more. Answer: `Done`."""
 
     author: Author
     space: str
@@ -226,7 +242,7 @@ class ConfirmLeaseClock:
 
 
 Command = (
-    Bind | Attach | Forget | Push | Ack | Post | PostEvents | CreateKey | RevokeKey
+    Bind | Attach | Forget | Lose | Purge | Push | Ack | Post | PostEvents | CreateKey | RevokeKey
     | PutConsumer | UseConsumer | AckConsumer | DropConsumer | Collect
     | TendLeases | EndLease | ReleaseLeases | ConfirmLeaseClock
 )  # fmt: skip
@@ -237,10 +253,12 @@ Command = (
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Nothing was done. `reason` is a stable word (`forbidden`, `bad_position`, ...), `detail` a sentence."""
+    """Nothing was done. `reason` is a stable word (`forbidden`, `bad_position`, ...), `detail` a sentence. `seq`: of
+    the change that took away the role which is missing, for one who had it."""
 
     reason: str
     detail: str
+    seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,12 +381,23 @@ Result = (
 
 
 @dataclass(frozen=True, slots=True)
+class Regrant:
+    """What members of a space are from `seq` on: the role that it says of them, None if it says nothing. A delta ends
+    there, so that those who may not read any more can be detached before the next."""
+
+    space: str
+    seq: int
+    said: tuple[tuple[str, Role | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """What one write transaction decided: a result per command, in order, the deltas to hand out after the commit, and
-    alarms: defects of ours that were contained, for the log. `late_count`: changes that were made before what every
-    active device has by now."""
+    """What one write transaction decided: a result per command, in order, the deltas to hand out after the commit, in
+    the order of each space, after which of them roles change, and alarms: defects of ours that were contained, for the
+    log. `late_count`: changes that were made before what every active device has by now."""
 
     results: tuple[Result, ...]
     deltas: tuple[Delta, ...]
     alarms: tuple[str, ...]
     late_count: int = 0
+    regrants: tuple[Regrant, ...] = ()

@@ -31,8 +31,10 @@ from syncd.engine.commands import (
     EndLease,
     Expired,
     Forget,
+    Lose,
     Post,
     PostEvents,
+    Purge,
     Push,
     Pushed,
     PutConsumer,
@@ -55,20 +57,27 @@ from syncd.store.tables import API_KEYS, KeyRow
 
 
 class Engine:
-    """All decisions about sync. `entropy(size)` returns random bytes (epochs and the server's nonces)."""
+    """All decisions about sync. `entropy(size)` returns random bytes (epochs and the server's nonces).
+    `revocation_grace_ms`: for so long after a member was denied, what its devices had not sent yet is taken."""
 
     def __init__(
-        self, entropy: Callable[[int], bytes], quotas: Quotas | None = None, retention: Retention | None = None
+        self,
+        entropy: Callable[[int], bytes],
+        quotas: Quotas | None = None,
+        retention: Retention | None = None,
+        *,
+        revocation_grace_ms: int = 0,
     ) -> None:
         self._entropy, self._quotas, self._retention = entropy, quotas or Quotas(), retention or Retention()
+        self._revocation_grace_ms = revocation_grace_ms
 
     def decide(self, tx: Writer, now_ms: int, commands: Sequence[Command]) -> Decision:
         """Carry out the commands in order, in one transaction that the caller commits. Raises only `StoreError`, and
         what a defect raises: the caller then aborts and tries the commands one by one."""
-        batch = Batch(tx, now_ms, self._entropy, self._quotas)
+        batch = Batch(tx, now_ms, self._entropy, self._quotas, self._revocation_grace_ms)
         results = [self._result(batch, command) for command in commands]
         trim_idempotency(batch)
-        return Decision(tuple(results), batch.flush(), tuple(batch.alarms), batch.late_count)
+        return Decision(tuple(results), batch.flush(), tuple(batch.alarms), batch.late_count, batch.regrants)
 
     def _result(self, batch: Batch, command: Command) -> Result:
         match command:
@@ -82,6 +91,10 @@ class Engine:
                 return _attach(batch, command)
             case Forget():
                 return _forget(batch, command)
+            case Lose():
+                return _lose(batch, command)
+            case Purge():
+                return _purge(batch, command)
             case Post():
                 return post(batch, command)
             case PostEvents():
@@ -176,6 +189,8 @@ def _attach(batch: Batch, command: Attach) -> Result:
             return too_many
         batch.space_made(command.space, author)
     work = batch.space(command.space)
+    if work is not None and role < Role.READER and not is_other(batch.tx, author):
+        work.lost(author, work.said_at(author))
     refusal = reading.refused_attach(batch.tx, command, None if work is None else work.row, role)
     if refusal is not None:
         return refusal
@@ -197,6 +212,23 @@ def _forget(batch: Batch, command: Forget) -> Result:
     if work is not None and replica is not None and not is_other(batch.tx, command.author):
         work.set_replica(command.author.device, replica._replace(low=None))
         work.forget_lapse(replica)
+        work.released(command.author)
+    return Done()
+
+
+def _lose(batch: Batch, command: Lose) -> Result:
+    author, work = command.author, batch.space(command.space)
+    if work is not None and work.role(author) < Role.READER and not is_other(batch.tx, author):
+        work.lost(author, work.said_at(author))
+    return Done()
+
+
+def _purge(batch: Batch, command: Purge) -> Result:
+    """Only a copy that is to be deleted can be: one who was let in again since has another."""
+    author, work = command.author, batch.space(command.space)
+    held = None if work is None else work.holder(author)
+    if work is not None and held is not None and held.lost_seq is not None and not is_other(batch.tx, author):
+        work.released(author)
     return Done()
 
 

@@ -23,7 +23,7 @@ from syncd.engine.batch import DocumentName, entry_of, is_other, space_row
 from syncd.engine.changes import outcome_entry
 from syncd.engine.commands import Attach, Attached, Author, Bound, Expired, Refused
 from syncd.engine.grants import Role
-from syncd.engine.members import role_of
+from syncd.engine.members import role_of, said_at
 from syncd.store import keys
 from syncd.store.api import Reader, StoreDamaged
 from syncd.store.tables import (
@@ -31,6 +31,7 @@ from syncd.store.tables import (
     DEVICES,
     DOCUMENTS,
     ENTRIES,
+    HOLDERS,
     LOG,
     REPLICAS,
     SpaceRow,
@@ -77,6 +78,8 @@ def attached(tx: Reader, command: Attach) -> Attached | Expired | Refused | None
     granted = role_of(tx, author, command.space)
     if row is None and granted >= Role.WRITER:
         return None
+    if row is not None and granted < Role.READER and _has_copy(tx, row, author):
+        return None
     refusal = refused_attach(tx, command, row, granted)
     if refusal is not None:
         return refusal
@@ -90,7 +93,7 @@ def attached(tx: Reader, command: Attach) -> Attached | Expired | Refused | None
 def refused_attach(tx: Reader, command: Attach, row: SpaceRow | None, granted: Role) -> Expired | Refused | None:
     """Why a subscription cannot stand; None if it can."""
     if granted < Role.READER:
-        return Refused("forbidden", f"reading {command.space} needs the role reader")
+        return _barred(tx, command, row)
     if row is None:
         # Also to one who names an epoch of it, from a store that is no more: there is no other epoch to go to yet.
         return Refused(
@@ -121,6 +124,20 @@ def refused_attach(tx: Reader, command: Attach, row: SpaceRow | None, granted: R
 def is_below_floor(row: SpaceRow, complete: int, start: int | None) -> bool:
     """Whether deletions may be forgotten that a device at this position has not heard of."""
     return (complete or (row.floor if start is None else start)) < row.floor
+
+
+def _has_copy(tx: Reader, row: SpaceRow, author: Author) -> bool:
+    """Whether the device counts as one that has a copy: if it must not, that is written down first."""
+    held = HOLDERS.get(tx, keys.holder(row.id, keys.owner(author.user), author.device))
+    return held is not None and held.lost_seq is None and not is_other(tx, author)
+
+
+def _barred(tx: Reader, command: Attach, row: SpaceRow | None) -> Refused:
+    """Who never had a place here learns nothing, not even whether the space exists."""
+    detail, author = f"reading {command.space} needs the role reader", command.author
+    if row is None or REPLICAS.get(tx, keys.replica(row.id, author.device)) is None:
+        return Refused("forbidden", detail)
+    return Refused("forbidden", detail, said_at(tx, author, row.id) or None)
 
 
 def _is_chained(tx: Reader, row: SpaceRow, complete: int, chain: bytes | None) -> bool:

@@ -37,6 +37,7 @@ from syncd.store.tables import (
     DOCUMENTS,
     ENTRIES,
     EXPIRIES,
+    HOLDERS,
     HOLDINGS,
     IDEMPOTENCY,
     LAPSED,
@@ -76,9 +77,9 @@ def check(tx: Reader) -> Findings:
 # -- the whole store --------------------------------------------------------------------------------------------------
 
 _BY_SPACE: Final = (
-    DOCUMENTS, BYREV, LOG, ENTRIES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS, CONSUMERS, TOMBSTONES, LAPSED,
-    LEASES,
-)  # fmt: skip
+    *(DOCUMENTS, BYREV, LOG, ENTRIES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS, CONSUMERS, TOMBSTONES, LAPSED),
+    *(LEASES, HOLDERS),
+)
 
 
 def _records(tx: Reader) -> Findings:
@@ -295,7 +296,7 @@ def _tombstones(space: _Space) -> Findings:
 def _sums(space: _Space) -> Findings:
     """Buckets, total and count are those of the documents."""
     sums = [0] * BUCKET_COUNT
-    count = 0
+    count = owner_count = 0
     for key, row in space.rows(DOCUMENTS):
         if isinstance(row, _Damaged):
             return  # nothing can be said
@@ -303,6 +304,7 @@ def _sums(space: _Space) -> Findings:
         number = bucket_of(collection, document_id)
         sums[number] = (sums[number] + document_sum(collection, document_id, row)) & SUM_MASK
         count += row.is_live
+        owner_count += collection == MEMBERS and _is_owner(row)
     for key, row in space.rows(BUCKETS):
         _, number = keys.parse_bucket(key)
         if number >= BUCKET_COUNT:
@@ -320,6 +322,13 @@ def _sums(space: _Space) -> Findings:
         yield Finding(SPACES.name, space.name, f"the sum is {space.row.sum:016x}, its documents have {total:016x}")
     if space.row.document_count != count:
         yield Finding(SPACES.name, space.name, f"it counts {space.row.document_count} documents and has {count}")
+    if space.row.owner_count != owner_count:
+        yield Finding(SPACES.name, space.name, f"it counts {space.row.owner_count} owners and has {owner_count}")
+
+
+def _is_owner(member: Document) -> bool:
+    role = member.fields.get("role")
+    return role is not None and role.type == "reg" and role.is_visible and role.value == "owner"
 
 
 # -- one space: the order and the devices -----------------------------------------------------------------------------
@@ -456,6 +465,28 @@ def _replicas(space: _Space) -> Findings:
             yield space.found(REPLICAS, what, problem)
         if space.tx.get(keys.low_water(space.row.id, row.low, row.slot)) is None:
             yield space.found(REPLICAS, what, f"its low-water {row.low} is not in the index")
+        owner = _get(space.tx, DEVICES, keys.device(device))
+        if owner is not None and not isinstance(owner, _Damaged):
+            held = _get(space.tx, HOLDERS, keys.holder(space.row.id, keys.owner(owner.user), device))
+            if held is None:
+                yield space.found(REPLICAS, what, "it has a low-water, and is not listed as having a copy")
+            elif not isinstance(held, _Damaged) and held.lost_seq is not None:
+                yield space.found(HOLDERS, what, f"it lost its copy at {held.lost_seq}, and has a low-water")
+
+
+def _holders(space: _Space) -> Findings:
+    """Each device that is listed as having a copy is a replica, and stands under its user."""
+    for key, row in space.rows(HOLDERS):
+        _, owner_hash, device = keys.parse_holder(key)
+        what = device.hex()
+        if space.tx.get(keys.replica(space.row.id, device)) is None:
+            yield space.found(HOLDERS, what, "it has a copy, and no replica")
+        if isinstance(row, _Damaged):
+            continue
+        if keys.owner(row.user) != owner_hash:
+            yield space.found(HOLDERS, what, f"its key is not that of its user {row.user!r}")
+        if row.lost_seq is not None and not 0 <= row.lost_seq <= space.row.head:
+            yield space.found(HOLDERS, what, f"it lost its copy at {row.lost_seq}, the head is {space.row.head}")
 
 
 def _slots(space: _Space) -> Findings:
@@ -535,6 +566,6 @@ STORE_CHECKS: Final[tuple[Callable[[Reader], Findings], ...]] = (
     _outside, _records, _meta, _spaces, _devices, _holdings, _idempotency, _consumer_owners, lease_ends,
 )  # fmt: skip
 SPACE_CHECKS: Final[tuple[Callable[[_Space], Findings], ...]] = (
-    _documents, books, _byrev, _tombstones, _sums, _log, _device_logs, _replicas, _slots, _low_waters, _lapsed,
-    _letters, _consumers,
+    _documents, books, _byrev, _tombstones, _sums, _log, _device_logs, _replicas, _holders, _slots, _low_waters,
+    _lapsed, _letters, _consumers,
 )  # fmt: skip

@@ -28,6 +28,7 @@ name that is followed by another; ids and hashes have fixed sizes.
 | `T` | lease | space, document number, lease id, field | LeaseRow: the lease itself is in its document |
 | `V` | tombstone | space, rev, number | nothing: a deleted document, by its rev |
 | `W` | lapsed | space, slot | LapsedRow: a device that counts for nothing in the frontier any more |
+| `X` | holder | space, hash of the user, device id | HolderRow: a device that has a copy of the space |
 | `o` | lease end | ms, and the lease's key | nothing: leases that end by themselves, by time |
 """
 
@@ -41,6 +42,7 @@ REPLICA, SLOT, LOW_WATER, BUCKET, LETTER, IDEMPOTENCY, EXPIRY, API_KEY = (
 CONSUMER, CONSUMER_OWNER, HOLDINGS = b"Q", b"R", b"S"
 TOMBSTONE, LAPSED = b"V", b"W"
 LEASE, LEASE_END = b"T", b"o"
+HOLDER = b"X"
 
 HASH_BYTES = 16
 LEASE_ID_BYTES = 16
@@ -324,3 +326,19 @@ def lease_freezes_range() -> tuple[bytes, bytes]:
 def parse_lease_freeze(key: bytes) -> int:
     """The space."""
     return int(_U32.unpack_from(key, len(key) - _U32.size)[0])
+
+
+def holder(space: int, owner_hash: bytes, device_id: bytes) -> bytes:
+    return b"".join((_SPACE_ONLY.pack(HOLDER, space), owner_hash, device_id))
+
+
+def holders_range(space: int, owner_hash: bytes) -> tuple[bytes, bytes]:
+    """The devices of one user that have a copy of a space."""
+    head = _SPACE_ONLY.pack(HOLDER, space) + owner_hash
+    return head, head + b"\xff" * (HASH_BYTES + 1)
+
+
+def parse_holder(key: bytes) -> tuple[int, bytes, bytes]:
+    """(space, hash of the user, device id)"""
+    device_at = _SPACE_ONLY.size + HASH_BYTES
+    return space_of(key), key[_SPACE_ONLY.size : device_at], key[device_at:]

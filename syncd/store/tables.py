@@ -17,11 +17,12 @@ from syncd.core.values import decoded, encoded
 from syncd.store import keys
 from syncd.store.api import Reader, StoreDamaged, Writer
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class SpaceRow(NamedTuple):
-    """A space. `time`: T(head) in ms. `sum`: of all buckets, modulo 2^64. `document_count`: live ones.
+    """A space. `time`: T(head) in ms. `sum`: of all buckets, modulo 2^64. `document_count`: live ones. `owner_count`:
+    members whose role is `owner`.
     `slot_next`, `number_next`, `letter_next`: the first unused slot, document number and dead-letter number.
     `frontier`: up to here all active devices have everything, as of the last step of collection. `floor`: every
     deletion after it is still known. `log_bytes`: of the payloads of all accepted changes, ever."""
@@ -41,6 +42,7 @@ class SpaceRow(NamedTuple):
     number_next: int
     letter_next: int
     log_bytes: int
+    owner_count: int
 
 
 class LogRow(NamedTuple):
@@ -161,6 +163,17 @@ class LeaseRow(NamedTuple):
     at_ms: int
 
 
+class HolderRow(NamedTuple):
+    """A device that has a copy of a space. `lost_seq` is None as long as its user may read. Then it is the change that
+    took that away (0 if none did: the token), `lost_ms` its T and `role` what the user was as a member before it; and
+    the row stays until the device says that it has deleted its copy."""
+
+    user: str
+    lost_seq: int | None
+    lost_ms: int
+    role: int
+
+
 Row = TypeVar("Row")
 
 
@@ -251,9 +264,10 @@ TOMBSTONES: Table[tuple[Any, ...]] = Table("tombstone", keys.TOMBSTONE, _single)
 LAPSED: Table[LapsedRow] = Table("lapsed", keys.LAPSED, LapsedRow)
 LEASES: Table[LeaseRow] = Table("lease", keys.LEASE, LeaseRow)
 LEASE_ENDS: Table[tuple[Any, ...]] = Table("lease end", keys.LEASE_END, _single)
+HOLDERS: Table[HolderRow] = Table("holder", keys.HOLDER, HolderRow)
 
 TABLES: tuple[Table[Any], ...] = (
     META, SPACES, SPACE_NAMES, DOCUMENTS, BYREV, LOG, ENTRIES, DEVICES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS,
     IDEMPOTENCY, EXPIRIES, API_KEYS, CONSUMERS, CONSUMER_OWNERS, HOLDINGS, TOMBSTONES, LAPSED,
-    LEASES, LEASE_ENDS,
+    LEASES, LEASE_ENDS, HOLDERS,
 )  # fmt: skip

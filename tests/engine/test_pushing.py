@@ -70,7 +70,7 @@ REFUSALS = [
     ("invalid", [CREATE, ["reg.sat", *DOC, "f", 1]], 1),
     ("invalid", [CREATE, [*put(1), {"seen": 99}]], 1),
     ("invalid", [], None),
-    ("forbidden", [CREATE, ["create", "_members", "ann"]], 1),
+    ("forbidden", [CREATE, ["create", "_counts", "ann"]], 1),
     ("too_large", [CREATE, put(b"x" * 65536)], 1),
     ("too_large", [CREATE, *[put(b"x" * 65000, f"f{i}") for i in range(5)]], None),
 ]

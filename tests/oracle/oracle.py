@@ -21,6 +21,7 @@ from tests.oracle import stock
 
 INTEGER_MAX = 2**53 - 1
 MV_MAX = 8
+KEPT = "_members"  # the collection of which no deletion is forgotten
 ACCEPTED = ("applied", "merged", "noop")
 FIELD_TYPES = ("reg", "mv", "counter", "max", "min", "set", "flag", "map", "bounded", "list")
 
@@ -295,7 +296,7 @@ class Oracle:
                     last.deletes.append(fact)
             elif fact.verb != "expect":
                 last.facts.append(fact)
-        is_forgotten = last is not None and not last.is_live and self.revs[key] <= self.floor
+        is_forgotten = last is not None and not last.is_live and self.revs[key] <= self.floor and key[0] != KEPT
         return None if is_forgotten else last
 
     def state(self) -> dict[Key, tuple[int, dict[str, list[Any]]]]:
@@ -337,7 +338,7 @@ class Oracle:
         seq = self.head + 1
         fact = Fact(seq, index, told.dot, told.vectors[index], verb, key, name, args, min(told.stamp, told.time))
         before = last is not None and last.is_live, visible_fields(last), last.makers[0] if last else None
-        is_late = told.bases[index] < self.floor
+        is_late = told.bases[index] < self.floor and collection != KEPT
         if verb == "create":
             verdict, met = _judged_create(last, fact)
         elif verb == "delete":

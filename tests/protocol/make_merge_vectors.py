@@ -11,6 +11,7 @@ from tests.wire.strategies import json_value
 
 ACCEPTED = ("applied", "merged", "noop")
 Json = dict[str, Any]
+R: Any = "reg"
 
 
 def c(device: str, base: int, outcome: str, *operations: list[Any], stamp: int = 0, now: int = 0, **told: Any) -> Json:
@@ -44,6 +45,18 @@ def reset(rev: int, **fields: Any) -> list[Any]:
     return ["notes", "n1", rev, 1, fields]
 
 
+def set_role(user: str, role: str) -> list[Any]:
+    return ["reg.set", "_members", user, "role", role]
+
+
+def member(user: str, role: str) -> list[list[Any]]:
+    return [["create", "_members", user], set_role(user, role)]
+
+
+def members(**roles: tuple[int, str]) -> Json:
+    return {f"_members/{user}": {"rev": rev, "fields": {"role": [R, role]}} for user, (rev, role) in roles.items()}
+
+
 def deleted(rev: int) -> list[Any]:
     return ["notes", "n1", rev, 2, {}]
 
@@ -71,7 +84,6 @@ CREATE, DELETE = on("create"), on("delete")
 LEASE, OTHER = {"$b": "bGVhc2UgMSAgICAgICAgIA"}, {"$b": "bGVhc2UgMiAgICAgICAgIA"}  # 16 bytes each
 STOCKED = c("A", 0, "applied", CREATE, stock("restock", 10))
 MADE = c("A", 0, "applied", CREATE, reg("a"))
-R: Any = "reg"
 
 # name -> (why, changes, state at the end, deltas)
 HISTORIES: dict[str, tuple[str, list[Json], Json, list[Json]]] = {
@@ -423,9 +435,9 @@ HISTORIES: dict[str, tuple[str, list[Json], Json, list[Json]]] = {
         doc(1, f=[R, "b"]), [delta(0, 1, reset(1, f=[R, "b"]))],
     ),
     "reserved-collections": (
-        "_inbox, _preferences and _profile may be written; another collection that begins with _ may not.",
+        "_inbox, _preferences, _profile and _members may be written; another collection that begins with _ may not.",
         [c("A", 0, "applied", ["create", "_inbox", "i1"]),
-         c("A", 0, "forbidden", CREATE, ["create", "_members", "ann"], op=1)],
+         c("A", 0, "forbidden", CREATE, ["create", "_counts", "ann"], op=1)],
         {"_inbox/i1": {"rev": 1, "fields": {}}}, [],
     ),
     "later-changes-stand-alone": (
@@ -442,6 +454,50 @@ HISTORIES: dict[str, tuple[str, list[Json], Json, list[Json]]] = {
         [delta(1, 4, patch(3, g=[R, 1]), ["notes", "n2", 4, 1, {"f": [R, 2]}]),
          delta(2, 4, patch(3, g=[R, 1]), ["notes", "n2", 4, 0, {"f": [R, 2]}])],
     ),
+    "members-give-and-take": (
+        "A member's role counts from the next change on; only owners alter members; `none` ends what a token grants.",
+        [c("A", 0, "applied", *member("b", "owner")),
+         c("B", 1, "applied", *member("c", "writer")),
+         c("C", 0, "forbidden", *member("c", "owner"), op=0),
+         c("C", 0, "applied", CREATE),
+         c("B", 3, "applied", set_role("c", "none")),
+         c("C", 3, "forbidden", reg("c")),
+         c("C", 3, "forbidden", on("expect", "f"))],
+        {**doc(3), **members(b=(1, "owner"), c=(4, "none"))}, [],
+    ),
+    "members-are-altered-by-who-knows-them": (
+        "Who alters a member has seen its last change, also its deletion; other members do not matter.",
+        [c("A", 0, "applied", *member("b", "owner")),
+         c("B", 0, "precondition", set_role("b", "reader"), op=0),
+         c("B", 0, "applied", *member("c", "writer")),
+         c("A", 1, "precondition", ["delete", "_members", "c"], op=0),
+         c("A", 2, "applied", ["delete", "_members", "c"]),
+         c("B", 2, "precondition", *member("c", "writer"), op=0),
+         c("B", 3, "applied", *member("c", "writer"))],
+        members(b=(1, "owner"), c=(4, "writer")), [],
+    ),
+    "members-keep-an-owner": (
+        "A change leaves an owner: a member, or its author by its token. B owns as a member only; D by its token, too.",
+        [c("A", 0, "applied", *member("b", "owner")),
+         c("B", 1, "precondition", set_role("b", "writer")),
+         c("B", 1, "precondition", ["delete", "_members", "b"]),
+         c("B", 1, "applied", set_role("b", "writer"), *member("c", "owner")),
+         c("D", 2, "precondition", *member("d", "none"), set_role("c", "reader")),
+         c("D", 2, "applied", set_role("c", "reader"))],
+        members(b=(2, "writer"), c=(3, "reader")), [],
+    ),
+    "members-have-one-of-four-roles": (
+        "The field `role` is a reg with one of four words; other fields of a member are free.",
+        [c("A", 0, "invalid", *member("b", "admin"), op=1),
+         c("A", 0, "invalid", ["create", "_members", "b"], ["flag.enable", "_members", "b", "role"], op=1),
+         c("A", 0, "applied", *member("b", "reader"), ["flag.enable", "_members", "b", "muted"])],
+        {"_members/b": {"rev": 1, "fields": {"role": [R, "reader"], "muted": ["flag", True]}}}, [],
+    ),
+}  # fmt: skip
+
+# Whose devices they are, and what their tokens grant; in all other histories each is a device of one owner.
+GRANTS = {
+    "A": ["a", "owner"], "B": ["b", "reader"], "C": ["c", "writer"], "D": ["d", "owner"],
 }  # fmt: skip
 
 
@@ -455,7 +511,9 @@ def history(name: str) -> Json:
         entry = {**change, "n": counts[change["device"]], "now_ms": now, "stamp_ms": change["stamp_ms"] or now}
         seq += change["outcome"] in ACCEPTED
         written.append({**entry, "seq": seq if change["outcome"] in ACCEPTED else None})
-    return {"name": name, "why": why, "changes": written, "state": state, "deltas": deltas}
+    grants = {letter: GRANTS[letter] for letter in sorted(counts)} if name.startswith("members-") else {}
+    told = {"name": name, "why": why, "changes": written, "state": state, "deltas": deltas}
+    return {**told, "grants": grants} if grants else told
 
 
 def files() -> dict[str, Json]:

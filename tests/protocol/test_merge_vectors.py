@@ -7,6 +7,7 @@ import pytest
 
 from syncd.core.changes import parsed_change
 from syncd.engine import reading
+from syncd.engine.grants import Role
 from syncd.wire.codec import from_json_value, json_value
 from syncd.wire.messages import DocumentEntry
 from tests.engine.kit import SPACE, Daemon, device, nonce
@@ -16,8 +17,9 @@ from tests.protocol.make_vectors import VECTORS, text_of
 HISTORIES = {path.stem: json.loads(path.read_text()) for path in sorted((VECTORS / "merge").glob("*.json"))}
 
 
-def by_letter(letter: str) -> Any:
-    return device(ord(letter) - ord("A") + 1)
+def by_letter(letter: str, grants: dict[str, list[str]]) -> Any:
+    user, role = grants.get(letter, ["ann", "owner"])
+    return device(ord(letter) - ord("A") + 1, user=user, role=Role[role.upper()])
 
 
 def played(history: dict[str, Any]) -> tuple[Daemon, list[str]]:
@@ -27,7 +29,7 @@ def played(history: dict[str, Any]) -> tuple[Daemon, list[str]]:
         daemon.now_ms = change["now_ms"]
         operations = from_json_value(change["operations"])
         raw = [change["n"], nonce(change["n"]), change["base"], change["stamp_ms"], operations]
-        (entry,) = daemon.push(by_letter(change["device"]), parsed_change(raw)).outcomes
+        (entry,) = daemon.push(by_letter(change["device"], history.get("grants", {})), parsed_change(raw)).outcomes
         detail = entry.detail or {}
         told = {"outcome": entry.outcome, "seq": entry.seq, "op": detail.get("op"), "met": detail.get("met")}
         wrong += [

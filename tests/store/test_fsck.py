@@ -22,6 +22,7 @@ from syncd.store.tables import (
     DEVICES,
     DOCUMENTS,
     ENTRIES,
+    HOLDERS,
     HOLDINGS,
     IDEMPOTENCY,
     LAPSED,
@@ -31,6 +32,7 @@ from syncd.store.tables import (
     LOW_WATERS,
     META,
     REPLICAS,
+    SCHEMA_VERSION,
     SLOTS,
     SPACE_NAMES,
     SPACES,
@@ -88,7 +90,7 @@ def made() -> MemoryStore:
     leasing: list[list[Any]] = [[verb, "stock", "d", "left", *args] for verb, *args in stock]
     daemon.ask(Post(KEY, SPACE, [["create", "stock", "d"], *leasing], None, None, None))
     with daemon.store.write() as tx:
-        META.put(tx, keys.meta("schema"), (1,))
+        META.put(tx, keys.meta("schema"), (SCHEMA_VERSION,))
     assert not daemon.alarms
     return daemon.store
 
@@ -212,6 +214,7 @@ NEVER = 1 << 40
 OWNER = owner_hash("key:backend")
 CONSUMER = keys.consumer(S, OWNER, "mailer")
 
+BENS_COPY = keys.holder(S, keys.owner(BEN.user), BEN.device)
 BENS = keys.holdings(keys.owner(BEN.user))
 
 CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
@@ -223,7 +226,7 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("space renamed", dropped(keys.space_name(S)), [
         *[(table, "no such space") for table in
           ("document", "byrev", "log", "device log", "replica", "slot", "low-water", "bucket", "dead letter",
-           "consumer", "tombstone", "lapsed", "lease")],
+           "consumer", "tombstone", "lapsed", "lease", "holder")],
         ("space", "has no name"),
     ]),
     ("name of another space", replaced(SPACE_NAMES, keys.space_name(S), ("user/ann",)), [("space", "is named")]),
@@ -237,6 +240,7 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("short epoch", changed(SPACES, SPACE_KEY, epoch=b"1"), [("space", "the epoch has 1 bytes")]),
     ("sum of the space", changed(SPACES, SPACE_KEY, sum=7), [("space", "the sum is 0000000000000007")]),
     ("count of the space", changed(SPACES, SPACE_KEY, document_count=9), [("space", "it counts 9")]),
+    ("owners of the space", changed(SPACES, SPACE_KEY, owner_count=1), [("space", "it counts 1 owners and has 0")]),
     ("chain of the space", changed(SPACES, SPACE_KEY, chain=bytes(8)), [("space", "T, chain or bytes")]),
     ("T of the space", changed(SPACES, SPACE_KEY, time=5), [("space", "T, chain or bytes")]),
     ("letters", changed(SPACES, SPACE_KEY, letter_next=0), [("dead letter", "never given")]),
@@ -343,6 +347,16 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("lapsed and active", replaced(LAPSED, keys.lapsed(S, BEN_SLOT), LapsedRow(1, 0)), [("lapsed", "is active")]),
     ("lapsed in the future", changed(LAPSED, keys.lapsed(S, CAT_SLOT), low=NEVER), [("lapsed", "was")]),
     ("lapsed of no slot", replaced(LAPSED, keys.lapsed(S, 50), LapsedRow(1, 0)), [("lapsed", "never given")]),
+    # who has a copy
+    ("copy not listed", dropped(BENS_COPY), [("replica", "not listed as having a copy")]),
+    ("copy lost and kept", changed(HOLDERS, BENS_COPY, lost_seq=2), [("holder", "and has a low-water")]),
+    ("copy lost in the future", changed(HOLDERS, BENS_COPY, lost_seq=NEVER), [
+        ("holder", "and has a low-water"), ("holder", "the head is"),
+    ]),
+    ("copy of another", changed(HOLDERS, BENS_COPY, user="eve"), [("holder", "not that of its user 'eve'")]),
+    ("copy of no replica", replaced(HOLDERS, keys.holder(S, keys.owner("eve"), b"?" * 16), ("eve", None, 0, 0)), [
+        ("holder", "it has a copy, and no replica"),
+    ]),
     # consumers
     ("consumer not listed", dropped(keys.consumer_owner(OWNER, S, "mailer")), [("consumer", "not listed")]),
     ("consumer gone", dropped(CONSUMER), [("consumer owner", "no such consumer")]),
