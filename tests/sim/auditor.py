@@ -281,8 +281,8 @@ class Auditor:
         if has_memory and dot.n > 1:
             vector = vector.advanced(Dot(dot.device, dot.n - 1))
         time = max(audit.times[-1], now_ms)
-        operations, vectors = _plain(audit, change, vector)
-        told = Told(dot, vector, vectors, change.stamp, time, operations)
+        operations, vectors, bases = _plain(audit, change, vector)
+        told = Told(dot, vector, vectors, change.stamp, time, operations, bases)
         judged = audit.oracle.judge(told)
         op = detail.get("op") if detail else None
         is_told = detail is not None or judged.op is None
@@ -303,10 +303,10 @@ class Auditor:
 
 def _plain(
     audit: SpaceAudit, change: Sent, vector: VersionVector
-) -> tuple[tuple[tuple[Any, ...], ...], tuple[VersionVector, ...]]:
-    """The operations without what was seen of their documents, and the vector of each with it."""
+) -> tuple[tuple[tuple[Any, ...], ...], tuple[VersionVector, ...], tuple[int, ...]]:
+    """The operations without what was seen of their documents; the vector of each with it, and the base."""
     assert change.operations is not None
-    operations, vectors = [], []
+    operations, vectors, bases = [], [], []
     for operation in change.operations:
         last = operation[-1]
         # An operation ends with a map of one key `seen`, or with an argument; no argument of a workload is such a map.
@@ -314,4 +314,5 @@ def _plain(
         seen = min(last["seen"], audit.oracle.head) if is_seen else 0
         operations.append(operation[:-1] if is_seen else operation)
         vectors.append(vector.joined(audit.prefix[seen]) if seen > change.base else vector)
-    return tuple(operations), tuple(vectors)
+        bases.append(max(change.base, seen))
+    return tuple(operations), tuple(vectors), tuple(bases)

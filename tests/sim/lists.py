@@ -120,7 +120,7 @@ MUTANTS = (
     Mutant(
         "the list: the client shows a moved element at both places",
         "syncd_client.replay",
-        "_moved",
+        "_placed",
         "if _is_named(item, position) else item for item in items)",
         "for item in items if _is_named(item, position)), key=_position) + sorted((item for item in items)",
     ),
