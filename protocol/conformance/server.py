@@ -1,8 +1,9 @@
 """Plays conversations to a running server and checks its answers against the schema and the specification.
 
-    python -m protocol.conformance.server ws://127.0.0.1:8080/v1/sync TOKEN [--space conformance]
+    python -m protocol.conformance.server ws://127.0.0.1:8080/v1/sync TOKEN [--space conformance] [--polls]
 
-The token's user must be owner of every space below `--space`; each run uses new spaces and new devices. Owns the
+The token's user must be owner of every space below `--space`; each run uses new spaces and new devices. `--polls`: the
+same conversations by the binding of SPEC 5.5, and the checks of its requests. Owns the
 checks, one function each; shares no code with syncd or any client. Needs trio-websocket and msgpack.
 """
 # A tool of its own, with its own edge:
@@ -15,9 +16,10 @@ import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +29,7 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from protocol.conformance.cddl import parsed
+from protocol.conformance.polled import Closed, PollingSocket, polling
 
 SCHEMA = parsed((Path(__file__).resolve().parents[1] / "syncd.cddl").read_text())
 LIMITS = (
@@ -48,8 +51,22 @@ def check(condition: bool, said: str) -> None:
         raise Failed(said)
 
 
+class WebSocket:
+    """A WebSocket that ends as a polled connection does: by `Closed`."""
+
+    def __init__(self, socket: WebSocketConnection) -> None:
+        self._socket = socket
+        self.send_message = socket.send_message
+
+    async def get_message(self) -> bytes | str:
+        try:
+            return await self._socket.get_message()
+        except ConnectionClosed as end:
+            raise Closed(end.reason.code if end.reason is not None else 1006) from None
+
+
 @asynccontextmanager
-async def opened(url: str, subprotocol: str) -> AsyncIterator[WebSocketConnection]:
+async def opened(url: str, subprotocol: str) -> AsyncIterator[WebSocket]:
     """A WebSocket over a stream that is ours: the library leaves it open when the server closes first."""
     parts = urlsplit(url)
     assert parts.hostname is not None, "a URL names a host"
@@ -62,7 +79,7 @@ async def opened(url: str, subprotocol: str) -> AsyncIterator[WebSocketConnectio
     async with stream, trio.open_nursery() as nursery:
         socket = await wrap_client_stream(nursery, stream, parts.netloc, parts.path, subprotocols=[subprotocol])
         check(socket.subprotocol == subprotocol, f"the subprotocol {subprotocol} was not taken")
-        yield socket
+        yield WebSocket(socket)
         with trio.move_on_after(ANSWER_S):
             await socket.aclose()
         nursery.cancel_scope.cancel()
@@ -73,7 +90,7 @@ class Peer:
     """One connection of one device. `replica`: documents by (collection, id), built from deltas by the rules of
     section 6."""
 
-    socket: WebSocketConnection
+    socket: WebSocket | PollingSocket
     device: bytes
     pending: list[list[Any]] = field(default_factory=list)
     replica: dict[tuple[str, str], tuple[int, dict[str, Any]]] = field(default_factory=dict)
@@ -84,7 +101,7 @@ class Peer:
         await self.socket.send_message(msgpack.packb([code, body], use_bin_type=True))
 
     async def next(self) -> list[Any]:
-        """The next message, which must match the schema and keep the order rules. Raises `ConnectionClosed`."""
+        """The next message, which must match the schema and keep the order rules. Raises `Closed`."""
         while not self.pending:
             with trio.fail_after(ANSWER_S):
                 frame = await self.socket.get_message()
@@ -161,8 +178,8 @@ class Peer:
         try:
             while True:
                 await self.next()
-        except ConnectionClosed as end:
-            check(end.reason is not None and end.reason.code == code, f"expected close {code}, was {end.reason}")
+        except Closed as end:
+            check(end.code == code, f"expected close {code}, was {end.code}")
 
 
 @dataclass
@@ -172,7 +189,11 @@ class Server:
     url: str
     token: str
     space: str
+    is_polled: bool = False
     count: int = 0
+
+    def opened(self, subprotocol: str = "syncd.v1.msgpack") -> AbstractAsyncContextManager[WebSocket | PollingSocket]:
+        return polling(self.url, subprotocol) if self.is_polled else opened(self.url, subprotocol)
 
     def new_space(self) -> str:
         self.count += 1
@@ -180,7 +201,7 @@ class Server:
 
     @asynccontextmanager
     async def peer(self, device: bytes | None = None, *, hello: bool = True) -> AsyncIterator[Peer]:
-        async with opened(self.url, "syncd.v1.msgpack") as socket:
+        async with self.opened() as socket:
             peer = Peer(socket, device or os.urandom(16))
             if hello:
                 await self.hello(peer)
@@ -317,7 +338,7 @@ async def a_second_connection_of_a_device_closes_the_first(server: Server) -> No
 
 
 async def json_says_the_same(server: Server) -> None:
-    async with opened(server.url, "syncd.v1.json") as socket:
+    async with server.opened("syncd.v1.json") as socket:
         device = os.urandom(16).hex()
         hello = [HELLO, {"device": device, "installation": device, "token": server.token, "time": 0}]
         await socket.send_message(json.dumps([hello]))
@@ -329,6 +350,73 @@ async def json_says_the_same(server: Server) -> None:
         )
 
 
+# -- the requests of SPEC 5.5 -----------------------------------------------------------------------------------------
+
+
+async def what_is_repeated_has_one_effect(server: Server) -> None:
+    """The opening, a message and a poll, each sent twice: a lost answer costs nothing."""
+    async with polling(server.url, "syncd.v1.msgpack") as socket:
+        device = os.urandom(16)
+        body = msgpack.packb([HELLO, {"device": device, "installation": device, "token": server.token, "time": 0}])
+        first = await socket.open(body)
+        check(first.status == 201 and "no-store" in first.headers.get("cache-control", ""), f"the opening: {first}")
+        key = socket.key
+        socket.key = ""
+        again = await socket.open(body)
+        check((again.status, socket.key) == (201, key), "the same opening gave another key")
+        welcome = await socket.poll(0)
+        check(welcome.status == 200, f"the first poll: {welcome}")
+        check((await socket.poll(0)).body == welcome.body, "an answer that was not acknowledged came differently")
+        space = server.new_space()
+        subscribe = {"space": space, "epoch": None, "complete": 0, "resume": 0, "settled": 0}
+        check((await socket.message(1, msgpack.packb([SUBSCRIBE, subscribe]))).status == 204, "a message")
+        subscribed = msgpack.unpackb((await socket.poll(1)).body, raw=False)
+        check(subscribed[0] == SUBSCRIBED, f"expected subscribed, received {subscribed}")
+        probe = msgpack.packb([PROBE, {"id": 5}])
+        for _ in range(2):
+            check((await socket.message(2, probe)).status == 204, "a message that comes twice is taken twice over")
+        pongs = [*msgpack.Unpacker(BytesIO((await socket.poll(2)).body), raw=False)]
+        check(pongs == [[PONG, {"id": 5}]], f"one probe was answered by {pongs}")
+        socket.n = 2
+
+
+async def what_is_out_of_order_has_none(server: Server) -> None:
+    async with server.peer() as peer:
+        socket = peer.socket
+        assert isinstance(socket, PollingSocket)
+        for answer, expected in (
+            (await socket.message(socket.n + 2, b"\x92\x0d\x80"), socket.n + 1),
+            (await socket.poll(socket.after + 1), socket.after),
+        ):
+            check(answer.status == 409 and answer.told().get("expected") == expected, f"out of order: {answer}")
+        await peer.say(PROBE, id=1)
+        await peer.expect(PONG)
+
+
+async def a_key_that_nobody_knows_is_404_and_none_is_401(server: Server) -> None:
+    socket = PollingSocket(server.url, "syncd.v1.msgpack")
+    check((await socket.poll(0)).status == 401, "a poll without a key was taken")
+    socket.key = "x" * 32
+    check((await socket.poll(0)).status == 404, "an unknown key was taken")
+    check((await socket.message(1, b"\x92\x0d\x80")).status == 404, "an unknown key was taken")
+
+
+async def the_end_is_told_again_each_time(server: Server) -> None:
+    async with server.peer() as peer:
+        socket = peer.socket
+        assert isinstance(socket, PollingSocket)
+        await peer.say(14)
+        for _ in range(2):
+            answer = await socket.poll(socket.after)
+            check(answer.status == 410 and answer.told()["code"] == 1000, f"after bye: {answer}")
+
+
+POLL_CHECKS: tuple[Callable[[Server], Awaitable[None]], ...] = (
+    what_is_repeated_has_one_effect,
+    what_is_out_of_order_has_none,
+    a_key_that_nobody_knows_is_404_and_none_is_401,
+    the_end_is_told_again_each_time,
+)
 CHECKS: tuple[Callable[[Server], Awaitable[None]], ...] = (
     a_change_reaches_its_author_after_its_outcome_and_every_subscriber,
     the_same_change_again_gets_its_outcome_again,
@@ -347,7 +435,7 @@ CHECKS: tuple[Callable[[Server], Awaitable[None]], ...] = (
 async def run(server: Server) -> int:
     """All checks, one after the other; prints a line for each. Returns the number of failures."""
     failures = 0
-    for one in CHECKS:
+    for one in CHECKS + (POLL_CHECKS if server.is_polled else ()):
         try:
             await one(server)
             said = "ok"
@@ -365,8 +453,9 @@ def main() -> None:
     arguments.add_argument("url")
     arguments.add_argument("token")
     arguments.add_argument("--space", default="conformance")
+    arguments.add_argument("--polls", action="store_true")
     given = arguments.parse_args()
-    sys.exit(min(1, trio.run(run, Server(given.url, given.token, given.space))))
+    sys.exit(min(1, trio.run(run, Server(given.url, given.token, given.space, given.polls))))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from syncd_client.polls import PATIENCE_S, TRIES_MAX
 
 from . import peer as p
 from .peer import SPACE
-from .polled_peer import Answer, Handle, Told, answer_lost, doubled, forgotten, refused, request_lost
+from .polled_peer import answer_lost, doubled, forgotten, late, refused, request_lost
 from .shell_kit import Stage, poll_case
 
 
@@ -48,11 +48,6 @@ async def each_request_may_be_lost_or_doubled_or_its_answer_lost(stage: Stage) -
 
 @poll_case
 async def an_answer_that_comes_too_late_is_asked_for_again(stage: Stage) -> None:
-    async def late(told: Told, handle: Handle) -> Answer:
-        answer = await handle(told)
-        await stage.sleep(60)
-        return answer
-
     async with stage.device() as device:
         space = device.space(SPACE)
         space.subscribe()

@@ -18,10 +18,12 @@ import h11
 from syncd_client import Transport
 from syncd_client.errors import Absent
 from syncd_client.lanes import Place, connect_polls
+from syncd_client.loops import Loop
 
 from .peer import Ended, Peer, Wire
 
 WAIT_S = 25.0
+LATE_S = 60.0
 
 
 class Broken(Exception):
@@ -31,7 +33,8 @@ class Broken(Exception):
 class Told:
     """One request as the server read it."""
 
-    def __init__(self, event: h11.Request, body: bytes) -> None:
+    def __init__(self, loop: Loop, event: h11.Request, body: bytes) -> None:
+        self.loop = loop
         self.method = event.method.decode()
         parts = urlsplit(event.target.decode())
         self.path = parts.path
@@ -69,6 +72,22 @@ async def doubled(told: Told, handle: Handle) -> Answer:
 async def forgotten(told: Told, handle: Handle) -> Answer:
     """The server was started anew, and knows no connection."""
     return problem(404, "unknown-connection")
+
+
+async def late(told: Told, handle: Handle) -> Answer:
+    """The answer is there when the client has long given it up."""
+    answer = await handle(told)
+    await told.loop.sleep_until(told.loop.now_s() + LATE_S)
+    return answer
+
+
+MISHAPS: dict[str, Mishap] = {
+    "answer-lost": answer_lost,
+    "request-lost": request_lost,
+    "doubled": doubled,
+    "forgotten": forgotten,
+    "late": late,
+}
 
 
 def refused(status: int, **headers: str) -> Mishap:
@@ -229,7 +248,7 @@ class _Stream:
             body += part.data
         assert isinstance(part, h11.EndOfMessage)
         try:
-            status, headers, content = await self._host.handle(Told(event, bytes(body)))
+            status, headers, content = await self._host.handle(Told(self._host.peer.loop, event, bytes(body)))
         except Broken:
             return b""
         lines = {**headers, **({} if status == 204 else {"content-length": str(len(content))})}

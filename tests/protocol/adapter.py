@@ -59,7 +59,9 @@ class Lines:
 
 
 def options() -> dict[str, Any]:
-    return {"url": os.environ["SYNCD_URL"], "token": os.environ["SYNCD_TOKEN"], "binding": "json"}
+    told = os.environ
+    transport = told.get("SYNCD_TRANSPORT", "websocket")
+    return {"url": told["SYNCD_URL"], "token": told["SYNCD_TOKEN"], "binding": "json", "transport": transport}
 
 
 async def trio_main() -> None:
