@@ -10,14 +10,13 @@ import json
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-import trio
-
 from syncd.core.ids import Place, parse_place
 from syncd.engine.grants import Grant, Role
 from syncd.net.auth import sign_token
 from syncd_client.codec import json_value
 from tests.sim.auditor import Violation
 from tests.sim.clocks import true_ms
+from tests.sim.determinism import sleep
 from tests.sim.server import KEY
 from tests.sim.sockets import ask_http
 
@@ -42,7 +41,7 @@ class Follower:
 
     async def run(self) -> None:
         while True:
-            await trio.sleep(self._random.expovariate(1.0))
+            await sleep(self._random.expovariate(1.0))
             await self.step(WAIT_S)
 
     async def catch_up(self) -> None:
@@ -51,7 +50,7 @@ class Follower:
         for _ in range(ROUNDS_MAX):
             if self._complete == self._acked == head:
                 break
-            await trio.sleep(0 if await self.step(0) else 2)
+            await sleep(0 if await self.step(0) else 2)
         else:
             raise Violation("F3", f"the follower of {self.space} stands at {self._complete} of {head}", FOLLOWER)
         wanted = {

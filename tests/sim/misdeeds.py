@@ -16,6 +16,7 @@ from syncd.env.ports import TransportClosed
 from syncd.net.auth import sign_token
 from syncd.wire.limits import HELLO_MS_MAX, IDLE_SLACK_MS, MESSAGES_BURST_MAX
 from tests.sim.clocks import true_ms
+from tests.sim.determinism import sleep
 from tests.sim.rogue import WAIT_S, Disturbed, Rogue, Talk, masked, packed_message
 from tests.sim.server import KEY
 from tests.sim.sockets import Refused, opened, send_all
@@ -95,6 +96,7 @@ async def sends_more_than_a_frame_may_hold(rogue: Rogue) -> None:
     """Also in pieces of one message."""
     async with rogue.welcomed() as talk:
         left = rogue.world.wire_limits.frame_bytes_max + 1
+        talk.socket.resize(65_536)  # in few pieces: others see to small buffers
         opcode = Opcode.BINARY
         while left > 0 and talk.close_code is None and not talk.socket.is_gone:
             size = min(left, 60_000)
@@ -471,7 +473,7 @@ async def connects_and_never_says_hello(rogue: Rogue) -> None:
         with trio.move_on_after(HELLO_MS_MAX / 2000):
             while not talk.is_disturbed:
                 await talk.raw(masked(Opcode.PING, b""))
-                await trio.sleep(1)
+                await sleep(1)
         await talk.hear_close(4001, HELLO_MS_MAX / 1000 + LATE_S)
 
 
@@ -497,7 +499,7 @@ async def sends_its_request_byte_by_byte(rogue: Rogue) -> None:
             try:
                 for byte in b"GET /v1/sync HTTP/1.1\r\nHost: server.invalid\r\nX: " + b"y" * 600:
                     await send_all(socket, bytes([byte]))
-                    await trio.sleep(0.5)
+                    await sleep(0.5)
             except TransportClosed:
                 return
         if world.server.life == life and not world.server.is_going:
@@ -536,7 +538,7 @@ async def asks_and_does_not_read(rogue: Rogue) -> None:
             if talk.socket.is_over:
                 return
             await talk.raw(masked(Opcode.PING, bytes(125)))
-            await trio.sleep(0.02)  # slower than a flood
+            await sleep(0.02)  # slower than a flood
         await _cut_off(talk, LATE_S)
 
 
@@ -544,20 +546,20 @@ async def asks_and_does_not_read(rogue: Rogue) -> None:
 async def stops_reading_while_others_write(rogue: Rogue) -> None:
     """It makes no progress, so it is cut off: as 4002, which nobody can tell it."""
     async with rogue.welcomed() as talk:
-        talk.socket.narrow(150)
+        talk.socket.resize(150)
         for space in rogue.world.shared_spaces:
             await talk.subscribe(space)
         with trio.move_on_after(600):
             while not (talk.socket.is_over or talk.is_disturbed):
                 await talk.raw(masked(Opcode.PING, b"here"))
-                await trio.sleep(5)
+                await sleep(5)
         await _cut_off(talk, 0)
 
 
 async def _cut_off(talk: Talk, timeout_s: float) -> None:
     with trio.move_on_after(timeout_s):
-        while not talk.socket.is_over:  # noqa: ASYNC110
-            await trio.sleep(0.5)
+        while not talk.socket.is_over:
+            await sleep(0.5)
     if not talk.socket.is_over:
         raise talk.wrong("reads nothing, and is not cut off")
 
@@ -567,7 +569,7 @@ async def reads_a_little_at_a_time(rogue: Rogue) -> None:
     """It is served for minutes, costs one frame, gets no gap, and has everything in the end."""
     tap = rogue.world.tap_of(rogue.name, rogue.device, ("rate_limited",))
     async with rogue.welcomed(tap) as talk:
-        talk.socket.narrow(200)
+        talk.socket.resize(200)
         for space in rogue.world.shared_spaces:
             await talk.subscribe(space)
         end_s = trio.current_time() + rogue.random.choice((20, 60, 180))
@@ -581,7 +583,7 @@ async def reads_a_little_at_a_time(rogue: Rogue) -> None:
                     raise talk.wrong("is cut off, although it reads")
                 talk.take(data)
             await talk.say("pong")
-            await trio.sleep(1.5 if trio.current_time() < end_s else 0.05)
+            await sleep(1.5 if trio.current_time() < end_s else 0.05)
             if trio.current_time() > end_s + 600:
                 raise talk.wrong("does not come to the head")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tests.sim.determinism import sleep
 from tests.sim.device import SimDevice
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Nemesis:
         plan, random = self._world.plan, self._random
         kinds = sorted(plan.faults - {"power-cut", "stale-token", "auth-down"})
         while kinds:
-            await trio.sleep(random.expovariate(1 / plan.fault_every_s))
+            await sleep(random.expovariate(1 / plan.fault_every_s))
             kind = random.choice(kinds)
             self._world.trace.record("nemesis", kind)
             self._world.count_fault(kind)
@@ -92,7 +93,7 @@ class Nemesis:
 
     async def _daze(self, device: SimDevice) -> None:
         device.stop_reading()
-        await trio.sleep(self._random.choice((5.0, 40.0, 150.0)) * (0.5 + self._random.random()))
+        await sleep(self._random.choice((5.0, 40.0, 150.0)) * (0.5 + self._random.random()))
         device.read_on()
 
     async def _clone(self, device: SimDevice) -> None:
@@ -111,28 +112,28 @@ class Nemesis:
         """The disk is full for a while. Reads go on; then an operator makes room."""
         server, random = self._world.server, self._random
         server.fill_up(random.choice((0.89, 0.95, 1.0)))
-        await trio.sleep(random.choice((1.0, 10.0, 40.0)))
+        await sleep(random.choice((1.0, 10.0, 40.0)))
         await self._world.read_over_http()
-        await trio.sleep(random.random())
+        await sleep(random.random())
         server.make_room()
 
     async def _wrong_hour(self) -> None:
         """Someone sets the server's clock by an hour, as for a summer time that it does not have, and back again."""
         hour_ms = self._random.choice((-3_600_000, 3_600_000))
         self._world.server.clock.step(hour_ms)
-        await trio.sleep(5 + self._random.random() * 20)
+        await sleep(5 + self._random.random() * 20)
         self._world.server.clock.step(-hour_ms)
 
     async def _outage(self, device: SimDevice, is_kill: bool) -> None:
         await (device.kill() if is_kill else device.stop())
-        await trio.sleep(self._random.expovariate(1 / 10))
+        await sleep(self._random.expovariate(1 / 10))
         await device.start(self._world.nursery)
         del self._busy[device.name]
 
     async def _partition(self, devices: list[SimDevice]) -> None:
         for device in devices:
             self._world.network.cut(device.name)
-        await trio.sleep(self._random.choice((1.0, 10.0, 60.0)) * (0.5 + self._random.random()))
+        await sleep(self._random.choice((1.0, 10.0, 60.0)) * (0.5 + self._random.random()))
         for device in devices:
             self._world.network.mend(device.name)
             if self._random.random() < 0.3:
@@ -141,9 +142,9 @@ class Nemesis:
 
     async def operate(self) -> None:
         """Start the server again whenever it is down."""
-        world = self._world
+        server = self._world.server
         while True:
-            await trio.sleep(0.5)
-            if world.server.life % 2 == 0 and world.server.is_down:
-                await trio.sleep(self._random.expovariate(1 / 5))
-                await world.server.start(world.nursery)
+            await server.wait_down()
+            await sleep(self._random.expovariate(1 / 5))
+            if server.is_down:
+                await server.start(self._world.nursery)

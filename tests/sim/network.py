@@ -13,9 +13,11 @@ from random import Random
 import trio
 
 from syncd.env.ports import TransportClosed
+from tests.sim.determinism import Time, sleep, time
 from tests.sim.trace import Trace
 
 PIECE_BYTES_MIN = 40
+PIECES_MEAN = 16  # of what is sent at once, at most
 
 
 @dataclass(slots=True)
@@ -29,29 +31,72 @@ class Weather:
     is_cut: bool = False
 
 
+class Seat:
+    """Where one task waits for something that may happen at a time."""
+
+    def __init__(self) -> None:
+        self._task: trio.lowlevel.Task | None = None
+        self._called_s = inf  # the earliest call that the agenda will make
+
+    def call(self) -> None:
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+            self._task = None
+
+    def call_at(self, time: Time, when_s: float) -> None:
+        """If someone waits, then no longer than that."""
+        if self._task is not None and when_s < self._called_s:
+            self._called_s = when_s
+            time.at(when_s, self._due)
+
+    def _due(self) -> None:
+        self._called_s = inf
+        self.call()
+
+    async def wait(self, time: Time, until_s: float) -> None:
+        """Until it is called, or so late. It may be called for nothing."""
+        assert self._task is None, "one task at a time reads, or writes, a direction"
+        self._task = trio.lowlevel.current_task()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self.call_at(time, until_s)
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+
 class Pipe:
     """One direction of a link."""
 
     def __init__(self, link: "Link") -> None:
-        self._link = link
+        self._link, self._time = link, link.time
         self._pieces: deque[tuple[float, bytes]] = deque()
         self._bytes = 0
         self._last_s = 0.0
         self._ended_s = inf  # when the end of the stream arrives
         self._broken_s = inf  # when the sender learns that nobody receives
         self._is_abandoned = False  # the receiver has let go
-        self._changed = trio.lowlevel.ParkingLot()
+        self._reader, self._writer = Seat(), Seat()
 
     def wake(self) -> None:
-        self._changed.unpark_all()
+        self._reader.call()
+        self._writer.call()
 
     def _due_s(self) -> float:
         weather, random = self._link.weather, self._link.random
-        self._last_s = max(self._last_s, trio.current_time() + weather.latency_s + random.random() * weather.jitter_s)
+        self._last_s = max(self._last_s, self._time.now_s + weather.latency_s + random.random() * weather.jitter_s)
         return self._last_s
 
+    @property
+    def _arrives_s(self) -> float:
+        """When the next thing arrives, as far as it is on its way."""
+        if self._link.weather.is_cut:
+            return inf
+        return self._pieces[0][0] if self._pieces else self._ended_s
+
     def check_open(self) -> None:
-        is_known = self._broken_s <= trio.current_time() and not self._link.weather.is_cut
+        is_known = self._broken_s <= self._time.now_s and not self._link.weather.is_cut
         if self._link.is_reset or self._ended_s < inf or is_known:
             raise TransportClosed("nobody receives")
 
@@ -66,12 +111,13 @@ class Pipe:
         if taken > 1 and random.random() < weather.short_share:
             taken = random.randrange(1, taken)
         rest = bytes(data[:taken])
+        largest = max(4096, taken // PIECES_MEAN)
         while rest:
-            size = random.randrange(PIECE_BYTES_MIN, 4096)
+            size = random.randrange(PIECE_BYTES_MIN, largest)
             self._pieces.append((self._due_s(), rest[:size]))
             rest = rest[size:]
         self._bytes += taken
-        self.wake()
+        self._reader.call_at(self._time, self._arrives_s)
         return taken
 
     def end(self) -> None:
@@ -83,38 +129,51 @@ class Pipe:
         """The receiver is gone: the sender learns it when the news arrives."""
         if not self._is_abandoned:
             self._is_abandoned = True
-            self._broken_s = trio.current_time() + self._link.weather.latency_s
+            self._broken_s = self._time.now_s + self._link.weather.latency_s
             self._pieces.clear()
             self.wake()
 
     async def get(self, bytes_max: int) -> bytes:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        has_waited = False
         while not self._link.is_reset and not self._is_abandoned:
-            now_s = trio.current_time()
-            due_s = self._pieces[0][0] if self._pieces else self._ended_s
-            if due_s <= now_s and not self._link.weather.is_cut:
-                if not self._pieces:
-                    return b""
-                due_s, data = self._pieces.popleft()
-                if len(data) > bytes_max:
-                    self._pieces.appendleft((due_s, data[bytes_max:]))
-                    data = data[:bytes_max]
-                self._bytes -= len(data)
-                self.wake()
-                return data
-            if due_s == inf or self._link.weather.is_cut:
-                await self._changed.park()  # a scope for the time out would cost more than all else here
-                continue
-            with trio.move_on_at(due_s):
-                await self._changed.park()
+            arrives_s = self._arrives_s
+            if arrives_s <= self._time.now_s:
+                if not has_waited:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                return self._taken(bytes_max)
+            has_waited = True
+            await self._reader.wait(self._time, arrives_s)
         raise TransportClosed("connection reset")
 
+    def _taken(self, bytes_max: int) -> bytes:
+        if not self._pieces:
+            return b""
+        due_s, data = self._pieces.popleft()
+        if len(data) > bytes_max:
+            self._pieces.appendleft((due_s, data[bytes_max:]))
+            data = data[:bytes_max]
+        self._bytes -= len(data)
+        if self._is_roomy:
+            self._writer.call()
+        return data
+
+    @property
+    def _is_roomy(self) -> bool:
+        """As in Linux, a third of the buffer has to be free before a sender is called."""
+        return 3 * self._bytes <= 2 * self._link.weather.buffer_bytes
+
     async def wait_room(self) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        has_waited = False
         while True:
             self.check_open()
-            if self._bytes < self._link.weather.buffer_bytes:
-                return
-            with trio.move_on_at(inf if self._link.weather.is_cut else self._broken_s):
-                await self._changed.park()
+            if self._is_roomy:
+                break
+            has_waited = True
+            await self._writer.wait(self._time, inf if self._link.weather.is_cut else self._broken_s)
+        if not has_waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
 
 
 class Link:
@@ -122,7 +181,7 @@ class Link:
 
     def __init__(self, network: "Network", device: str, number: int) -> None:
         self.device, self.number = device, number
-        self.weather, self.random = network.weather[device], network.random
+        self.weather, self.random, self.time = network.weather[device], network.random, time()
         self.is_reset = False
         self.is_lost = False
         up, down = Pipe(self), Pipe(self)
@@ -173,7 +232,7 @@ class Socket:
         """Whether the server has let go of this connection."""
         return self._link.is_reset or self._link.server.is_gone
 
-    def narrow(self, buffer_bytes: int) -> None:
+    def resize(self, buffer_bytes: int) -> None:
         """This link alone has so much room from now on."""
         self._link.weather = replace(self._link.weather, buffer_bytes=buffer_bytes)
 
@@ -185,9 +244,10 @@ class Socket:
 
     async def receive(self, bytes_max: int) -> bytes:
         assert bytes_max > 0
-        await trio.lowlevel.checkpoint()
         data = b""
-        if not self._is_unplugged and not self._is_aborted:
+        if self._is_unplugged or self._is_aborted:
+            await trio.lowlevel.checkpoint()
+        else:
             data = await self._inward.get(bytes_max)
         if self._is_aborted:
             raise TransportClosed("aborted")
@@ -196,10 +256,9 @@ class Socket:
         return data
 
     async def wait_writable(self) -> None:
-        await trio.lowlevel.checkpoint()
-        if self._is_aborted:
-            raise TransportClosed("aborted")
-        if not self._is_unplugged:
+        if self._is_aborted or self._is_unplugged:
+            await trio.lowlevel.checkpoint()
+        else:
             await self._outward.wait_room()
         if self._is_aborted:
             raise TransportClosed("aborted")
@@ -266,9 +325,9 @@ class Network:
     async def connect(self, device: str) -> Socket:
         """A device's end of a new connection. Raises `TransportClosed` if the server is not there."""
         weather = self.weather[device]
-        await trio.sleep(weather.latency_s)
+        await sleep(weather.latency_s)
         if weather.is_cut:
-            await trio.sleep(30)  # nobody answers
+            await sleep(30)  # nobody answers
             raise TransportClosed("connection timed out")
         if self.listener is None or self.listener.is_closed:
             raise TransportClosed("connection refused")

@@ -23,6 +23,7 @@ from syncd.env.ports import TransportClosed
 from syncd.net.auth import sign_token
 from tests.sim.auditor import Violation
 from tests.sim.clocks import true_ms
+from tests.sim.determinism import sleep
 from tests.sim.network import Socket, Weather
 from tests.sim.server import KEY
 from tests.sim.sockets import RECEIVE_BYTES, Refused, Tap, opened, send_all
@@ -270,7 +271,7 @@ class Rogue:
 
         names: list[str] = []
         while True:
-            await trio.sleep(self.random.expovariate(1 / self.world.plan.misdeed_every_s))
+            await sleep(self.random.expovariate(1 / self.world.plan.misdeed_every_s))
             if not names:
                 names = self.random.sample(sorted(MISDEEDS), len(MISDEEDS))  # all of them, in turn
             self.misdeed = names.pop()
@@ -281,7 +282,7 @@ class Rogue:
                 self.world.trace.record(self.name, "was answered as it should be")
             except Disturbed as disturbed:
                 self.world.trace.record(self.name, f"no verdict: {disturbed}")
-                await trio.sleep(REST_S)
+                await sleep(REST_S)
             except Violation as violation:
                 self.world.fail(violation)
 

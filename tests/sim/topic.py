@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-import trio
-
 from syncd.engine.commands import Command, Result
+from tests.sim.determinism import sleep
 
 if TYPE_CHECKING:
     from tests.sim.device import SimDevice
@@ -42,7 +41,7 @@ class Work:
         """A task of the phase in which things go wrong; cancelled at its end. By default: `act` with a device that is
         on, now and then."""
         while True:
-            await trio.sleep(self.random.expovariate(1 / self.every_s_mean))
+            await sleep(self.random.expovariate(1 / self.every_s_mean))
             device = self.random.choice(self.world.devices)
             if device.client is not None:
                 await self.act(device)

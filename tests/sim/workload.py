@@ -7,8 +7,6 @@ import json
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-import trio
-
 from syncd.engine.grants import Grant, Role
 from syncd.net.auth import sign_token
 from syncd_client import Device
@@ -18,6 +16,7 @@ from tests.oracle.histories import random_wire
 from tests.oracle.oracle import packed
 from tests.sim.auditor import Violation
 from tests.sim.clocks import true_ms
+from tests.sim.determinism import sleep
 from tests.sim.device import SimDevice
 from tests.sim.server import KEY
 from tests.sim.sockets import ask_http
@@ -64,9 +63,9 @@ class Person:
 
     async def run(self) -> None:
         random, plan = self._random, self._world.plan
-        await trio.sleep(random.random() * plan.edit_every_s)
+        await sleep(random.random() * plan.edit_every_s)
         while True:
-            await trio.sleep(random.expovariate(1 / plan.edit_every_s))
+            await sleep(random.expovariate(1 / plan.edit_every_s))
             client = self._device.client
             if client is None:
                 continue
@@ -74,7 +73,7 @@ class Person:
             if roll < plan.offline_share:
                 self._world.trace.record(self._device.name, "goes offline")
                 await client.go_offline()
-                await trio.sleep(random.expovariate(1 / (4 * plan.edit_every_s)))
+                await sleep(random.expovariate(1 / (4 * plan.edit_every_s)))
                 # Whatever this device is now, it was told to be online.
                 if self._device.client is not None:
                     self._device.client.go_online()
@@ -187,7 +186,7 @@ class Backend:
 
     async def run(self) -> None:
         while True:
-            await trio.sleep(self._random.expovariate(1 / self._world.plan.post_every_s))
+            await sleep(self._random.expovariate(1 / self._world.plan.post_every_s))
             self._count += 1
             await (self._post() if self._random.random() < 0.6 else self._send_events())
 
@@ -235,5 +234,5 @@ class Backend:
             if told is not None and told[0] not in (401, 429, 503):
                 self._world.fail(Violation("S15", f"POST {target} was answered {told}", BACKEND))
                 return None
-            await trio.sleep(self._random.expovariate(1 / 3.0))
+            await sleep(self._random.expovariate(1 / 3.0))
         return None

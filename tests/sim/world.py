@@ -23,6 +23,7 @@ from syncd_client.policy import State
 from tests.sim.auditor import READER, WRITER, Auditor, Recorded, Violation
 from tests.sim.clocks import true_ms
 from tests.sim.commits import CommitReader
+from tests.sim.determinism import sleep
 from tests.sim.device import SimDevice
 from tests.sim.final import check_everything, unfinished
 from tests.sim.follower import FOLLOWER, Follower
@@ -273,9 +274,9 @@ class World:
 
     async def _quarrel(self, device: SimDevice, away_s: float) -> None:
         """Whoever was superseded is opened again now and then."""
-        await trio.sleep(away_s)
+        await sleep(away_s)
         while True:
-            await trio.sleep(1 + 4 * device.random.random())
+            await sleep(1 + 4 * device.random.random())
             if device.client is not None:
                 device.client.go_online()
 
@@ -283,7 +284,7 @@ class World:
         """As on SIGTERM; and those who were told to leave come back one after the other."""
         self.auditor.goaways = told = []
         await self.server.stop(deadline_s)
-        await trio.sleep(HEARD_S)
+        await sleep(HEARD_S)
         spread_ms = 1000 * len(told) / self.net_limits.upgrades_per_s_max
         try:
             self._check_spread([told_ms for _, told_ms in told], "who were sent away", spread_ms / 10)
@@ -341,7 +342,7 @@ class World:
                         nursery.start_soon(self._join_late, device)
 
     async def _join_late(self, device: SimDevice) -> None:
-        await trio.sleep(self._random.random() * self.plan.safety_s)
+        await sleep(self._random.random() * self.plan.safety_s)
         await self._first_start(device)
 
     async def _heal(self) -> None:
@@ -375,7 +376,7 @@ class World:
         """Wait until nothing is on its way any more."""
         due_s = trio.current_time() + LIVENESS_S
         while True:
-            await trio.sleep(1)
+            await sleep(1)
             left = [*unfinished(self), *(text for work in self.works.values() for text in work.unfinished())]
             if not left:
                 self.trace.record("nemesis", "at rest")
@@ -412,8 +413,8 @@ class World:
         server, hub = self.server.server, self.server.hub
         assert server is not None and hub is not None
         due_s = trio.current_time() + 300
-        while server.connection_count and trio.current_time() < due_s:  # noqa: ASYNC110
-            await trio.sleep(1)
+        while server.connection_count and trio.current_time() < due_s:
+            await sleep(1)
         if server.connection_count or hub.room_count or hub.members:
             raise Violation(
                 "S14", f"nobody is there: {server.connection_count} connections, {hub.room_count} rooms are left"
@@ -424,7 +425,7 @@ class World:
 
     async def _monitor(self) -> None:
         while True:
-            await trio.sleep(0.5)
+            await sleep(0.5)
             try:
                 self.server.check_bounds()
                 for device in (*self.devices, *self.clones):

@@ -64,6 +64,9 @@ CREATE TABLE refused (at INTEGER PRIMARY KEY AUTOINCREMENT, space TEXT, n INTEGE
     operations BLOB, outcome TEXT, detail BLOB);
 """
 
+_SPACES = f"SELECT {', '.join(_SPACE_COLUMNS)} FROM space ORDER BY name"
+_SPACE_BY_NAME = f"SELECT {', '.join(_SPACE_COLUMNS)} FROM space WHERE name = ?"
+_PUT_SPACE = f"INSERT OR REPLACE INTO space VALUES ({', '.join('?' * len(_SPACE_COLUMNS))})"
 _ENTRY = "SELECT n, last_n, nonce, base, stamp_ms, operations, void_reason, outcome, seq, is_kept FROM entry"
 
 
@@ -218,17 +221,16 @@ class Store:
             raise StoreError(f"{self.directory}: {error}") from None
 
     def space(self, name: str) -> SpaceRow | None:
-        rows = self._rows(f"SELECT {', '.join(_SPACE_COLUMNS)} FROM space WHERE name = ?", name)
+        rows = self._rows(_SPACE_BY_NAME, name)
         return _space(rows[0]) if rows else None
 
     def spaces(self) -> list[SpaceRow]:
-        return [_space(row) for row in self._rows(f"SELECT {', '.join(_SPACE_COLUMNS)} FROM space ORDER BY name")]
+        return [_space(row) for row in self._rows(_SPACES)]
 
     def put_space(self, row: SpaceRow) -> None:
         values = {name: getattr(row, name) for name in _SPACE_COLUMNS}
         values["sum"] = row.sum.to_bytes(8, "big")
-        marks = ", ".join("?" * len(values))
-        self._db.execute(f"INSERT OR REPLACE INTO space VALUES ({marks})", list(values.values()))
+        self._db.execute(_PUT_SPACE, list(values.values()))
 
     def setting(self, name: str) -> Value:
         return _unpacked(self._one("SELECT value FROM setting WHERE name = ?", name))

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 from importlib.resources import files
 from typing import Any, Final
@@ -47,7 +48,10 @@ class Pages:
     docs_policy: str
 
 
+@cache
 def loaded_pages() -> Pages:
+    """Made once in a process: they are as constant as the package, and making them takes longer than all else in a
+    start."""
     openapi = files("syncd.net.api").joinpath("openapi.json").read_bytes()
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     policy = (
