@@ -191,7 +191,8 @@ def _attach(batch: Batch, command: Attach) -> Result:
     work = batch.space(command.space)
     if work is not None and role < Role.READER and not is_other(batch.tx, author):
         work.lost(author, work.said_at(author))
-    refusal = reading.refused_attach(batch.tx, command, None if work is None else work.row, role)
+    row, replica = (None, None) if work is None else (work.row, work.replica(author.device))
+    refusal = reading.refused_attach(batch.tx, command, row, replica, role)
     if refusal is not None:
         return refusal
     assert work is not None, "a missing space is refused"

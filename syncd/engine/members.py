@@ -29,7 +29,7 @@ from syncd.engine.grants import Role, role_on
 from syncd.engine.quotas import KEY_PREFIX
 from syncd.store import keys
 from syncd.store.api import Reader
-from syncd.store.tables import DOCUMENTS, SPACES
+from syncd.store.tables import DOCUMENTS, SPACES, SpaceRow
 
 ROLE = "role"  # the field
 ROLES = {role.name.lower(): role for role in Role}  # its values
@@ -73,10 +73,13 @@ def role_said(author: Author, space: str, said: Role | None) -> Role:
 
 def role_of(tx: Reader, author: Author, space: str) -> Role:
     """The effective role in a space, existing or not, at the moment of a read transaction."""
-    name, document = member_key(author), None
-    row = None if name is None else SPACES.get(tx, keys.space(space))
-    if row is not None and name is not None:
-        document = DOCUMENTS.get(tx, keys.document(row.id, *name))
+    return role_at(tx, author, space, SPACES.get(tx, keys.space(space)))
+
+
+def role_at(tx: Reader, author: Author, space: str, row: SpaceRow | None) -> Role:
+    """`role_of`, by one who has the space's row (None: there is no such space) from this transaction."""
+    name = member_key(author)
+    document = None if row is None or name is None else DOCUMENTS.get(tx, keys.document(row.id, *name))
     return role_given(author, space, document)
 
 

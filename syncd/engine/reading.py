@@ -23,7 +23,7 @@ from syncd.engine.batch import DocumentName, entry_of, is_other, space_row
 from syncd.engine.changes import outcome_entry
 from syncd.engine.commands import Attach, Attached, Author, Bound, Expired, Refused
 from syncd.engine.grants import Role
-from syncd.engine.members import role_of, said_at
+from syncd.engine.members import role_at, said_at
 from syncd.store import keys
 from syncd.store.api import Reader, StoreDamaged
 from syncd.store.tables import (
@@ -34,6 +34,7 @@ from syncd.store.tables import (
     HOLDERS,
     LOG,
     REPLICAS,
+    ReplicaRow,
     SpaceRow,
 )
 from syncd.wire.messages import Delta, DocumentEntry, OutcomeEntry
@@ -75,23 +76,25 @@ def attached(tx: Reader, command: Attach) -> Attached | Expired | Refused | None
     """Subscribe without a write, if the replica is already known and holds a low-water; None: submit the command."""
     author = command.author
     row = space_row(tx, command.space)
-    granted = role_of(tx, author, command.space)
+    granted = role_at(tx, author, command.space, row)
     if row is None and granted >= Role.WRITER:
         return None
     if row is not None and granted < Role.READER and _has_copy(tx, row, author):
         return None
-    refusal = refused_attach(tx, command, row, granted)
+    replica = None if row is None else REPLICAS.get(tx, keys.replica(row.id, author.device))
+    refusal = refused_attach(tx, command, row, replica, granted)
     if refusal is not None:
         return refusal
     assert row is not None, "a missing space is refused"
-    replica = REPLICAS.get(tx, keys.replica(row.id, author.device))
     if replica is None or (replica.low is None and not is_other(tx, author)):
         return None
     return Attached(command.space, row.id, replica.slot, row.epoch, row.head, granted.name.lower(), replica.highest)
 
 
-def refused_attach(tx: Reader, command: Attach, row: SpaceRow | None, granted: Role) -> Expired | Refused | None:
-    """Why a subscription cannot stand; None if it can."""
+def refused_attach(
+    tx: Reader, command: Attach, row: SpaceRow | None, replica: ReplicaRow | None, granted: Role
+) -> Expired | Refused | None:
+    """Why a subscription cannot stand; None if it can. `row`, `replica`: of its space and of its device there."""
     if granted < Role.READER:
         return _barred(tx, command, row)
     if row is None:
@@ -100,7 +103,6 @@ def refused_attach(tx: Reader, command: Attach, row: SpaceRow | None, granted: R
             "unknown_space", f"the space {command.space} does not exist yet, and making it needs the role writer"
         )
     complete, resume = command.complete, command.resume
-    replica = REPLICAS.get(tx, keys.replica(row.id, command.author.device))
     highest = 0 if replica is None else replica.highest
     if command.epoch is None:
         if complete or resume:

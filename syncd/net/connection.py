@@ -117,11 +117,11 @@ class Connection:
             data, self._unread = self._unread, b""
             while True:
                 if data:
-                    self._session.heard(_now_ms())
                     await self._take(data)
-                    if self._author is not None:
-                        gate = self._services.gate
-                        await self._pause(gate.input_pause_s(self._author.user, len(data)))
+                    if self._author is not None and (
+                        pause_s := self._services.gate.input_pause_s(self._author.user, len(data))
+                    ):
+                        await self._pause(pause_s)
                 del data  # an idle connection must not hold on to what it received last
                 data = await receive(RECEIVE_BYTES)
                 if not data:
@@ -147,23 +147,24 @@ class Connection:
     async def _take(self, data: bytes) -> None:
         """All that a piece of input completes, in order. A frame that is refused has no effect."""
         inbound, unfinished = self._inbound, self._services.hub.unfinished
+        began_s = trio.current_time()
+        self._session.heard(int(began_s * 1000))
         if inbound is None:
             return
         try:
-            began_s = trio.current_time()
             for item in inbound.receive(data):
                 if isinstance(item, Closed):
                     self._peer_closed(item.code)
                 elif self._session.is_closed:
                     continue
                 elif isinstance(item, Pinged):
-                    self._session.charge(1, _now_ms())
+                    self._session.charge(1, int(began_s * 1000))
                     self.delivery.send_frame(frame(PONG, item.payload))
                 elif isinstance(item, Scrap):
-                    self._session.charge(1, _now_ms())
+                    self._session.charge(1, int(began_s * 1000))
                 else:
                     unfinished.let_go(self)
-                    messages = self._session.receive(item, _now_ms())
+                    messages = self._session.receive(item, int(began_s * 1000))
                     read_s = trio.current_time() - began_s
                     self._counters.messages_received += len(messages)
                     for message in messages:

@@ -13,7 +13,6 @@ those to which they change on a connection that they have.
 """
 
 from collections import OrderedDict
-from hashlib import blake2b
 from ipaddress import IPv6Address
 
 import trio
@@ -26,7 +25,6 @@ from syncd.net.rates import RateTable
 # Reasons for which credentials are refused that show a guess. An expired token was once signed by us, and so is no
 # guess; nor is its absence.
 GUESSES = frozenset({"malformed", "bad_signature", "unknown_key"})
-_DIGEST_BYTES = 16
 _NETWORK_BYTES = 8  # of an IPv6 address: a subscriber is given a /64 at least, and may use all of its addresses
 
 
@@ -56,17 +54,17 @@ class Gate:
     def caller_refused_s(self, caller: str) -> float:
         return self._told("requests_caller", self._caller_requests.refused_s(caller, trio.current_time()))
 
-    def credentials_refused_s(self, peer: str, credentials: str) -> float:
-        """Asked before credentials are looked at: whether this address has guessed too often."""
+    def credentials_refused_s(self, peer: str, digest: bytes) -> float:
+        """Asked before credentials are looked at, with what `auth.digest` makes of them: whether this address has
+        guessed too often."""
         wait_s = self._failures.empty_s(counted_as(peer), trio.current_time())
-        if wait_s and _digest(credentials) in self._proven:
+        if wait_s and digest in self._proven:
             return 0.0
         return self._told("authentication", wait_s)
 
     # -- what became of credentials ------------------------------------------------------------------------------
 
-    def accepted(self, credentials: str) -> None:
-        digest = _digest(credentials)
+    def accepted(self, digest: bytes) -> None:
         self._proven[digest] = None
         self._proven.move_to_end(digest)
         if len(self._proven) > self._proven_max:
@@ -103,8 +101,3 @@ def counted_as(peer: str) -> str:
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return address.packed[:_NETWORK_BYTES].hex()
-
-
-def _digest(credentials: str) -> bytes:
-    """Credentials are not kept, only what tells whether they are the same."""
-    return blake2b(credentials.encode(errors="replace"), digest_size=_DIGEST_BYTES).digest()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from syncd.engine.commands import Command, Decision, Result
 from syncd.env.ports import Clock, Entropy
-from syncd.net.auth import Authenticator, Principal, Unauthenticated
+from syncd.net.auth import Authenticator, Principal, Unauthenticated, digest
 from syncd.net.delivery import Wiring
 from syncd.net.gate import Gate
 from syncd.net.hub import Hub
@@ -57,16 +57,17 @@ class Services:
             detail = "'hello' has a token, or the upgrade request 'Authorization: Bearer'"
             self.gate.failed(peer, "missing")
             raise ProtocolError(UNAUTHENTICATED, detail)
-        if not is_known and (wait_s := self.gate.credentials_refused_s(peer, token)):
+        token_digest = digest(token)
+        if not is_known and (wait_s := self.gate.credentials_refused_s(peer, token_digest)):
             detail = f"this address sent wrong credentials too often; again in {int(wait_s) + 1} seconds"
             raise ProtocolError(RATE_LIMITED, detail)
         try:
-            principal = self.authenticator.token(token, self.clock.now_ms())
+            principal = self.authenticator.token(token, self.clock.now_ms(), token_digest)
         except Unauthenticated as refused:
             self.gate.failed(peer, refused.reason)
             kind = TOKEN_EXPIRED if refused.reason == "expired" else UNAUTHENTICATED
             raise ProtocolError(kind, refused.detail) from None
-        self.gate.accepted(token)
+        self.gate.accepted(token_digest)
         return principal
 
     def welcome(self, session: bytes, user: str, is_resumed: bool, ping_ms: int, expires_ms: int | None) -> m.Welcome:

@@ -201,7 +201,7 @@ async def test_no_table_of_the_gate_grows_without_bound(autojump_clock: MockCloc
         gate.connection_refused_s(peer)
         gate.request_refused_s(peer)
         gate.failed(peer, "malformed")
-        gate.accepted(name)
+        gate.accepted(name.encode())
         gate.caller_refused_s(name)
         gate.input_pause_s(name, 10)
         gate.changes_pause_s(name, 10)

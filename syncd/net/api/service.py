@@ -29,7 +29,7 @@ from syncd.net.api.documents import get_document, get_documents, get_explanation
 from syncd.net.api.events import post_events
 from syncd.net.api.feed import EVENT_STREAM, get_changes
 from syncd.net.api.operations import get_docs, get_health, get_openapi, get_problem, get_readiness
-from syncd.net.auth import Authenticator, Unauthenticated, bearer, challenge, is_api_key
+from syncd.net.auth import Authenticator, Unauthenticated, bearer, challenge, digest, is_api_key
 from syncd.net.counters import Counters
 from syncd.net.exchange import Health, Later, Request, Response, http_date
 from syncd.net.gate import Gate
@@ -159,23 +159,24 @@ class Api:
                 gate.failed(request.peer, "missing")
                 detail = "expected 'Authorization: Bearer' and a token or an API key"
                 raise raised("unauthenticated", detail, (challenge(),), reason="missing")
-            if wait_s := gate.credentials_refused_s(request.peer, credentials):
+            credentials_digest = digest(credentials)
+            if wait_s := gate.credentials_refused_s(request.peer, credentials_digest):
                 raise rate_limited("this address sent wrong credentials too often", wait_s)
-            caller = self._verified(credentials)
+            caller = self._verified(credentials, credentials_digest)
         except Unauthenticated as error:
             gate.failed(request.peer, error.reason)
             raise unauthenticated(error) from None
-        gate.accepted(credentials)
+        gate.accepted(credentials_digest)
         if wait_s := gate.caller_refused_s(owner_of(caller)):
             raise rate_limited("these credentials ask too often", wait_s)
         return caller
 
-    def _verified(self, credentials: str) -> Caller:
+    def _verified(self, credentials: str, credentials_digest: bytes) -> Caller:
         services = self._services
         if is_api_key(credentials):
             with services.store.read() as tx:
                 return services.authenticator.api_key(tx, credentials)
-        return services.authenticator.token(credentials, services.clock.now_ms())
+        return services.authenticator.token(credentials, services.clock.now_ms(), credentials_digest)
 
 
 def rate_limited(detail: str, wait_s: float) -> ProblemRaised:
