@@ -35,7 +35,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketReque
 from protocol.conformance.polled import PolledServer, ServerSocket
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
-PUSH, ACK, PROBE, BYE, PING, PONG = 4, 5, 13, 14, 20, 21
+HELLO, PUSH, ACK, PROBE, BYE, PING, PONG = 1, 4, 5, 13, 14, 20, 21
 Socket: TypeAlias = "WebSocketConnection | ServerSocket"
 BARRIER_ID = 1_000_000  # beyond the ids of the scripts' own pings
 ANSWER_S = 15.0  # a client that needs longer to start or to answer on a loaded machine fails here
@@ -69,6 +69,7 @@ class Player:
         self.stdin, self.stdout = process.stdin, process.stdout
         self.unread = b""
         self.nonces: dict[int, str] = {}
+        self.devices: list[str] = []  # ids, in the order in which they said hello
         self.accepted, self.connections = trio.open_memory_channel[Socket](10)
         self.polled: PolledServer | None = None
         self.socket: Socket | None = None
@@ -105,6 +106,8 @@ class Player:
         """One frame of the client, into `pending`."""
         assert self.socket is not None, "the script connects first"
         for message in json.loads(await self.socket.get_message()):
+            if message[0] == HELLO and message[1]["device"] not in self.devices:
+                self.devices.append(message[1]["device"])
             if message[0] == PUSH:
                 for change in message[1]["changes"]:
                     n, nonce = (change[1], change[3]) if change[0] == "void" else change[:2]
@@ -128,13 +131,16 @@ class Player:
                 return
 
     def filled(self, item: Any) -> Any:
-        """The script with `$nonce(n)` replaced by what the client chose."""
+        """The script with `$nonce(n)` and `$device(n)` replaced by what the client chose."""
         if isinstance(item, list):
             return [self.filled(entry) for entry in item]
         if isinstance(item, dict):
             return {key: self.filled(entry) for key, entry in item.items()}
         if isinstance(item, str) and item.startswith("$nonce("):
             return self.nonces[int(item[7:-1])]
+        if isinstance(item, str) and item.startswith("$device("):
+            number = int(item[8:-1])
+            return self.devices[number - 1] if number <= len(self.devices) else None
         return item
 
     async def play(self, step: dict[str, Any]) -> None:

@@ -89,6 +89,11 @@ class Metrics(Collector):
         yield CounterMetricFamily("syncd_deltas_sent", "Deltas handed to live subscribers.", c.deltas_sent)
         yield CounterMetricFamily("syncd_sent_bytes", "Bytes of frames handed to sockets.", c.bytes_sent)
         yield CounterMetricFamily("syncd_catchup_pages", "Deltas read from the store for devices behind.", c.pages)
+        yield CounterMetricFamily(
+            "syncd_foreign_positions",
+            "Positions of this epoch that are not of its history: the store or a device was set back.",
+            c.foreign_positions,
+        )
         yield CounterMetricFamily("syncd_fell_behind", "Live subscriptions that a full socket stopped.", c.fell_behind)
         yield CounterMetricFamily("syncd_late_changes", "Changes made before what all active devices have.", c.late)
         yield CounterMetricFamily("syncd_lapsed_devices", "Devices that were away beyond the retention.", c.lapsed)

@@ -13,7 +13,7 @@ from operator import call
 from typing import Any, NamedTuple
 
 from syncd.core.fields import ELEMENT_BYTES
-from syncd.core.ids import NONCE_BYTES, SEQ_MAX, BadName, check_name
+from syncd.core.ids import ID_BYTES, NONCE_BYTES, SEQ_MAX, BadName, check_name
 from syncd.core.leases import LEASE_ID_BYTES, LEASE_MAC_BYTES, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN
 from syncd.core.values import INTEGER_MAX, Value, ValueRefused, ValueTooLarge, checked, encoded
 
@@ -24,6 +24,9 @@ REASON_BYTES_MAX = 500
 # An insert into the same place, again and again, takes a bit each: some 2,000 of them. Figma's are unbounded, and grow.
 POSITION_BYTES_MAX = 256
 _TOLD_DEPTH_MAX = 64  # of a refused change: a well-formed one nests 2 + 16 deep
+# Earlier ids of a device that a change may name. One is the rule; the second is for a change that was not yet taken
+# when its device had to change its id again. Each makes documents keep one writer more (documents.WRITERS_MAX).
+CONTEXT_MAX = 2
 VOID_COUNT_MAX = 1000  # each number given up is a row in the device log; a longer range comes as several voids
 
 
@@ -57,8 +60,18 @@ class Operation(NamedTuple):
         return items
 
 
+class Former(NamedTuple):
+    """An earlier id of the device that made a change: all its changes up to `n`, the last of which has `seq` (0: none
+    was accepted), count as seen."""
+
+    device: bytes
+    n: int
+    seq: int
+
+
 class Change(NamedTuple):
-    """A well-formed change. `stamp` in ms. `payload` is the canonical encoding of its operations."""
+    """A well-formed change. `stamp` in ms. `payload` is the canonical encoding of its operations. `context`: what it
+    has seen beside its base, if its device had another id when it was made."""
 
     n: int
     nonce: bytes
@@ -66,6 +79,7 @@ class Change(NamedTuple):
     stamp: int
     operations: tuple[Operation, ...]
     payload: bytes
+    context: tuple[Former, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +253,7 @@ def parsed_change(raw: object) -> Change | Void | RefusedChange:
     if raw and raw[0] == "void":
         return _parsed_void(raw)
     if len(raw) < 5:
-        raise ChangeMalformed("a change is [n, nonce, base, stamp, operations]")
+        raise ChangeMalformed("a change is [n, nonce, base, stamp, operations], and perhaps its context")
     n, nonce, base, stamp, items = raw[:5]
     if not _is_count(n, 1):
         raise ChangeMalformed("'n' is an integer from 1 to 2^53 - 1")
@@ -250,8 +264,9 @@ def parsed_change(raw: object) -> Change | Void | RefusedChange:
     if not _is_count(stamp, 0):
         raise ChangeMalformed("'stamp' is an integer number of milliseconds from 0 to 2^53 - 1")
     try:
-        if len(raw) > 5:
-            raise _ChangeRefused("invalid", None, "a change has five items; a context is not supported")
+        if len(raw) > 6:
+            raise _ChangeRefused("invalid", None, "a change has five items, or six with its context")
+        context = _parsed_context(raw[5]) if len(raw) == 6 else ()
         operations, wires = _parsed_operations(items)
         payload = encoded(wires)
         if len(payload) > CHANGE_BYTES_MAX:
@@ -260,7 +275,25 @@ def parsed_change(raw: object) -> Change | Void | RefusedChange:
             )
     except _ChangeRefused as refused:
         return RefusedChange(n, nonce, base, stamp, refused.outcome, refused.op, refused.reason, _kept(items))
-    return _new(Change, (n, nonce, base, stamp, operations, payload))
+    return _new(Change, (n, nonce, base, stamp, operations, payload, context))
+
+
+def _parsed_context(raw: object) -> tuple[Former, ...]:
+    if type(raw) is not list and type(raw) is not tuple:
+        raise _ChangeRefused("invalid", None, "the context of a change is an array")
+    if not 1 <= len(raw) <= CONTEXT_MAX:
+        raise _ChangeRefused("invalid", None, f"a context names 1-{CONTEXT_MAX} earlier ids of the device")
+    context = []
+    for item in raw:
+        is_former = (type(item) is list or type(item) is tuple) and len(item) == 3
+        if not (is_former and type(item[0]) is bytes and len(item[0]) == ID_BYTES and _is_count(item[1], 1)):
+            raise _ChangeRefused("invalid", None, "each item of a context is [device id, n, seq]")
+        if not _is_count(item[2], 0):
+            raise _ChangeRefused("invalid", None, "'seq' in a context is an integer from 0 to 2^53 - 1")
+        context.append(Former(*item))
+    if len({former.device for former in context}) != len(context):
+        raise _ChangeRefused("invalid", None, "a context names a device once")
+    return tuple(context)
 
 
 def _parsed_void(raw: list[Any] | tuple[Any, ...]) -> Void:

@@ -16,10 +16,13 @@ from collections.abc import Mapping
 from itertools import starmap
 from typing import NamedTuple
 
-from syncd.core.changes import VERBS, Operation
+from syncd.core.changes import CONTEXT_MAX, VERBS, Operation
 from syncd.core.fields import TYPES, Field, Mark, Observer, OperationRefused, stepped
 from syncd.core.values import Value
 
+# Who knows all of these knows all writers. A device's changes are seen by way of its slot, and of the slots that its
+# earlier ids had: of one more, each by its latest change, at least one is another's.
+WRITERS_MAX = CONTEXT_MAX + 2
 DOCUMENT_BYTES_MAX = 262144  # as stored; Firestore allows 1 MiB, Couchbase 20 MiB, both for whole-document writes
 
 
@@ -29,8 +32,8 @@ class Document(NamedTuple):
     `number` distinguishes documents of one space in `byrev`. `born`: seq of the create that began this incarnation;
     `makers`: its creates that had not seen an earlier one. `deletes`: empty while it lives; then the first
     delete of each slot that knew all makers (who has seen a later one of a slot has seen its first). `writers`: the
-    latest writer, and the latest of which it could not speak: enough to tell, in O(1), whether a change has seen
-    everything in the document.
+    latest change of each slot that wrote to it, the latest `WRITERS_MAX` of them: enough to tell, in O(1), whether a
+    change has seen everything in the document.
     """
 
     number: int
@@ -70,22 +73,20 @@ def _knows(document: Document, by: Observer) -> bool:
 
 
 def _with_writer(writers: tuple[Mark, ...], by: Observer) -> tuple[Mark, ...]:
-    """The latest writer and the latest other: by another slot, or, as an API key does not know its own earlier changes,
-    by another change of the same key."""
+    """The latest writers, one for each slot; but of an API key, which does not know its own earlier changes, each."""
     latest = by.mark
     if writers and writers[0] == latest:
         return writers  # another operation of the same change
-    for mark in writers:
-        if mark[1] != by.slot or not by.has_memory:
-            return (latest, mark)
-    return (latest,)
+    slot = by.slot if by.has_memory else None
+    return (latest, *[mark for mark in writers if mark[1] != slot][: WRITERS_MAX - 1])
 
 
 def has_unseen(document: Document, by: Observer) -> bool:
     """Whether the document holds the work of a change that `by` has not seen.
 
     The latest writer alone does not tell: it may be our own earlier change, made without knowledge of another's before
-    it. If the latest is within our base, so are all before it; if it is our own, the latest by another decides.
+    it. If the latest is within our base, so are all before it; if it is our own (also by an id that we had before), the
+    latest by another decides.
     """
     return any(not by.has_seen(seq, slot) for seq, slot in document.writers)
 

@@ -35,7 +35,8 @@ class OperationRefused(Exception):
 
 class Observer(NamedTuple):
     """A change as the merge rules see it. `slot` is the device's slot in the space; `has_memory` is false for API keys
-    and the server, whose earlier changes count as seen only through `base`. `stamp` and `time` (T of its seq) in ms."""
+    and the server, whose earlier changes count as seen only through `base`. `stamp` and `time` (T of its seq) in ms.
+    `context`: (slot, seq) of each earlier id of the device, whose changes up to that seq count as seen, too."""
 
     base: int
     slot: int
@@ -43,10 +44,13 @@ class Observer(NamedTuple):
     seq: int
     stamp: int
     time: int
+    context: tuple[Mark, ...] = ()
 
     def has_seen(self, seq: int, slot: int) -> bool:
         """Happens-before, in two integers: `seq` lies below our base, or is our own earlier change (or this one)."""
-        return seq <= self.base or seq == self.seq or (slot == self.slot and self.has_memory)
+        if seq <= self.base or seq == self.seq or (slot == self.slot and self.has_memory):
+            return True
+        return bool(self.context) and any(slot == former and seq <= last for former, last in self.context)
 
     @property
     def mark(self) -> Mark:
@@ -65,7 +69,7 @@ class Step(NamedTuple):
 
 def _written(state: Register | None, present: bool, value: Value, by: Observer) -> Step:
     """The register rule, for `reg` and for each key of a `map`."""
-    _, slot, _, seq, eff, time = by
+    _, slot, _, seq, eff, time, _ = by
     if eff > time:
         eff = time
     if state is None:

@@ -506,6 +506,7 @@ def space_row(tx: Reader, name: str) -> SpaceRow | None:
 
 
 def is_other(tx: Reader, author: Author) -> bool:
-    """Whether the device id is in use by another installation than the author's (a restored or cloned phone)."""
+    """Whether the device id is not the author's to go on with: another installation uses it (a restored or cloned
+    phone), or it is retired. Who asks is told what became of its changes, and nothing new is taken from it."""
     row = DEVICES.get(tx, keys.device(author.device))
-    return row is not None and row.installation != author.installation
+    return row is not None and (row.installation != author.installation or row.retired_ms is not None)

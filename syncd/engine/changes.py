@@ -25,7 +25,7 @@ from syncd.engine.leases import GUARDED, Asker, admitted, certificates, lease_ke
 from syncd.engine.members import MemberRefused, check_member, check_owner_left, regrants_of
 from syncd.store import keys
 from syncd.store.api import StoreError
-from syncd.store.tables import ENTRIES, EntryRow, LetterRow
+from syncd.store.tables import DEVICES, ENTRIES, EntryRow, LetterRow
 from syncd.wire.limits import DEFAULT
 from syncd.wire.messages import OutcomeEntry
 
@@ -56,10 +56,9 @@ class Taken:
 
 @dataclass(slots=True)
 class _Push:
-    """Who pushes, where. `is_other`: another installation than the one that the device id is bound to. `stable`: a
-    change with a base below it is late. Late changes are taken by the rules that hold for all, and counted. `role`:
-    what the author is after the changes so far; `is_graced`: it lost its role so short a time ago that it may write
-    still."""
+    """Who pushes, where. `is_other`: the device id is not its own to go on with (`batch.is_other`). `stable`: a change
+    with a base below it is late. Late changes are taken by the rules that hold for all, and counted. `role`: what the
+    author is after the changes so far; `is_graced`: it lost its role so short a time ago that it may write still."""
 
     batch: Batch
     work: SpaceWork
@@ -78,8 +77,8 @@ class _Push:
 def take(
     batch: Batch, work: SpaceWork, author: Author, role: Role, changes: Sequence[Change | Void | RefusedChange]
 ) -> Taken:
-    """Take a device's changes in order. Another installation that uses its id is told the outcomes of what is recorded,
-    and nothing new is taken from it. Stops at a gap or a fork."""
+    """Take a device's changes in order. Another installation that uses its id, or one whose id is retired, is told the
+    outcomes of what is recorded, and nothing new is taken from it. Stops at a gap or a fork."""
     replica = work.replica_made(author.device)
     taken = Taken(replica.highest, [])
     stable = max(work.row.frontier, work.row.floor, replica.low or 0)
@@ -210,7 +209,8 @@ def _decided(push: _Push, change: Change) -> EntryRow:
         if push.role < Role.WRITER and not push.is_graced:
             raise _ChangeRefused("forbidden", None, "writing needs the role writer")
         has_memory, time = author.kind == "device", max(work.time, work.now_ms)
-        by = Observer(change.base, push.slot, has_memory, work.head + 1, change.stamp, time)
+        context = _seen_slots(push, change) if change.context else ()
+        by = Observer(change.base, push.slot, has_memory, work.head + 1, change.stamp, time, context)
         effect = _effect(work, author, push.role, change, by)
     except StoreError:
         raise
@@ -231,7 +231,25 @@ def _decided(push: _Push, change: Change) -> EntryRow:
     if effect.regrants:
         work.regranted(effect.regrants)
         push.judge()
-    return _new(EntryRow, (change.nonce, effect.outcome, seq, told, change.base, change.stamp, change.payload))
+    return _new(
+        EntryRow,
+        (change.nonce, effect.outcome, seq, told, change.base, change.stamp, change.payload, change.context),
+    )
+
+
+def _seen_slots(push: _Push, change: Change) -> tuple[tuple[int, int], ...]:
+    """What a change's context says, by slots. A device that never had a place here (or is not known any more, after a
+    restore) did nothing that could be seen."""
+    seen = []
+    for former in change.context:
+        row = DEVICES.get(push.batch.tx, keys.device(former.device))
+        replica = None if row is None else push.work.replica(former.device)
+        if row is None or replica is None:
+            continue
+        if row.user != push.author.user:
+            raise _ChangeRefused("invalid", None, "the context names a device of another user")
+        seen.append((replica.slot, former.seq))
+    return tuple(seen)
 
 
 def _detail(push: _Push, change: Change, effect: _Effect, seq: int) -> dict[str, Any] | None:

@@ -263,12 +263,14 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """The position belongs to another epoch. `highest`: n up to which the server has the device's changes."""
+    """The position belongs to another epoch. `highest`: n up to which the server has the device's changes. `alarm`:
+    what operators must hear, if it names this epoch and yet is not of its history."""
 
     space: str
     epoch: bytes
     fork: int
     highest: int
+    alarm: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

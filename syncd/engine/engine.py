@@ -147,7 +147,8 @@ def _push(batch: Batch, command: Push) -> Result:
         return Refused("forbidden", f"writing to {command.space} needs the role writer")
     if command.epoch is None and any(_names_position(change) for change in command.changes):
         return Refused(
-            "bad_position", "a push without an epoch names no position: base is 0, and no operation has 'seen'"
+            "bad_position",
+            "a push without an epoch names no position: base is 0, no operation has 'seen', no context a seq",
         )
     if (refusal := batch.refused_space(command.space, author)) is not None:
         return refusal
@@ -156,8 +157,8 @@ def _push(batch: Batch, command: Push) -> Result:
         work = batch.space_made(command.space, author)
     if command.epoch is not None and command.epoch != work.row.epoch:
         return _expired(work, author, command.epoch)
-    if any(not isinstance(change, Void) and change.base > work.row.head for change in command.changes):
-        return Refused("bad_position", f"a base lies beyond the head {work.row.head} of the space")
+    if any(_newest_position(change) > work.row.head for change in command.changes):
+        return Refused("bad_position", f"a base or a context lies beyond the head {work.row.head} of the space")
     taken = take(batch, work, author, role, command.changes)
     replica = work.replica(author.device)
     assert replica is not None, "a push makes the replica"
@@ -168,8 +169,16 @@ def _push(batch: Batch, command: Push) -> Result:
 
 def _names_position(change: Change | Void | RefusedChange) -> bool:
     if isinstance(change, Change):
-        return bool(change.base) or any(operation.seen for operation in change.operations)
+        is_named = bool(change.base) or any(operation.seen for operation in change.operations)
+        return is_named or any(former.seq for former in change.context)
     return isinstance(change, RefusedChange) and bool(change.base)
+
+
+def _newest_position(change: Change | Void | RefusedChange) -> int:
+    """The newest seq that a change says to have seen. (`seen` is judged with its operation.)"""
+    if isinstance(change, Change) and change.context:
+        return max(change.base, *(former.seq for former in change.context))
+    return 0 if isinstance(change, Void) else change.base
 
 
 def _expired(work: SpaceWork, author: Author, epoch: bytes) -> Expired:

@@ -77,6 +77,7 @@ def _changes(
                 "kind": kind,
                 "n": log.n,
                 "base": entry.base,
+                "context": [[device.hex(), n, seq] for device, n, seq in entry.context],
                 "stamp": entry.stamp,
                 "time": log.time,
                 "eff": min(entry.stamp, log.time),
@@ -172,4 +173,5 @@ def _sentence(name: str, field: Field, winner: dict[str, Any] | None, touching: 
 
 def _has_seen(change: dict[str, Any], other: dict[str, Any]) -> bool:
     is_own_earlier = change["slot"] == other["slot"] and other["n"] < change["n"]
-    return bool(other["seq"] <= change["base"] or (is_own_earlier and change["kind"] == "device"))
+    is_in_context = any(other["device"] == device and other["seq"] <= seq for device, _, seq in change["context"])
+    return bool(other["seq"] <= change["base"] or (is_own_earlier and change["kind"] == "device") or is_in_context)

@@ -119,7 +119,12 @@ def refused_attach(
         # Not this epoch's history: what the client holds came from a server state that no longer exists. The low-water
         # was acknowledged to this state, but where it reaches `complete`, it cannot be what both share.
         low = 0 if replica is None or replica.low is None else replica.low
-        return Expired(command.space, row.epoch, low if low < complete else 0, highest)
+        alarm = (
+            f"{command.space}: device {command.author.device.hex()} stands at {max(resume, command.start or 0)},"
+            f" complete up to {complete}, which is not this store's history (head {row.head}); it is sent back to"
+            f" {low if low < complete else 0}. If nobody restored or replaced the store, run syncd fsck"
+        )
+        return Expired(command.space, row.epoch, low if low < complete else 0, highest, alarm)
     return None
 
 

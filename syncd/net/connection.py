@@ -444,7 +444,8 @@ class Connection:
     def _tell(self, space: str, result: Result) -> None:
         """A request about a space that did not do what it was meant to."""
         match result:
-            case commands.Expired(_, epoch, fork, highest):
+            case commands.Expired(_, epoch, fork, highest, alarm):
+                self._services.met_expiry(alarm)
                 channel = self.delivery.channels.get(space)
                 if channel is not None:
                     self.delivery.drop(channel, Step.EXPIRED)

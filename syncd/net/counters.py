@@ -50,12 +50,14 @@ class Counters:
     of rate, whether it was refused or made to wait. `unauthenticated`: failed authentications by reason. `changes`:
     outcomes decided, by name. `pages`: deltas read from the store for one who was behind. `late`: changes made
     before what every active device had by then. `lapsed`: devices that were away too long. `collected`: rows dropped.
+    `foreign_positions`: subscriptions at a position of this epoch that is not of its history: somebody set the store or
+    the device back.
     """
 
     __slots__ = (
         *("batch_commands", "bytes_sent", "changes", "closes", "collected", "commit_s", "connections", "deltas_sent"),
-        *("errors", "fell_behind", "lapsed", "late", "messages_received", "pages", "rate_limited", "refusals"),
-        *("responses", "unauthenticated", "upgrades"),
+        *("errors", "fell_behind", "foreign_positions", "lapsed", "late", "messages_received", "pages"),
+        *("rate_limited", "refusals", "responses", "unauthenticated", "upgrades"),
     )
 
     def __init__(self) -> None:
@@ -74,6 +76,7 @@ class Counters:
         self.pages = 0
         self.fell_behind = 0
         self.late = self.lapsed = self.collected = 0
+        self.foreign_positions = 0
         self.commit_s = Histogram(COMMIT_S)
         self.batch_commands = Histogram(BATCH_COMMANDS)
 

@@ -22,6 +22,8 @@ from syncd.wire.errors import RATE_LIMITED, TOKEN_EXPIRED, UNAUTHENTICATED, Prot
 from syncd.wire.limits import Limits
 from syncd.wire.session import CAPS
 
+FOREIGN_PER_LINE = 100  # positions of another history that one line of the log stands for
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -69,6 +71,15 @@ class Services:
             raise ProtocolError(kind, refused.detail) from None
         self.gate.accepted(token_digest)
         return principal
+
+    def met_expiry(self, alarm: str | None) -> None:
+        """Operators must hear of a position that is not of this store's history. Each is counted; the first is logged,
+        and then each hundredth, as a store that was set back meets all its devices again."""
+        if alarm is not None:
+            counters = self.hub.counters
+            counters.foreign_positions += 1
+            if counters.foreign_positions % FOREIGN_PER_LINE == 1:
+                self.log(f"alarm: {alarm}")
 
     def welcome(self, session: bytes, user: str, is_resumed: bool, ping_ms: int, expires_ms: int | None) -> m.Welcome:
         return m.Welcome(

@@ -7,7 +7,7 @@ Rows are named tuples because a named tuple packs as the array that it is.
 Invariant: R1 what `unpacked` returns was written by `packed` under the same key, or `StoreDamaged` is raised.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 from zlib import crc32
 
@@ -57,7 +57,8 @@ class LogRow(NamedTuple):
 
 class EntryRow(NamedTuple):
     """One change in its device's log. `seq` is None unless it was accepted, `payload` (the encoded operations) is None
-    for a void, and once the history retention is over."""
+    for a void, and once the history retention is over. `context`: (device, n, seq) of earlier ids of the device, all up
+    to which the change had seen."""
 
     nonce: bytes
     outcome: str
@@ -66,15 +67,18 @@ class EntryRow(NamedTuple):
     base: int
     stamp: int
     payload: bytes | None
+    context: Sequence[tuple[bytes, int, int]] = ()
 
 
 class DeviceRow(NamedTuple):
-    """A device. `kind`: `device`, `key` (an API key) or `server`. `installation` is None for the latter two."""
+    """A device. `kind`: `device`, `key` (an API key) or `server`. `installation` is None for the latter two.
+    `retired_ms`: when its id was retired; the row stays, so that no other device is ever taken for it."""
 
     user: str
     kind: str
     installation: bytes | None
     bound_ms: int
+    retired_ms: int | None = None
 
 
 class ReplicaRow(NamedTuple):

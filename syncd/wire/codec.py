@@ -183,11 +183,27 @@ def _unjson_change(raw: Any, index: int) -> Any:
         items = [*raw[:at], _unhex(raw[at], NONCE_BYTES), *raw[at + 1 :]]
         if at == 1:
             items[4] = from_json_value(items[4])
+            if len(items) > 5:
+                items[5] = _unjson_context(items[5])
     except _Wrong as error:
         raise ProtocolError(MALFORMED, f"[{index}]: 'nonce' is {error}") from None
     except ValueRefused as error:
         raise ProtocolError(MALFORMED, f"[{index}]: {error}") from None
     return items
+
+
+def _unjson_context(raw: Any) -> Any:
+    """Device ids are hexadecimal text here; what is none is left for `parsed_change` to refuse."""
+    if type(raw) is not list:
+        return raw
+    read = []
+    for item in raw:
+        try:
+            is_former = type(item) is list and len(item) == 3
+            read.append([_unhex(item[0], ID_BYTES), *item[1:]] if is_former else item)
+        except _Wrong:
+            read.append(item)
+    return read
 
 
 def _docs_json(docs: tuple[m.DocumentEntry, ...]) -> list[Any]:

@@ -143,20 +143,27 @@ async def test_a_gap_is_filled_by_sending_again_from_there(tmp_path: Path, autoj
             await wire.expect(p.PUSH, skipping=(p.ACK,))
 
 
-async def test_a_fork_stops_pushing_and_keeps_the_outbox(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_forked_device_goes_on_under_another_id(tmp_path: Path, autojump_clock: MockClock) -> None:
     peer = Peer()
     async with device_at(tmp_path, peer) as device:
         space = device.space(SPACE)
         space.subscribe()
-        space.create("items", "a")
+        old, change = device.id, space.create("items", "a")
         wire = await joined(peer)
-        await wire.expect(p.PUSH)
+        pushed = (await wire.expect(p.PUSH))["changes"][0]
         await wire.outcomes(forked=1)
-        await device.wait_until(lambda: device.forked is not None)
-        space.create("items", "b")
-        with pytest.raises(trio.TooSlowError), trio.fail_after(5):
-            await wire.expect(p.PUSH, skipping=(p.ACK,))
-        assert space.outbox_depth == 2
+        await wire.expect(p.BYE, skipping=(p.ACK,))
+        later = space.create("items", "b")
+        wire = await joined(peer)
+        assert device.id != old
+        assert device.forked is None
+        again = (await wire.expect(p.PUSH))["changes"]
+        assert again[0] == pushed
+        assert [item[0] for item in again] == [1, 2]
+        await wire.outcomes(*([item[0], item[1], "applied", item[0]] for item in again))
+        assert [(await one.outcome()).seq for one in (change, later)] == [1, 2]
+        await wire.delta(0, 2, [["items", "a", 1, 1, {}], ["items", "b", 2, 1, {}]])
+        await space.wait_settled()
 
 
 async def test_an_expired_epoch_is_left_and_the_outbox_offered_again(tmp_path: Path, autojump_clock: MockClock) -> None:

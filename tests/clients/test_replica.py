@@ -387,13 +387,15 @@ def test_a_store_of_a_newer_version_or_of_something_else_is_refused(tmp_path: An
 
 
 def test_a_copy_without_its_installation_file_is_another_installation(tmp_path: Any) -> None:
-    store = Store(tmp_path, entropy=os.urandom, durability="off")
-    store.close()
-    again = Store(tmp_path, entropy=os.urandom, durability="off")
-    again.close()
+    def opened() -> tuple[bytes, bytes]:
+        store = Store(tmp_path, entropy=os.urandom, durability="off")
+        try:
+            return store.device, store.installation
+        finally:
+            store.close()
+
+    device, installation = opened()
+    assert opened() == (device, installation)
     (tmp_path / "installation").unlink()
-    copy = Store(tmp_path, entropy=os.urandom, durability="off")
-    copy.close()
-    assert (again.device, again.installation) == (store.device, store.installation)
-    assert copy.device == store.device
-    assert copy.installation != store.installation
+    assert opened()[0] == device
+    assert opened()[1] != installation

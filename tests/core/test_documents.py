@@ -179,13 +179,13 @@ def test_what_alters_nothing_visible_moves_no_rev() -> None:
     assert space.document.fields["never"].rev == 0
 
 
-def test_two_writers_tell_of_all() -> None:
+def test_the_latest_writers_tell_of_all() -> None:
     space = Space()
     space("create", slot=1)
     for slot in (2, 3, 2, 2):
         space(put(slot), slot=slot)
     document = space.document
-    assert document is not None and document.writers == ((5, 2), (3, 3))
+    assert document is not None and document.writers == ((5, 2), (3, 3), (1, 1))
     assert has_unseen(document, Observer(2, 2, True, 6, 0, 0)), "its own work is the last, but 3 is unseen"
     assert not has_unseen(document, Observer(3, 2, True, 6, 0, 0))
     assert not has_unseen(document, Observer(5, 9, True, 6, 0, 0))

@@ -232,7 +232,7 @@ def _documents(tx: Reader) -> Iterator[reading.Found]:
 
 def _needed(sent: Sent) -> int:
     seen: list[int] = [operation[-1]["seen"] for operation in sent.operations if _has_seen(operation)]
-    return max(sent.base, *seen, 0)
+    return max(sent.base, *seen, *(seq for _, _, seq in sent.context), 0)
 
 
 def _has_seen(operation: Any) -> bool:

@@ -27,6 +27,7 @@ LEASES = (bytes([1]) * 16, bytes([2]) * 16)  # few ids: another's are named, and
 ELEMENTS = tuple(bytes(7) + bytes([number]) for number in range(1, 6))  # few: they meet, and are inserted anew
 INDEXES = (b"\x40", b"\x80", b"\x80\x00", b"\xc0")
 CARELESS = -900  # the skew of a device that stamps with its bare clock
+CONTEXT_MAX = 2  # earlier ids that a change may name
 KEY_AUTHOR = -1  # an API key: it has no memory of its own, and its changes arrive at once
 
 
@@ -65,7 +66,13 @@ class Tick(NamedTuple):
     ms: int
 
 
-Event = Edit | Push | Sync | Tick
+class Rename(NamedTuple):
+    """`device` must go on under another id, as one whose store was copied: what it has not sent is made anew."""
+
+    device: int
+
+
+Event = Edit | Push | Sync | Tick | Rename
 
 
 class History(NamedTuple):
@@ -157,6 +164,7 @@ def random_edit(random: Random, device: int) -> Edit:
 def random_history(seed: int) -> History:
     """2-5 devices and an API key; one device lapses in the middle and comes back at the end with all it holds."""
     random, stocks, lists = Random(seed), Random(f"{seed}/stocks"), Random(f"{seed}/lists")
+    renaming = Random(f"{seed}/renaming")
     count = random.randint(2, 5)
     skews = tuple(random.choice((0, 0, -40, 40, 10_000, CARELESS)) for _ in range(count))
     lapsed = random.randrange(count)
@@ -171,6 +179,8 @@ def random_history(seed: int) -> History:
             events.append(random_edit(random, KEY_AUTHOR))
         elif roll < 0.60:
             events.append(Tick(random.randint(0, 60)))
+        elif renaming.random() < 0.05:
+            events.append(Rename(device))
         elif device == lapsed and step > length // 2:
             continue
         elif roll < 0.80:
@@ -198,16 +208,18 @@ def _with_others(event: Event, wire: Callable[[Random], tuple[Any, ...]], random
 
 
 class Sent(NamedTuple):
-    """A change as it travels: [n, nonce, base, stamp, operations]."""
+    """A change as it travels: [n, nonce, base, stamp, operations], and its context."""
 
     n: int
     nonce: bytes
     base: int
     stamp: int
     operations: list[list[Any]]
+    context: tuple[tuple[bytes, int, int], ...] = ()
 
     def wire(self) -> list[Any]:
-        return [self.n, self.nonce, self.base, self.stamp, self.operations]
+        items = [self.n, self.nonce, self.base, self.stamp, self.operations]
+        return [*items, [list(former) for former in self.context]] if self.context else items
 
 
 class Answer(NamedTuple):
@@ -249,9 +261,18 @@ class View:
     vector: VersionVector
 
 
+class Made(NamedTuple):
+    """A change in an outbox. `read`: the vector of what its author had read, its own changes left out."""
+
+    sent: Sent
+    told: Told
+    read: VersionVector
+
+
 @dataclass(slots=True)
 class Device:
-    """A replica with an outbox. `own`: the vector of its own changes."""
+    """A replica with an outbox. `own`: the vector of its own changes; `taken`: of those that were pushed, the last of
+    them that was accepted at `taken_seq`. `formers`: (id, n, seq) of the ids that it had before."""
 
     number: int
     id: bytes
@@ -261,7 +282,10 @@ class Device:
     own: VersionVector = field(default_factory=VersionVector)
     n: int = 0
     stamp: int = 0
-    outbox: list[tuple[Sent, Told]] = field(default_factory=list)
+    outbox: list[Made] = field(default_factory=list)
+    taken: VersionVector = field(default_factory=VersionVector)
+    taken_seq: int = 0
+    formers: list[tuple[bytes, int, int]] = field(default_factory=list)
 
 
 class Difference(AssertionError):
@@ -281,7 +305,8 @@ class World:
         self.now = 1_000
         self.devices = [Device(i, bytes([i + 1]) * 16, skew) for i, skew in enumerate(history.skews)]
         self.key = Device(KEY_AUTHOR, bytes([255]) * 16, 0)
-        self.sent: dict[int, tuple[Device, Sent]] = {}  # seq -> who sent it, and as what
+        self.sent: dict[int, tuple[bytes, Sent]] = {}  # seq -> who sent it, and as what
+        self.ids = len(self.devices)  # given so far
         self.times = [0]  # T(seq)
         self.counts: dict[str, int] = {}
 
@@ -297,6 +322,8 @@ class World:
                     self._sync(self._device(number))
                 case Tick(ms=ms):
                     self.now += ms
+                case Rename(device=number):
+                    self._rename(self._device(number))
         for device in self.devices:
             self._push(device, len(device.outbox))
         for device in self.devices:
@@ -329,12 +356,33 @@ class World:
         device.stamp = clock if device.skew == CARELESS else max(clock, view.time, device.stamp)
         stamp = max(0, self.now) if is_key else device.stamp
         nonce = packed(device.number)[:1] * 4 + device.n.to_bytes(4, "big")
-        sent = Sent(device.n, nonce, view.complete, stamp, operations)
+        sent = Sent(device.n, nonce, view.complete, stamp, operations, _context(device, view.complete))
         wires = tuple(step.wire for step in steps)
-        device.outbox.append((sent, Told(dot, vector, tuple(vectors), stamp, 0, wires, tuple(bases))))
+        told = Told(dot, vector, tuple(vectors), stamp, 0, wires, tuple(bases))
+        device.outbox.append(Made(sent, told, view.vector))
         if is_key:
             self._push(device, 1)
         else:
+            device.own = device.own.advanced(dot)
+
+    def _rename(self, device: Device) -> None:
+        """The changes that were not taken are made anew, in order, as what they are: by one who has seen what it made
+        under its earlier ids."""
+        if len(device.formers) == CONTEXT_MAX:
+            return  # of a third id it would have to forget the first: it would have seen less than its vector says
+        device.formers.append((device.id, device.taken[device.id], device.taken_seq))
+        self.ids += 1
+        device.number, device.id = self.ids - 1, bytes([self.ids]) * 16
+        device.own, device.taken_seq, device.n = device.taken, 0, 0
+        again, device.outbox = device.outbox, []
+        for sent, told, read in again:
+            device.n += 1
+            dot, vector = Dot(device.id, device.n), read.joined(device.own)
+            seen = [operation[-1]["seen"] if _is_raised(operation) else 0 for operation in sent.operations]
+            vectors = tuple(self._read(vector, seq) for seq in seen)
+            context = _context(device, sent.base)
+            told = replace(told, dot=dot, vector=vector, vectors=vectors)
+            device.outbox.append(Made(sent._replace(n=device.n, context=context), told, read))
             device.own = device.own.advanced(dot)
 
     def _read(self, vector: VersionVector, to: int) -> VersionVector:
@@ -347,9 +395,10 @@ class World:
             return
         self.server.collect(self.now)
         self.oracle.floor = self.server.floor
-        answers = self.server.push(device.number, [sent for sent, _ in batch], self.now)
+        answers = self.server.push(device.number, [made.sent for made in batch], self.now)
         assert len(answers) == len(batch), "one outcome for each change"
-        for (sent, told), answer in zip(batch, answers, strict=True):
+        for (sent, told, _), answer in zip(batch, answers, strict=True):
+            device.taken = device.taken.advanced(told.dot)
             time = max(self.times[-1], self.now)
             judged = self.oracle.judge(replace(told, time=time))
             self.counts[judged.outcome] = self.counts.get(judged.outcome, 0) + 1
@@ -359,7 +408,8 @@ class World:
             _check_met(answer, judged)
             if judged.seq is not None:
                 self.times.append(time)
-                self.sent[judged.seq] = (device, sent)
+                self.sent[judged.seq] = (device.id, sent)
+                device.taken_seq = judged.seq
 
     def _sync(self, device: Device) -> None:
         self.server.deltas(device.replica, device.number)
@@ -378,12 +428,21 @@ class World:
         """For all pairs: the two integers say what the full vectors say."""
         accepted = self.oracle.accepted
         for b_seq, b in accepted:
-            b_device, b_sent = self.sent[b_seq]
+            b_id, b_sent = self.sent[b_seq]
             for a_seq, a in accepted:
-                a_device, a_sent = self.sent[a_seq]
-                is_own = a_device is b_device and a_device is not self.key and a_sent.n < b_sent.n
-                if (a_seq <= b_sent.base or is_own) != (a.dot in b.vector):
+                a_id, a_sent = self.sent[a_seq]
+                is_own = a_id == b_id and a_id != self.key.id and a_sent.n < b_sent.n
+                is_former = any(a_id == former and a_seq <= seq for former, _, seq in b_sent.context)
+                if (a_seq <= b_sent.base or is_own or is_former) != (a.dot in b.vector):
                     raise Difference(f"happens-before of {a_sent} and {b_sent}")
+
+
+def _context(device: Device, base: int) -> tuple[tuple[bytes, int, int], ...]:
+    return tuple(former for former in device.formers if former[2] > base)
+
+
+def _is_raised(operation: list[Any]) -> bool:
+    return isinstance(operation[-1], dict) and "seen" in operation[-1]
 
 
 def _check_met(answer: Answer, judged: Judgement) -> None:

@@ -43,7 +43,8 @@ class Sequencer:
             return Answer(change.outcome, None, change.op, ())
         assert isinstance(change, Change)
         time = max(self.time, now_ms)
-        by = Observer(change.base, device + 1, device != KEY_AUTHOR, self.head + 1, change.stamp, time)
+        context = tuple((former.device[0], former.seq) for former in change.context)
+        by = Observer(change.base, device + 1, device != KEY_AUTHOR, self.head + 1, change.stamp, time, context)
         drafts: dict[Key, Draft] = {}
         met: list[tuple[int, str, int]] = []
         verdicts = set()

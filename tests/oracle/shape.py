@@ -1,6 +1,6 @@
 """What every stored document keeps to, whatever happened to it (D1-D5 of core/documents.py, and the bounds)."""
 
-from syncd.core.documents import Document
+from syncd.core.documents import WRITERS_MAX, Document
 from syncd.core.fields import ELEMENT_BYTES, MAP_DROPPED_MAX, MV_VALUES_MAX, Field
 
 
@@ -12,7 +12,7 @@ def check_document(before: Document | None, document: Document, head: int) -> No
     assert len({slot for _, slot in document.deletes}) == len(document.deletes), (
         "one delete of a slot tells of the rest"
     )
-    assert len(document.writers) <= 2
+    assert len(document.writers) <= WRITERS_MAX
     if not document.is_live:
         assert not document.fields and not document.writers, "a tombstone has no fields"
     for field in document.fields.values():

@@ -18,6 +18,7 @@ from tests.oracle.histories import (
     Edit,
     History,
     Push,
+    Rename,
     Step,
     Sync,
     Tick,
@@ -79,6 +80,7 @@ _events = st.one_of(
     st.builds(Sync, _devices),
     st.builds(Edit, st.just(KEY_AUTHOR), _steps(), st.integers(0, 3)),
     st.builds(Tick, st.integers(0, 50)),
+    st.builds(Rename, _devices),
 )
 
 

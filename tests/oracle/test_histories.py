@@ -4,7 +4,19 @@ import pytest
 from hypothesis import example, given
 
 from tests.engine.server import EngineServer
-from tests.oracle.histories import CARELESS, KEY_AUTHOR, Edit, History, Push, Step, Sync, Tick, World, random_history
+from tests.oracle.histories import (
+    CARELESS,
+    KEY_AUTHOR,
+    Edit,
+    History,
+    Push,
+    Rename,
+    Step,
+    Sync,
+    Tick,
+    World,
+    random_history,
+)
 from tests.oracle.sequencer import Sequencer
 from tests.oracle.strategies import histories
 
@@ -62,10 +74,31 @@ SLOW_CLOCK = History(
 )
 
 
+# A device that had to change its id deletes a document of which it knows its own work of both ids, and not another's
+# between: two writers would not tell.
+RENAMED = History(
+    (0, 0),
+    (
+        Edit(0, one_change(("create", *A))),
+        Push(0, 1),
+        Sync(1),
+        Edit(0, one_change(("counter.inc", *A, "counter", 1))),
+        Push(0, 1),
+        Edit(1, one_change(("counter.inc", *A, "counter", 1))),
+        Push(1, 1),
+        Edit(1, one_change(("max.put", *A, "max", 1))),
+        Edit(1, one_change(("delete", *A))),
+        Rename(1),
+        Push(1, 2),
+    ),
+)
+
+
 @given(histories())
 @example(UNSEEN_OWN)
 @example(LOST_PUT)
 @example(SLOW_CLOCK)
+@example(RENAMED)
 def test_the_merge_core_comes_to_what_the_definitions_say(history: History) -> None:
     World(history, Sequencer()).run()
 
@@ -74,6 +107,7 @@ def test_the_merge_core_comes_to_what_the_definitions_say(history: History) -> N
 @example(UNSEEN_OWN)
 @example(LOST_PUT)
 @example(SLOW_CLOCK)
+@example(RENAMED)
 def test_the_engine_comes_to_what_the_definitions_say(history: History) -> None:
     World(history, EngineServer(len(history.events))).run()
 

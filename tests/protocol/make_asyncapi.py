@@ -26,7 +26,7 @@ KINDS: list[tuple[Type, dict[str, Any]]] = [
     (codec.TEXTS, {"type": "array", "items": {"type": "string"}}),
     (codec.TEXT_MAP, {"type": "object", "additionalProperties": {"type": "string"}}),
     (codec.COUNT_MAP, {"type": "object", "additionalProperties": COUNT}),
-    (codec.CHANGES, {**ARRAY, "minItems": 1, "maxItems": 1000, "items": {**ARRAY, "minItems": 5, "maxItems": 5}}),
+    (codec.CHANGES, {**ARRAY, "minItems": 1, "maxItems": 1000, "items": {**ARRAY, "minItems": 5, "maxItems": 6}}),
     (codec.DOCUMENTS, {**ARRAY, "items": {**ARRAY, "minItems": 5, "maxItems": 5}}),
     (codec.OUTCOMES, {**ARRAY, "items": {**ARRAY, "minItems": 5, "maxItems": 5}}),
 ]

@@ -428,6 +428,22 @@ HISTORIES: dict[str, tuple[str, list[Json], Json, list[Json]]] = {
          c("D", 0, "gone", [*reg("d"), {"seen": 2}], on("reg.set", "g", 1), op=1)],
         doc(3, f=[R, "c"]), [],
     ),
+    "renamed-sees-its-former-id": (
+        "A change whose context names an earlier id has seen what that one did up to the seq given, and no more.",
+        [MADE, c("A", 0, "applied", reg("b")),
+         c("C", 0, "merged", CREATE, reg("c"), met=[[0, "maker", 1], [1, "won", 2]]),
+         c("A", 0, "merged", reg("d"), met=[[0, "won", 3]]),
+         c("B", 0, "merged", reg("e"), stamp=1, context=[["A", 2, 2]], met=[[0, "lost", 4]]),
+         c("B", 0, "merged", reg("f"), context=[["A", 2, 2]], met=[[0, "won", 4]])],
+        doc(6, f=[R, "f"]), [delta(0, 6, reset(6, f=[R, "f"]))],
+    ),
+    "renamed-knows-what-it-made": (
+        "Without the context an update by the new id does not know the document; a delete ends what the context lacks.",
+        [MADE, c("B", 0, "gone", reg("b"), op=0), c("B", 0, "applied", reg("b"), context=[["A", 1, 1]]),
+         c("C", 2, "applied", on("reg.set", "g", 1)),
+         c("B", 0, "merged", DELETE, context=[["A", 1, 1]], met=[[0, "ended", 3]])],
+        {}, [delta(0, 4), delta(1, 4, deleted(4))],
+    ),
     "all-or-nothing": (
         "Operations are judged on the state before plus the earlier ones; one refused refuses all, and n is used.",
         [c("A", 0, "gone", CREATE, reg("a"), DELETE, reg("b"), op=3),

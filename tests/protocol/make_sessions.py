@@ -109,6 +109,14 @@ AT_TWO: list[Step] = [
 CREATE = ["create", "notes", "mine"]
 TITLE = ["reg.set", "notes", "mine", "title", "m"]
 MINE = {"title": ["reg", "m"]}
+AGAIN_TITLE, MORE_TITLE, OTHER_TITLE = ({"title": ["reg", text]} for text in ("again", "more", "other"))
+# The client has taken another id: it leaves, and comes back as that.
+RENAMED: list[Step] = [
+    {"notice": "renamed"},
+    {"connect": True},
+    client([1, {"device": "$device(2)", "installation": ANY, "time": ANY}]),
+    server(WELCOME),
+]
 AGAIN: list[Step] = [{"close": 1012}, *OPEN]
 
 LEASE = {"$b": "bGVhc2UgMSAgICAgICAgIA"}  # 16 bytes
@@ -287,22 +295,83 @@ SESSIONS: dict[str, tuple[str, list[Step]]] = {
             commit(CREATE, TITLE),
             client(push(change(1, 2))),
             server(outcomes([1, "99" * 8, "applied", 3, None])),
-            expect({"notes/n1": A, "notes/n2": B, "notes/mine": MINE}, outbox=[1], settled=0),
             {"notice": "forked"},
+            *RENAMED,
+            client(subscribe(2, chain="0000000000000002")),
+            server(subscribed(3, "catch-up")),
+            client(push([1, "$nonce(1)", 2, ANY, [CREATE, TITLE]])),
+            expect({"notes/n1": A, "notes/n2": B, "notes/mine": MINE}, outbox=[1], settled=0),
         ],
     ),
     "forked": (
-        "After `forked` the client pushes no more under this id, keeps its outbox, and goes on reading.",
+        "After `forked` the client leaves its id: what was not taken, and what comes then, goes out under another.",
         [
             *AT_TWO,
             commit(CREATE, TITLE),
             client(push(change(1, 2))),
             server(outcomes(forked=1)),
             {"notice": "forked"},
+            *RENAMED,
             commit(["delete", "notes", "n1"]),
+            client(subscribe(2, chain="0000000000000002")),
+            server(subscribed(2)),
+            client(push([1, "$nonce(1)", 2, ANY, [CREATE, TITLE]], [2, ANY, 2, ANY, [["delete", "notes", "n1"]]])),
+            server(
+                outcomes(outcome(1, "applied", 3), outcome(2, "applied", 4)),
+                delta(2, 4, note("mine", 3, 1, title="m"), note("n1", 4, 2)),
+            ),
+            expect({"notes/n2": B, "notes/mine": MINE}, outbox=[], settled=2, complete=4),
+        ],
+    ),
+    "forked-in-the-middle": (
+        "What was answered under the old id is seen by what is sent under the new one: its context says so.",
+        [
+            *AT_TWO,
+            commit(CREATE, TITLE),
+            client(push(change(1, 2))),
+            commit(["reg.set", "notes", "mine", "title", "again"]),
+            client(push(change(2, 2))),
+            server(outcomes(outcome(1, "applied", 3)), outcomes(forked=2)),
+            {"notice": "forked"},
+            *RENAMED,
+            client(subscribe(2, chain="0000000000000002")),
+            server(subscribed(3, "catch-up")),
+            client(
+                push([1, "$nonce(2)", 2, ANY, [["reg.set", "notes", "mine", "title", "again"]], [["$device(1)", 1, 3]]])
+            ),
+            expect({"notes/n1": A, "notes/n2": B, "notes/mine": AGAIN_TITLE}, outbox=[0, 1], settled=0),
+            commit(["reg.set", "notes", "mine", "title", "more"]),
+            client(push([2, ANY, 2, ANY, ANY, [["$device(1)", 1, 3]]])),
+            server(
+                outcomes(outcome(1, "applied", 4), outcome(2, "applied", 5)),
+                delta(2, 5, note("mine", 5, 1, title="more")),
+            ),
+            expect({"notes/n1": A, "notes/n2": B, "notes/mine": MORE_TITLE}, outbox=[], settled=2, complete=5),
+            commit(["reg.set", "notes", "mine", "title", "m"]),
+            client(push([3, ANY, 5, ANY, [["reg.set", "notes", "mine", "title", "m"]]])),
+        ],
+    ),
+    "answered-by-the-old-id": (
+        "A restored copy offers what it holds once more under the old id: what the server has ends there, once.",
+        [
+            *AT_TWO,
+            commit(CREATE, TITLE),
+            client(push(change(1, 2))),
+            commit(["reg.set", "notes", "mine", "title", "again"]),
+            client(push(change(2, 2))),
+            *AGAIN,
+            client(subscribe(2, chain="0000000000000002")),
+            server(
+                outcomes(outcome(1, "applied", 3), outcome(2, "applied", 4), [3, "99" * 8, "applied", 5, None]),
+                subscribed(5, "catch-up"),
+                delta(2, 5, note("mine", 5, 1, title="other")),
+            ),
+            {"notice": "forked"},
+            *RENAMED,
+            client(subscribe(2, chain="0000000000000002")),
+            server(subscribed(5, "catch-up"), delta(2, 5, note("mine", 5, 1, title="other"))),
             {"silent": True},
-            server(delta(2, 3, note("n2", 3, 2))),
-            expect({"notes/mine": MINE}, outbox=[1, 2], complete=3),
+            expect({"notes/n1": A, "notes/n2": B, "notes/mine": OTHER_TITLE}, outbox=[], settled=0, complete=5),
         ],
     ),
     "void-after-gap": (

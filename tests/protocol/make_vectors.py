@@ -118,6 +118,17 @@ CLIENT: list[tuple[str, list[Any]]] = [
             },
         ],
     ),
+    (
+        "push of a device that had another id before",
+        [
+            4,
+            {
+                "space": "user/42",
+                "epoch": EPOCH,
+                "changes": [[1, NONCE, 7, 1_700_000_000_001, OPERATIONS[:1], [[ID, 12, MAX], [EPOCH, 1, 0]]]],
+            },
+        ],
+    ),
     ("ack", [5, {"space": "user/42", "epoch": EPOCH, "applied": 65_536, "oldest_base": 255, "settled": 127}]),
     ("refresh", [10, {"token": "new"}]),
     ("background", [11, {"keepalive_ms": 300_000}]),

@@ -163,6 +163,7 @@ class Player:
         self.store = Store(directory, entropy=self.entropy, durability="off")
         self.session: Session | None = None
         self.nonces: dict[int, str] = {}
+        self.devices: list[str] = []
         self.sent: list[list[Any]] = []
         self.notices: list[str] = []
         self.now_s = 0.0
@@ -187,6 +188,8 @@ class Player:
 
     def do_connect(self, _: bool) -> None:
         self.session = Session(lambda: self.entropy(8))
+        if self.store.device.hex() not in self.devices:
+            self.devices.append(self.store.device.hex())
         self.sent = [[1, {"device": self.store.device.hex(), "installation": self.store.installation.hex(), "time": 5}]]
 
     def do_close(self, code: int) -> None:
@@ -224,13 +227,15 @@ class Player:
         self.sent += [message for message in written if message[0] != 5]
 
     def filled(self, item: Any) -> Any:
-        """The script with `$nonce(n)` replaced."""
+        """The script with `$nonce(n)` and `$device(n)` replaced."""
         if isinstance(item, list):
             return [self.filled(entry) for entry in item]
         if isinstance(item, dict):
             return {key: self.filled(entry) for key, entry in item.items()}
         if isinstance(item, str) and item.startswith("$nonce("):
             return self.nonces[int(item[7:-1])]
+        if isinstance(item, str) and item.startswith("$device("):
+            return self.devices[int(item[8:-1]) - 1]
         return item
 
     def do_client(self, patterns: list[Any]) -> None:
@@ -238,6 +243,7 @@ class Player:
         for pattern in patterns:
             assert self.sent, f"nothing sent, expected {pattern}"
             message = self.sent.pop(0)
+            self.learn(message)
             assert fits(self.filled(pattern), message), f"{message} is not {pattern}"
 
     def do_client_any(self, patterns: list[Any]) -> None:
@@ -245,9 +251,12 @@ class Player:
         message = self.sent.pop(0) if self.sent else None
         assert any(fits(self.filled(pattern), message) for pattern in patterns), f"{message} is none of {patterns}"
         if message is not None:
-            for change in message[1].get("changes", ()):
-                n, nonce = (change[1], change[3]) if change[0] == "void" else (change[0], change[1])
-                self.nonces[n] = nonce
+            self.learn(message)
+
+    def learn(self, message: list[Any]) -> None:
+        for change in message[1].get("changes", ()):
+            n, nonce = (change[1], change[3]) if change[0] == "void" else (change[0], change[1])
+            self.nonces[n] = nonce
 
     def do_silent(self, _: bool) -> None:
         self.collect()

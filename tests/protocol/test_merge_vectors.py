@@ -29,6 +29,8 @@ def played(history: dict[str, Any]) -> tuple[Daemon, list[str]]:
         daemon.now_ms = change["now_ms"]
         operations = from_json_value(change["operations"])
         raw = [change["n"], nonce(change["n"]), change["base"], change["stamp_ms"], operations]
+        if "context" in change:
+            raw.append([[by_letter(letter, {}).device, n, seq] for letter, n, seq in change["context"]])
         (entry,) = daemon.push(by_letter(change["device"], history.get("grants", {})), parsed_change(raw)).outcomes
         detail = entry.detail or {}
         told = {"outcome": entry.outcome, "seq": entry.seq, "op": detail.get("op"), "met": detail.get("met")}

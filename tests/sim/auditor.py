@@ -44,6 +44,7 @@ class Sent:
     stamp: int
     operations: tuple[tuple[Any, ...], ...] | None
     is_refused: bool = False
+    context: tuple[tuple[bytes, int, int], ...] = ()  # (device, n, seq)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Pushing:
 class Auditor:
     def __init__(self) -> None:
         self.spaces: dict[str, SpaceAudit] = {}
-        self.made: dict[tuple[bytes, str, int], dict[bytes, Made]] = {}  # by nonce: a clone makes an n a second time
+        self.made: dict[tuple[str, bytes], Made] = {}  # by space and nonce: n is another under another id of the device
         self.installations: dict[bytes, bytes] = {}  # of each device, the one to which the server has bound it
         self.forks = 0
         self.posted: dict[bytes, tuple[Any, ...]] = {}  # Idempotency-Key -> what was answered
@@ -134,7 +135,9 @@ class Auditor:
         fate: str | None = None,
     ) -> None:
         made = Made(complete, packed([list(operation) for operation in operations]), by, fate)
-        self.made.setdefault((device, space, n), {})[nonce] = made
+        # A void gives up several with one nonce.
+        assert (space, nonce) not in self.made or fate == "void", "nonces are random"
+        self.made[space, nonce] = made
 
     # -- in the server's store, at the moment of the commit ------------------------------------------------------
 
@@ -238,7 +241,7 @@ class Auditor:
 
     def _check_made(self, node: str, space: str, device: bytes, change: Sent, n: int) -> str | None:
         """The change is what its author made. Returns its fate, if that is known beforehand."""
-        made = self.made.get((device, space, n), {}).get(change.nonce)
+        made = self.made.get((space, change.nonce))
         if made is None:
             raise Violation("S2", f"{space}: the server recorded n = {n}, which {node} never committed", node)
         if made.fate is not None:
@@ -251,7 +254,18 @@ class Auditor:
             raise Violation("S1", f"{space}: n = {n} of {node} is not what was committed there", node)
         if change.base > made.complete:
             raise Violation("S6", f"{space}: n = {n} says base {change.base}, made at {made.complete}", node)
+        self._check_context(node, space, change)
         return None
+
+    def _check_context(self, node: str, space: str, change: Sent) -> None:
+        """What a change says to have seen under earlier ids is what was recorded of them, up to the last one."""
+        audit = self.space(space)
+        for former, n, seq in change.context:
+            own = [audit.recorded.get((former, number)) for number in range(1, n + 1)]
+            last = max((entry.seq or 0 for entry in own if entry is not None), default=0)
+            if None in own or last != seq:
+                told = f"{space}: n = {change.n} of {node} says it has seen {n} changes of {former.hex()[:8]}"
+                raise Violation("S6", f"{told} up to seq {seq}, and the last of them has {last}", node)
 
     def _judge(
         self,
@@ -280,6 +294,8 @@ class Auditor:
         vector = audit.prefix[base]
         if has_memory and dot.n > 1:
             vector = vector.advanced(Dot(dot.device, dot.n - 1))
+        for former, n, _ in change.context:
+            vector = vector.advanced(Dot(former, n))
         time = max(audit.times[-1], now_ms)
         operations, vectors, bases = _plain(audit, change, vector)
         told = Told(dot, vector, vectors, change.stamp, time, operations, bases)

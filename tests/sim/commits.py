@@ -78,7 +78,8 @@ def _sent(change: Change | Void | RefusedChange) -> Sent:
     if isinstance(change, RefusedChange):
         return Sent(change.n, change.n, change.nonce, change.base, change.stamp, None, True)
     operations = tuple(tuple(operation.wire()) for operation in change.operations)
-    return Sent(change.n, change.n, change.nonce, change.base, change.stamp, operations)
+    context = tuple((former.device, former.n, former.seq) for former in change.context)
+    return Sent(change.n, change.n, change.nonce, change.base, change.stamp, operations, context=context)
 
 
 def _inbox(now_ms: int, event: Any) -> tuple[str | None, list[list[Any]]]:

@@ -39,7 +39,7 @@ class SimDevice:
         self.random = random
         self.clock = SimClock()
         self.client: Device | None = None
-        self.id = b""
+        self._id = b""
         self.is_cloned = False
         self.directory = directory
         self._network, self._trace = network, trace
@@ -51,6 +51,13 @@ class SimDevice:
         self._leaving = trio.Event()
         self._is_down = trio.Event()
         self._is_down.set()
+
+    @property
+    def id(self) -> bytes:
+        """The id that it has now: a device whose store was copied takes another one."""
+        if self.client is not None:
+            self._id = self.client.id
+        return self._id
 
     @property
     def is_on(self) -> bool:
@@ -101,7 +108,7 @@ class SimDevice:
                     self.directory, url="ws://server.invalid/v1/sync", token=lambda: self._token(self),
                     binding=binding, ports=ports, durability="off",
                 ) as client:  # fmt: skip
-                    self.client, self.id = client, client.id
+                    self.client, self._id = client, client.id
                     task_status.started()
                     await self._leaving.wait()
         finally:

@@ -59,7 +59,7 @@ class Person:
         self._world, self._device = world, device
         self._random = Random(device.random.random())
         self._read_at: dict[str, Any] = {}
-        self._written: tuple[str, int, tuple[str, str], str, Any] | None = None  # the last plain write: space, n, ...
+        self._written: tuple[str, bytes, tuple[str, str], str, Any] | None = None  # the last plain write
 
     async def run(self) -> None:
         random, plan = self._random, self._world.plan
@@ -127,7 +127,7 @@ class Person:
         if len(operations) == 1 and operations[0][0] == "reg.set" and before is not None and not staged:
             field, value = operations[0][3:5]
             if before.types.get(field, "reg") == "reg":
-                self._written = (space.name, change.n, (target[0], target[1]), field, value)
+                self._written = (space.name, change.nonce, (target[0], target[1]), field, value)
                 self.look()
 
     def commit(self, space: Space, operations: list[list[Any]], read_at: Any = None) -> Change:
@@ -149,8 +149,8 @@ class Person:
         client, written = self._device.client, self._written
         if client is None or written is None:
             return
-        name, n, target, field, value = written
-        space, told = client.space(name), client.store.outcome(name, n)
+        name, nonce, target, field, value = written
+        space, told = client.space(name), client.store.outcome_of(name, nonce)
         row = space.row
         if (
             row.revoked is not None
@@ -166,7 +166,7 @@ class Person:
             return
         if shown is None or packed(shown.fields.get(field)) != packed(value):
             violation = Violation(
-                "S9", f"{self._device.name} no longer shows its own n = {n} of {name}", self._device.name
+                "S9", f"{self._device.name} no longer shows its own {nonce.hex()} of {name}", self._device.name
             )
             self._world.fail(violation)
 

@@ -46,7 +46,7 @@ TOKEN_SLACK_MS = 1000  # tokens tell whole seconds
 HEARD_S = 5.0  # by then a goaway has been heard
 CROWD_COUNT = 8  # so many who are told the same are no accident
 LIVENESS_S = 900.0  # three of the longest backoffs, and the time in which a dead connection is noticed
-ALARMING = ("drift", "forked", "malformed", "expired", "stopped")
+ALARMING = ("drift", "forked", "renamed", "malformed", "expired", "stopped")
 
 
 class NotLive(Exception):
@@ -445,7 +445,7 @@ class World:
         new = min(client.watchers.notice_count - seen, len(client.watchers.notices))
         self._notices[device.name] = (life, client.watchers.notice_count)
         for notice in list(client.watchers.notices)[len(client.watchers.notices) - new :]:
-            if notice.what in ALARMING and not (device.is_cloned and notice.what in ("forked", "stopped")):
+            if notice.what in ALARMING and not (device.is_cloned and notice.what in ("forked", "renamed", "stopped")):
                 raise Violation("S7", f"{device.name} notices: {notice}", device.name, "server")
         if client.status.state is State.STOPPED and not device.is_cloned:
             raise Violation("S15", f"{device.name} stopped: {client.status.reason}", device.name, "server")

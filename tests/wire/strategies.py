@@ -118,6 +118,13 @@ def json_value(value: Any) -> Any:
     return value
 
 
+def json_change(change: list[Any]) -> list[Any]:
+    if change[0] == "void":
+        return [*change[:3], change[3].hex(), change[4]]
+    context = [[[device.hex(), n, seq] for device, n, seq in former] for former in change[5:]]
+    return [change[0], change[1].hex(), *change[2:4], json_value(change[4]), *context]
+
+
 def json_message(message: list[Any]) -> list[Any]:
     """A raw client message as the JSON binding writes it."""
     code, body = message
@@ -126,10 +133,7 @@ def json_message(message: list[Any]) -> list[Any]:
         if key == "x-later":
             result[key] = json_value(item)
         elif key == "changes":
-            result[key] = [
-                [*c[:3], c[3].hex(), c[4]] if c[0] == "void" else [c[0], c[1].hex(), *c[2:4], json_value(c[4])]
-                for c in item
-            ]
+            result[key] = [json_change(change) for change in item]
         else:
             result[key] = item.hex() if isinstance(item, bytes) else item
     return [code, result]

@@ -415,7 +415,7 @@ def sync(options: Options, spaces: Sequence[str]) -> None:
                 put_line(space_line(device, space))
             if device.status.state in (State.READY, State.DRAINING):
                 revoked = [space.name for space in handles if not space.is_complete]
-                if scope.cancelled_caught or revoked or device.forked is not None:
+                if scope.cancelled_caught or revoked:
                     return _failed(_unfinished(device, revoked), FAILED)
                 return 0
             return _failed(_reason(options, device), UNREACHABLE)
@@ -424,8 +424,6 @@ def sync(options: Options, spaces: Sequence[str]) -> None:
 
 
 def _unfinished(device: Device, incomplete: Sequence[str]) -> str:
-    if device.forked is not None:
-        return f"another replica uses this device id (seen at {device.forked}); nothing is pushed any more"
     return f"not complete: {', '.join(incomplete) or 'the outbox'}{_notices(device)}"
 
 

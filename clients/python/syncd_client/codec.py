@@ -185,7 +185,10 @@ def change_wire(change: m.Change | m.Void, binding: Binding) -> list[Value]:
     operations = [operation.wire() for operation in change.operations]
     if binding.is_json:
         operations = json_value(operations)
-    return [change.n, nonce, change.base, change.stamp_ms, operations]
+    head = [change.n, nonce, change.base, change.stamp_ms, operations]
+    if not change.context:
+        return head
+    return [*head, [[ID.out(former.device, binding), former.n, former.seq] for former in change.context]]
 
 
 def change_bytes(change: m.Change | m.Void) -> int:
@@ -198,7 +201,7 @@ def _changes_into(raw: Any, binding: Binding, where: str) -> tuple[m.Change | m.
 
 
 def _change(raw: Any, binding: Binding, where: str) -> m.Change | m.Void:
-    items = _array(raw, 5, where, "a change of five items")
+    items = _array(raw, 5, where, "a change of five items, or six")
     if items[0] == "void":
         n, last_n = (_count_into(item, binding, where) for item in items[1:3])
         return m.Void(n, last_n, H8.into(items[3], binding, where), TEXT.into(items[4], binding, where))
@@ -208,7 +211,15 @@ def _change(raw: Any, binding: Binding, where: str) -> m.Change | m.Void:
     except (InvalidInput, TypeError) as error:
         raise PeerError(f"{where}: {error}") from None
     n, base, stamp_ms = (_count_into(item, binding, where) for item in (items[0], items[2], items[3]))
-    return m.Change(n, H8.into(items[1], binding, where), base, stamp_ms, checked)
+    context = tuple(
+        _former(item, binding, where) for item in (_array(items[5], 1, where, "a context") if items[5:] else ())
+    )
+    return m.Change(n, H8.into(items[1], binding, where), base, stamp_ms, checked, context)
+
+
+def _former(raw: Any, binding: Binding, where: str) -> m.Former:
+    device, n, seq = _array(raw, 3, where, "an earlier id")[:3]
+    return m.Former(ID.into(device, binding, where), _count_into(n, binding, where), _count_into(seq, binding, where))
 
 
 def _docs_out(entries: Iterable[m.DocumentEntry], binding: Binding) -> list[Value]:

@@ -120,6 +120,9 @@ class Conversation:
         with self._store.transaction() as tx:
             for message in messages:
                 effects += self.session.received(tx, message, now_ms, now_s)
+        if self.session.is_renamed:
+            self._groups.clear()
+            self.leave()
         return effects
 
     # -- sending -----------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class Device:
         self._sooner = Pulse(loop)  # `due_s` may have moved
         self._background: m.Background | None = None
         self._known_n: dict[str, int] = {}
-        self._awaited: dict[tuple[str, int], Pulse] = {}
+        self._awaited: dict[tuple[str, bytes], Pulse] = {}  # by space and nonce
 
     # -- what an application uses ------------------------------------------------------------------------------------
 
@@ -112,7 +112,8 @@ class Device:
 
     @property
     def forked(self) -> Value:
-        """None, or where another replica of this device id was seen: nothing is pushed any more."""
+        """None, or where it was seen that this device must leave its id (another replica uses it, or it was retired).
+        It does so by itself; what was not taken under the old id is pushed under the next one."""
         return self.store.setting("forked")
 
     def go_online(self) -> None:
@@ -186,7 +187,8 @@ class Device:
         return Following(self.watchers.pulse, news)
 
     def notices(self) -> AsyncIterator[Notice]:
-        """What the application should hear of, from now on: forked, revoked, expired, drift, malformed, errors."""
+        """What the application should hear of, from now on: forked, renamed, revoked, expired, drift, malformed,
+        errors."""
         seen = self.watchers.notice_count
 
         def news() -> list[Notice]:
@@ -226,7 +228,7 @@ class Device:
 
     async def sync(self, *spaces: str) -> bool:
         """Wait until the outbox is empty and `spaces` (default: all subscribed) are complete. False if that cannot be:
-        the connection has stopped, another replica uses this device id, or a space may not be read."""
+        the connection has stopped, or a space may not be read."""
         names = spaces or tuple(row.name for row in self.spaces() if row.is_subscribed)
         await self.wait_until(lambda: self.is_synced(names) or self._is_stuck(names))
         return self.is_synced(names)
@@ -238,7 +240,7 @@ class Device:
             return self.status.state in (State.STOPPED, State.CLOSED)
         missing = [name for name in names if not self.space(name).is_complete]
         is_shut = all(session.is_shut(name) for name in missing)
-        return is_shut and (self.forked is not None or (bool(missing) and self.outbox_depth() == 0))
+        return is_shut and bool(missing) and self.outbox_depth() == 0
 
     # -- what the space handle uses ----------------------------------------------------------------------------------
 
@@ -246,13 +248,14 @@ class Device:
     def session(self) -> Session | None:
         return self._connection.conversation.session if self._connection is not None else None
 
-    async def wait_outcome(self, space: str, n: int) -> OutcomeRow:
+    async def wait_outcome(self, space: str, nonce: bytes) -> OutcomeRow:
         await self.loop.checkpoint()
-        # A pulse for each change: a thousand waiters on the common one would all look at each message.
-        while (row := self.store.outcome(space, n)) is None:
-            if n <= replica.space_row(self.store, space).settled:
-                raise OutcomeForgotten(f"{space}: the outcome of n = {n} is no longer kept")
-            await self._awaited.setdefault((space, n), Pulse(self.loop)).wait()
+        # A pulse for each change: a thousand waiters on the common one would all look at each message. By its nonce: n
+        # is another one once this device has another id.
+        while (row := self.store.outcome_of(space, nonce)) is None:
+            if not self.store.holds(space, nonce):
+                raise OutcomeForgotten(f"{space}: the outcome of the change {nonce.hex()} is no longer kept")
+            await self._awaited.setdefault((space, nonce), Pulse(self.loop)).wait()
         return row
 
     def committed(self, change: Change) -> None:
@@ -276,7 +279,7 @@ class Device:
                 self.watchers.notify(effect)
             else:
                 assert isinstance(effect, Settled)  # the row is durable: whoever waits reads it from the store
-                awaited = self._awaited.pop((effect.outcome.space, effect.outcome.n), None)
+                awaited = self._awaited.pop((effect.outcome.space, effect.outcome.nonce), None)
                 if awaited is not None:
                     awaited.beat()
         connection = self._connection
@@ -422,7 +425,10 @@ class Device:
                 self._heal(verdict.what, session)
             except StoreError as error:  # nothing was altered, so the server will say the same again
                 self.watchers.notify(Notice("error", None, str(error)))
-        if self._interrupt.is_set() or (conversation is not None and conversation.slept):
+        is_renamed = session is not None and session.is_renamed
+        if is_renamed:
+            self._known_n.clear()
+        if self._interrupt.is_set() or is_renamed or (conversation is not None and conversation.slept):
             self._reconnecting.hasten(now_s)
         self._move(Event.LOST, verdict.reason, verdict.code)
 

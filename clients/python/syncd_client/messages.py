@@ -13,8 +13,18 @@ from .operations import Operation
 from .values import Value
 
 PATCH, RESET, DELETED = 0, 1, 2
+CONTEXT_MAX = 2  # earlier ids that a change may name
 
 FieldValue: TypeAlias = tuple[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """An earlier id of this device: its changes up to n, of which the last has `seq`, count as seen."""
+
+    device: bytes
+    n: int
+    seq: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +34,7 @@ class Change:
     base: int
     stamp_ms: int
     operations: tuple[Operation, ...]
+    context: tuple[Former, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from .messages import (
     Void,
 )
 from .operations import Operation
+from .renaming import cut_off, note_fork, take_up_lost, with_former
 from .replay import State, replayed
 from .sums import MODULUS, document_sum, hashed, sum_bytes
 from .tables import DocumentRow, Entry, Key, OutcomeRow, RefusedRow, SpaceRow, Tables
@@ -91,7 +92,8 @@ def commit(
     stamp_ms = max(now_ms + (tx.setting("offset_ms") or 0), row.t_ms, tx.setting("stamp_ms") or 0)
     # One wrong time of a server or clock would stay for ever, and what no server can read would end all pushing.
     stamp_ms = min(stamp_ms, INTEGER_MAX)
-    entry = Entry(row.next_n, row.next_n, nonce, base, stamp_ms, tuple(operations))
+    context = with_former((), row.context, base)
+    entry = Entry(row.next_n, row.next_n, nonce, base, stamp_ms, tuple(operations), context=context)
     _check_limits(entry, limits)
     tx.put_entry(space, entry)
     tx.put_setting("stamp_ms", stamp_ms)
@@ -127,7 +129,7 @@ def view(tx: Tables, space: str, key: Key) -> tuple[DocumentRow | None, State, i
 def wire_change(entry: Entry) -> Change | Void:
     if entry.void_reason is not None:
         return Void(entry.n, entry.last_n, entry.nonce, entry.void_reason)
-    return Change(entry.n, entry.nonce, entry.base, entry.stamp_ms, entry.operations)
+    return Change(entry.n, entry.nonce, entry.base, entry.stamp_ms, entry.operations, entry.context)
 
 
 def subscribe_message(row: SpaceRow) -> Subscribe:
@@ -251,11 +253,19 @@ def take_outcomes(tx: Tables, message: Outcomes) -> Answered:
             continue
         settled.append(_store_outcome(tx, row, entry, answer))
         touched.update(dict.fromkeys(operation.key for operation in entry.operations))
-    if forked is not None:
-        tx.put_setting("forked", {"space": row.name, "n": forked})
     if settled:  # else a message about a space that is not known here would leave a row
-        tx.put_space(_with_settled(tx, row))
+        row = replace(_with_settled(tx, row), epoch=message.epoch)  # what has a seq is a position of it
+        tx.put_space(replace(row, own_seq=max(row.own_seq, _last_seq(row, settled))))
+    if forked is not None:
+        note_fork(tx, row.name, forked)
     return Answered(tuple(settled), tuple(touched), forked)
+
+
+def _last_seq(row: SpaceRow, settled: Sequence[OutcomeRow]) -> int:
+    """The last seq among changes of this id that follow each other without a gap. What another replica of the id made
+    lies between them and what comes later, if the server takes that."""
+    limit_n = row.next_n if row.resend_n is None else row.resend_n
+    return max((outcome.seq or 0 for outcome in settled if outcome.n < limit_n), default=0)
 
 
 def _store_outcome(tx: Tables, row: SpaceRow, entry: Entry, answer: OutcomeEntry) -> OutcomeRow:
@@ -358,25 +368,43 @@ def take_expired(tx: Tables, message: Expired, new_nonce: Callable[[], bytes]) -
         # The answer to something sent before the first `expired` arrived. In the same epoch it can be a first one, too:
         # of a server whose disk was set back, which never gave the positions that are held here.
         return False, ()
+    is_restored = row.epoch != message.epoch
     touched: tuple[Key, ...] = ()
     if row.complete > message.fork:
         touched = drop_synced(tx, row.name)
         row = space_row(tx, row.name)
     tx.drop_pages(row.name)
     row = replace(
-        row, epoch=message.epoch, fork=message.fork, resume=row.complete, start=None, safe=min(row.safe, message.fork)
+        row,
+        epoch=message.epoch,
+        fork=message.fork,
+        resume=row.complete,
+        start=None,
+        safe=min(row.safe, message.fork),
+        own_seq=min(row.own_seq, message.fork),
+        context=cut_off(row.context, message.fork),
     )
-    tx.put_space(row)
     for entry in tx.outbox(row.name) + tx.kept(row.name):
-        if entry.base > message.fork:
-            tx.put_entry(row.name, replace(entry, base=message.fork))
+        tx.put_entry(row.name, _cut_off(entry, message.fork))
+    if is_restored and message.fork and not message.highest:
+        row = take_up_lost(tx, row, message.fork)
+    tx.put_space(row)
     forked = message.highest >= row.next_n
     if forked:
-        tx.put_setting("forked", {"space": row.name, "n": message.highest})
+        note_fork(tx, row.name, row.next_n)
     else:
         fill_gap(tx, row.name, message.highest + 1, new_nonce, "lost_in_restore")
     pending = (operation.key for entry in tx.outbox(row.name) for operation in entry.operations)
     return forked, tuple(dict.fromkeys([*touched, *pending]))
+
+
+def _cut_off(entry: Entry, fork: int) -> Entry:
+    """What a change says to have seen, in an epoch that shares the history up to `fork` with the one it was made in."""
+    operations = tuple(
+        operation if operation.seen is None or operation.seen <= fork else replace(operation, seen=fork or None)
+        for operation in entry.operations
+    )
+    return replace(entry, base=min(entry.base, fork), operations=operations, context=cut_off(entry.context, fork))
 
 
 def take_revoked(tx: Tables, message: Revoked) -> tuple[Key, ...]:

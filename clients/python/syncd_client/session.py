@@ -20,7 +20,7 @@ from dataclasses import fields as fields_of
 from typing import Any, TypeAlias
 
 from . import messages as m
-from . import replica
+from . import renaming, replica
 from .codec import change_bytes
 from .errors import PeerError
 from .policy import State
@@ -133,6 +133,8 @@ class Session:
         self.suspicion = suspicion
         self.links: dict[str, Link] = {}
         self.is_too_early = False  # the server refused the first flight: it is another than it was
+        self.is_renamed = False  # the device has another id now: nothing more is sent on this connection
+        self._is_leaving = False  # the id is being left (renaming.py)
         self._is_early = is_early
         self._new_nonce = new_nonce
         self._dirty: dict[str, None] = {}
@@ -144,6 +146,19 @@ class Session:
 
     def received(self, tx: Tables, message: m.Message, now_ms: int, now_s: float) -> list[Effect]:
         """Take one message of the server. Raises PeerError for one that may not come now."""
+        effects = [] if self.is_renamed else self._received(tx, message, now_ms, now_s)
+        if self._is_leaving and not self.is_renamed and renaming.is_done(tx):
+            effects += self._rename(tx)
+        return effects
+
+    def _rename(self, tx: Tables) -> list[Effect]:
+        """All has been answered that can be under the old id. The connection speaks for that one, and ends."""
+        effects: list[Effect] = [Settled(row) for row in renaming.rename(tx, self._new_nonce() + self._new_nonce())]
+        self.is_renamed, self.suspicion = True, None
+        effects.append(Notice("renamed", None, "this device goes on under another id, with all that was not taken"))
+        return effects
+
+    def _received(self, tx: Tables, message: m.Message, now_ms: int, now_s: float) -> list[Effect]:
         if isinstance(message, m.Ping):
             self._replies.append(m.Pong(message.id))
             return []
@@ -186,6 +201,7 @@ class Session:
         tx.put_setting("offset_ms", message.time - now_ms)
         tx.put_setting("limits", dict(message.limits))
         tx.put_setting("first_flight", FIRST_FLIGHT in message.caps)
+        self._is_leaving = renaming.is_leaving(tx)
         self.look_at_all(tx)
         return []
 
@@ -239,7 +255,8 @@ class Session:
             forked = self._gap(tx, message.space, link, message.gap)
         if forked is not None:
             link.flights.clear()
-            effects.append(Notice("forked", message.space, f"another replica of this device committed n = {forked}"))
+            self._is_leaving = True
+            effects.append(Notice("forked", message.space, f"n = {forked} is another replica's, or this id is retired"))
         self._changed(message.space)
         return effects
 
@@ -248,8 +265,10 @@ class Session:
             link.stale_gaps -= 1
             return None
         row = replica.space_row(tx, space)
-        if expected_n >= row.next_n:
-            tx.put_setting("forked", {"space": space, "n": expected_n})
+        if expected_n >= row.next_n or self._is_leaving:
+            # While the id is being left, nothing is made void under it: what has no answer is offered under the next.
+            expected_n = min(expected_n, row.settled + 1) if self._is_leaving else row.next_n
+            renaming.note_fork(tx, space, expected_n)
             return expected_n
         replica.fill_gap(tx, space, expected_n, self._new_nonce, "not_held")
         link.rewind(expected_n)
@@ -275,6 +294,7 @@ class Session:
             Notice("expired", message.space, f"new epoch, fork at {message.fork}"),
         ]
         if forked:
+            self._is_leaving = True
             effects.append(Notice("forked", message.space, f"the server holds n = {message.highest} of this device"))
         return effects
 
@@ -297,6 +317,8 @@ class Session:
             else:
                 link.flights.clear()
                 link.retry_s = float("inf")
+                if self._is_leaving:  # the server holds nothing of this device there, and takes nothing
+                    renaming.end_resending(tx, message.space, 0)
         elif message.retry == "resync":
             effects.append(Touched(message.space, replica.drop_synced(tx, message.space)))
             self._retry(message.space, link, now_s, _pause_s(link))
@@ -341,6 +363,8 @@ class Session:
     def outgoing(self, tx: Tables, now_s: float) -> list[m.ClientMessage]:
         """What to send now. What it returns is counted as sent."""
         result, self._replies = self._replies, []
+        if self.is_renamed:
+            return []
         for name, link in self.links.items():
             if link.flights and now_s >= link.progress_s + PUSH_ANSWER_S:
                 link.rewind(replica.space_row(tx, name).settled + 1)
@@ -369,6 +393,8 @@ class Session:
     def acks(self, tx: Tables, now_s: float) -> list[m.ClientMessage]:
         """Acks for what changed, now: at most once each `ack_ms`, and before `bye` or `background`."""
         names, self._acks_due = list(self._acks_due), {}
+        if self.is_renamed:
+            return []
         self._ack_s = now_s + 0.001 * self.parameters.ack_ms
         result: list[m.ClientMessage] = []
         for name in names:
@@ -395,7 +421,7 @@ class Session:
         if row.is_subscribed and link.phase == "none":
             link.phase, link.complete = "asked", row.complete
             result.append(replica.subscribe_message(row))
-        if tx.setting("forked") is None and (not row.is_subscribed or link.phase in ("open", "shut")):
+        if not row.is_subscribed or link.phase in ("open", "shut"):
             result.extend(self._pushes(tx, row, link, now_s))
         return result
 
@@ -426,7 +452,7 @@ class Session:
             result.append(replica.subscribe_message(row))
             link.cursor_n, link.progress_s = row.settled + 1, now_s
             is_free = self.suspicion is None and self._in_flight() < self.parameters.limits.pushes_in_flight_max
-            if row.epoch is None or not is_free or tx.setting("forked") is not None:
+            if row.epoch is None or not is_free:
                 continue  # what is pushed without an epoch might meet one, and be expired for nothing
             batch = self._next_batch(tx, row, link)
             while batch and sum(change_bytes(replica.wire_change(entry)) for entry in batch) > room_bytes:
@@ -447,7 +473,10 @@ class Session:
             count_max = min(count_max, self.suspicion.changes_max)
         batch: list[Entry] = []
         room_bytes = limits.frame_bytes_max - PUSH_ENVELOPE_BYTES
+        is_leaving = renaming.is_leaving(tx)
         for entry in tx.unanswered(row.name, link.cursor_n, count_max):
+            if not renaming.sends(row, entry.n, leaving=is_leaving):
+                break
             room_bytes -= change_bytes(replica.wire_change(entry))
             if batch and room_bytes < 0:
                 break

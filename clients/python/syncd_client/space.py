@@ -47,7 +47,8 @@ class Document:
 
 
 class Change:
-    """A committed change. It is durable already; what the server makes of it is its outcome."""
+    """A committed change. It is durable already; what the server makes of it is its outcome. `n` is its number under
+    the id that the device had then; the nonce names it for ever."""
 
     def __init__(self, device: Device, space: str, entry: Entry) -> None:
         self.space = space
@@ -58,11 +59,11 @@ class Change:
 
     def settled(self) -> OutcomeRow | None:
         """The outcome, if it is stored already."""
-        return self._device.store.outcome(self.space, self.n)
+        return self._device.store.outcome_of(self.space, self.nonce)
 
     async def outcome(self) -> OutcomeRow:
         """Wait until the outcome is durable on this device. May take as long as the device is offline."""
-        return await self._device.wait_outcome(self.space, self.n)
+        return await self._device.wait_outcome(self.space, self.nonce)
 
 
 class Space:

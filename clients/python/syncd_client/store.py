@@ -24,12 +24,12 @@ from typing import Any, Literal
 import msgpack
 
 from .errors import StoreError
-from .messages import DocumentEntry
+from .messages import DocumentEntry, Former
 from .operations import Operation, operation_read
 from .tables import DocumentRow, Entry, Key, OutcomeRow, RefusedRow, SpaceRow
 from .values import Value, packed
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x73796E64  # "synd": tells this file from any other SQLite database
 
 # Another process holds the write lock for the length of one fsync; ten seconds are a disk in trouble, not a queue.
@@ -51,7 +51,7 @@ CREATE TABLE document (space TEXT, collection TEXT, id TEXT, rev INTEGER, fields
     PRIMARY KEY (space, collection, id)) WITHOUT ROWID;
 CREATE TABLE page (space TEXT, upto INTEGER, docs BLOB, PRIMARY KEY (space, upto)) WITHOUT ROWID;
 CREATE TABLE entry (space TEXT, n INTEGER, last_n INTEGER, nonce BLOB, base INTEGER, stamp_ms INTEGER, operations BLOB,
-    void_reason TEXT, outcome TEXT, seq INTEGER, is_kept INTEGER, PRIMARY KEY (space, n)) WITHOUT ROWID;
+    void_reason TEXT, outcome TEXT, seq INTEGER, is_kept INTEGER, context BLOB, PRIMARY KEY (space, n)) WITHOUT ROWID;
 CREATE INDEX entry_unanswered ON entry (space, n, base) WHERE outcome IS NULL;
 CREATE INDEX entry_answered ON entry (space, seq) WHERE seq IS NOT NULL AND NOT is_kept;
 CREATE TABLE touch (space TEXT, collection TEXT, id TEXT, n INTEGER, PRIMARY KEY (space, collection, id, n))
@@ -59,7 +59,8 @@ CREATE TABLE touch (space TEXT, collection TEXT, id TEXT, n INTEGER, PRIMARY KEY
 CREATE INDEX touch_by_n ON touch (space, n);
 CREATE TABLE outcome (at INTEGER PRIMARY KEY AUTOINCREMENT, space TEXT, n INTEGER, nonce BLOB, outcome TEXT,
     seq INTEGER, detail BLOB);
-CREATE UNIQUE INDEX outcome_by_n ON outcome (space, n);
+CREATE UNIQUE INDEX outcome_by_n ON outcome (space, n, nonce);
+CREATE INDEX outcome_by_nonce ON outcome (space, nonce);
 CREATE TABLE refused (at INTEGER PRIMARY KEY AUTOINCREMENT, space TEXT, n INTEGER, base INTEGER, stamp_ms INTEGER,
     operations BLOB, outcome TEXT, detail BLOB);
 """
@@ -67,7 +68,7 @@ CREATE TABLE refused (at INTEGER PRIMARY KEY AUTOINCREMENT, space TEXT, n INTEGE
 _SPACES = f"SELECT {', '.join(_SPACE_COLUMNS)} FROM space ORDER BY name"
 _SPACE_BY_NAME = f"SELECT {', '.join(_SPACE_COLUMNS)} FROM space WHERE name = ?"
 _PUT_SPACE = f"INSERT OR REPLACE INTO space VALUES ({', '.join('?' * len(_SPACE_COLUMNS))})"
-_ENTRY = "SELECT n, last_n, nonce, base, stamp_ms, operations, void_reason, outcome, seq, is_kept FROM entry"
+_ENTRY = "SELECT n, last_n, nonce, base, stamp_ms, operations, void_reason, outcome, seq, is_kept, context FROM entry"
 
 
 def _unpacked(data: bytes | None) -> Any:
@@ -79,9 +80,17 @@ def _operations(data: bytes) -> tuple[Operation, ...]:
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
-    n, last_n, nonce, base, stamp_ms, operations, void_reason, outcome, seq, is_kept = row
-    checked = _operations(operations)
-    return Entry(n, last_n, nonce, base, stamp_ms, checked, void_reason, outcome, seq, bool(is_kept))
+    n, last_n, nonce, base, stamp_ms, operations, void_reason, outcome, seq, is_kept, context = row
+    checked, formers = _operations(operations), _context(context)
+    return Entry(n, last_n, nonce, base, stamp_ms, checked, void_reason, outcome, seq, bool(is_kept), formers)
+
+
+def _context(data: bytes | None) -> tuple[Former, ...]:
+    return tuple(Former(*item) for item in _unpacked(data) or ())
+
+
+def _packed_context(context: tuple[Former, ...]) -> bytes | None:
+    return packed([[former.device, former.n, former.seq] for former in context]) if context else None
 
 
 def _document(row: tuple[Any, ...]) -> DocumentRow:
@@ -91,8 +100,9 @@ def _document(row: tuple[Any, ...]) -> DocumentRow:
 def _space(row: tuple[Any, ...]) -> SpaceRow:
     values = dict(zip(_SPACE_COLUMNS, row, strict=True))
     # A sum is unsigned and 64 bits long, SQLite's integers are signed: it is kept as 8 bytes.
+    values["sum"] = int.from_bytes(values["sum"], "big")
     return SpaceRow(
-        **{**values, "sum": int.from_bytes(values["sum"], "big"), "is_subscribed": bool(values["is_subscribed"])}
+        **{**values, "is_subscribed": bool(values["is_subscribed"]), "context": _context(values["context"])}
     )
 
 
@@ -117,7 +127,7 @@ class Store:
             raise StoreError(f"{self.directory}: cannot open the store: {error}") from None
         try:
             self._prepare(durability)
-            self.device = self._device(entropy)
+            self._make_device(entropy)
             self.installation = _installation(self.directory / "installation", entropy)
         except (OSError, sqlite3.Error) as error:
             self._db.close()
@@ -146,14 +156,17 @@ class Store:
                     f"{self.directory}: the store has schema version {version}, this program knows {SCHEMA_VERSION}"
                 )
 
-    def _device(self, entropy: Callable[[int], bytes]) -> bytes:
+    def _make_device(self, entropy: Callable[[int], bytes]) -> None:
         with self.transaction():
-            device = self.setting("device")
-            if device is None:
-                device = entropy(16)
-                self.put_setting("device", device)
-            assert isinstance(device, bytes)
-            return device
+            if self.setting("device") is None:
+                self.put_setting("device", entropy(16))
+
+    @property
+    def device(self) -> bytes:
+        """The device's id. Another process may have changed it (renaming.py)."""
+        device = self.setting("device")
+        assert isinstance(device, bytes)
+        return device
 
     def close(self) -> None:
         self.release_sync_lock()
@@ -229,7 +242,7 @@ class Store:
 
     def put_space(self, row: SpaceRow) -> None:
         values = {name: getattr(row, name) for name in _SPACE_COLUMNS}
-        values["sum"] = row.sum.to_bytes(8, "big")
+        values["sum"], values["context"] = row.sum.to_bytes(8, "big"), _packed_context(row.context)
         self._db.execute(_PUT_SPACE, list(values.values()))
 
     def setting(self, name: str) -> Value:
@@ -314,8 +327,8 @@ class Store:
         self._db.execute("DELETE FROM touch WHERE space = ? AND n = ?", (space, entry.n))
         operations = packed([operation.wire() for operation in entry.operations])
         head = (space, entry.n, entry.last_n, entry.nonce, entry.base, entry.stamp_ms, operations)
-        tail = (entry.void_reason, entry.outcome, entry.seq, entry.is_kept)
-        self._db.execute("INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*head, *tail))
+        tail = (entry.void_reason, entry.outcome, entry.seq, entry.is_kept, _packed_context(entry.context))
+        self._db.execute("INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*head, *tail))
         if entry.is_kept:
             self._db.execute(
                 "DELETE FROM entry WHERE space = ? AND n <= ? AND is_kept", (space, entry.n - KEPT_PER_SPACE_MAX)
@@ -347,8 +360,19 @@ class Store:
         self._db.execute("DELETE FROM outcome WHERE space = ? AND n <= ?", (row.space, row.n - OUTCOMES_PER_SPACE_MAX))
 
     def outcome(self, space: str, n: int) -> OutcomeRow | None:
+        """The outcome of n; if the device had n under an earlier id, too, the newest."""
         sql = "SELECT space, n, nonce, outcome, seq, detail, at FROM outcome WHERE space = ? AND n = ?"
-        return next((_outcome(row) for row in self._rows(sql, space, n)), None)
+        return next((_outcome(row) for row in self._rows(f"{sql} ORDER BY at DESC LIMIT 1", space, n)), None)
+
+    def outcome_of(self, space: str, nonce: bytes) -> OutcomeRow | None:
+        """The outcome of the change with this nonce, whatever its n is by now."""
+        sql = "SELECT space, n, nonce, outcome, seq, detail, at FROM outcome WHERE space = ? AND nonce = ?"
+        return next((_outcome(row) for row in self._rows(f"{sql} ORDER BY at DESC LIMIT 1", space, nonce)), None)
+
+    def holds(self, space: str, nonce: bytes) -> bool:
+        """Whether a change with this nonce waits for its outcome. Looks at the whole outbox."""
+        sql = "SELECT count(*) FROM entry WHERE space = ? AND outcome IS NULL AND nonce = ?"
+        return bool(self._one(sql, space, nonce))
 
     def outcomes_since(self, at: int, count_max: int) -> list[OutcomeRow]:
         """Outcomes in the order in which they were stored, after the position `at`."""
@@ -375,6 +399,10 @@ class Store:
             RefusedRow(name, n, base, stamp_ms, _operations(operations), outcome, _unpacked(detail))
             for name, n, base, stamp_ms, operations, outcome, detail in self._rows(sql, space)
         ]
+
+    def set_refused_aside(self, space: str) -> None:
+        """Number what was refused under an id that is given up by negative numbers, beside those of the next one."""
+        self._db.execute("UPDATE refused SET n = -at WHERE space = ? AND n > 0", (space,))
 
     def drop_refused(self, space: str, n: int) -> None:
         self._db.execute("DELETE FROM refused WHERE space = ? AND n = ?", (space, n))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from .messages import DocumentEntry, FieldValue
+from .messages import DocumentEntry, FieldValue, Former
 from .operations import Operation
 from .values import Value
 
@@ -42,6 +42,9 @@ class SpaceRow:
     is_subscribed: bool = False
     role: str | None = None
     revoked: str | None = None
+    own_seq: int = 0  # the last seq among this id's changes that are settled in order
+    resend_n: int | None = None  # while the id is being left: from here on nothing is sent under it
+    context: tuple[Former, ...] = ()  # earlier ids of this device, whose changes its own have seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,8 @@ class Entry:
     """One change (or void) in the outbox. `outcome` is None until the server's answer is stored.
 
     A kept entry is past the outbox: its effect is in the synced state, and it is held only until the server calls its
-    seq safe, because a server restored from an older backup would ask for it again.
+    seq safe, because a server restored from an older backup would ask for it again. What an earlier id of this device
+    committed has n <= 0, in order.
     """
 
     n: int
@@ -74,6 +78,7 @@ class Entry:
     outcome: str | None = None
     seq: int | None = None
     is_kept: bool = False
+    context: tuple[Former, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,4 +141,6 @@ class Tables(Protocol):
 
     def add_outcome(self, row: OutcomeRow) -> None: ...
     def outcome(self, space: str, n: int) -> OutcomeRow | None: ...
+    def outcome_of(self, space: str, nonce: bytes) -> OutcomeRow | None: ...
+    def set_refused_aside(self, space: str) -> None: ...
     def add_refused(self, row: RefusedRow) -> None: ...
