@@ -18,8 +18,10 @@ from tests.sim import world
 from tests.sim.auditor import Violation
 from tests.sim.device import SimDevice
 from tests.sim.mutants import MUTANTS, SEEDS, Mutant, hunt, planted
+from tests.sim.reseeding import SEEDS_TRIED_MAX, candidates, rewrite
 from tests.sim.run import Report, simulate
 from tests.sim.topic import Topic, Work
+from tests.sim.topics import TOPICS
 from tests.sim.variety import EXPECTED, SEEDS_JUDGED, SEEDS_LISTED, Variety
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +121,37 @@ def test_every_planted_bug_still_finds_its_place() -> None:
     for mutant in MUTANTS:
         with planted(mutant):
             pass
+
+
+def test_new_seeds_are_written_where_the_bug_is_planted(tmp_path: Path) -> None:
+    table = tmp_path / "table.py"
+    source = """MUTANTS = (
+    Mutant(
+        "é one", "m", "f", "old", "new",
+        seeds=((1, "swarm"), (2, "rogue")),  # why
+    ),
+    Mutant(
+        "two", "m", "f", "old", "new",
+    ),
+    Mutant("three", "m", "f", "old", "new"),
+)
+"""
+    table.write_text(source)
+    assert rewrite({"é one": (7, "storm"), "two": (8, "offline")}, tmp_path) == [table]
+    one = source.replace('((1, "swarm"), (2, "rogue"))', '((7, "storm"),)')
+    assert table.read_text() == one.replace(
+        '    ),\n    Mutant("three', '        seeds=((8, "offline"),),\n    ),\n    Mutant("three'
+    )
+    with pytest.raises(AssertionError, match="planted in no file"):
+        rewrite({"four": (1, "swarm")}, tmp_path)
+
+
+def test_the_seeds_that_a_hunt_tries_fit_the_bug() -> None:
+    for mutant in MUTANTS:
+        tried = list(candidates(mutant))
+        assert len(tried) == SEEDS_TRIED_MAX
+        assert not mutant.seeds or {profile for _, profile in tried} == {profile for _, profile in mutant.seeds}
+        assert all(topic.is_in(*job) for topic in TOPICS if mutant in topic.mutants for job in tried)
 
 
 @pytest.mark.long
