@@ -236,7 +236,7 @@ MUTANTS = (
     ),
     Mutant(
         "a base beyond the head is taken",
-        "syncd.engine.engine", "_push", "change.base > work.row.head for", "False for",
+        "syncd.engine.engine", "_push", "_newest_position(change) > work.row.head for", "False for",
         seeds=ROGUE,
     ),
     Mutant(
@@ -322,7 +322,7 @@ MUTANTS = (
     Mutant(
         "who guesses tokens shuts out his neighbours",
         "syncd.net.gate", "Gate.credentials_refused_s",
-        "if wait_s and _digest(credentials) in self._proven:", "if False:",
+        "if wait_s and digest in self._proven:", "if False:",
         seeds=ROGUE,
     ),
     # -- backends that follow a space ------------------------------------------------------------------------------
