@@ -25,7 +25,7 @@ from typing import Any
 
 import trio
 
-from syncd.app import VERSION, config, logs
+from syncd.app import VERSION, allocator, config, logs
 from syncd.app.admin import Admin
 from syncd.app.config import Settings
 from syncd.app.listening import CannotServe, Listeners, host_port, listeners
@@ -90,6 +90,7 @@ def main(settings: Settings, environ: Mapping[str, str], announce: Callable[[Map
     Raises `CannotServe`, `StoreError`, `ConfigError`.
     """
     logs.start(settings.config.log.level)
+    allocator.settle()
     gc.freeze()  # modules and classes stay for good: they need not be looked at again
     gc.set_threshold(GARBAGE_COUNT, 10, 10)
     try:
