@@ -12,56 +12,31 @@ to do, and an `error` before it where the registry has one.
 
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
 import trio
 
 from syncd.engine import commands, reading
-from syncd.engine.commands import Attach, Attached, Author, Bind, Command, Done, Forget, Pushed, Result
+from syncd.engine.commands import Attach, Attached, Author, Bind, Command, Done, Forget, Lose, Purge, Pushed, Result
 from syncd.engine.grants import Role
-from syncd.engine.members import role_of
 from syncd.engine.reading import Cursor
 from syncd.env.ports import Transport, TransportClosed
+from syncd.net import websocket
 from syncd.net.auth import Principal
 from syncd.net.counters import BY_PEER, LOST, Counters
 from syncd.net.delivery import Channel, Delivery
 from syncd.net.formats import format_of
 from syncd.net.http import RECEIVE_BYTES, Upgrade
 from syncd.net.services import Services
-from syncd.net.websocket import (
-    INTERNAL_ERROR,
-    NORMAL,
-    PONG,
-    PROTOCOL_ERROR,
-    Closed,
-    FrameRefused,
-    Inbound,
-    Pinged,
-    Scrap,
-    close_frame,
-    frame,
-)
+from syncd.net.standing import Standing, revoked, standing, standing_after, subscribed
+from syncd.net.websocket import Closed, FrameRefused, Inbound, Pinged, Scrap, close_frame, frame
+from syncd.store.api import Reader
 from syncd.store.committer import Overloaded
+from syncd.wire import errors
 from syncd.wire import messages as m
-from syncd.wire.errors import (
-    DEVICE_BOUND,
-    FORBIDDEN,
-    FRAME_LIMIT,
-    INTERNAL,
-    KIND_BY_NAME,
-    MALFORMED,
-    NOT_SUBSCRIBED,
-    OVERLOADED,
-    RATE_LIMITED,
-    SUPERSEDED,
-    TOKEN_EXPIRED,
-    TOKEN_USER,
-    TOO_MANY_SUBSCRIPTIONS,
-    Kind,
-    ProtocolError,
-    error,
-)
+from syncd.wire.errors import KIND_BY_NAME, Kind, ProtocolError, error
 from syncd.wire.limits import HELLO_BYTES_MAX
 from syncd.wire.session import Due, ServerSession, State, Step, Subscription
 
@@ -159,7 +134,7 @@ class Connection:
                     continue
                 elif isinstance(item, Pinged):
                     self._session.charge(1, int(began_s * 1000))
-                    self.delivery.send_frame(frame(PONG, item.payload))
+                    self.delivery.send_frame(frame(websocket.PONG, item.payload))
                 elif isinstance(item, Scrap):
                     self._session.charge(1, int(began_s * 1000))
                 else:
@@ -178,13 +153,13 @@ class Connection:
                 unfinished.hold(self, inbound.held_bytes)
         except ProtocolError as refused:
             self._refuse(refused)
-            if refused.kind is RATE_LIMITED:
+            if refused.kind is errors.RATE_LIMITED:
                 self._stop_looking()  # or a flood would cost as much as before until the peer closes
         except FrameRefused as refused:
-            if refused.code == PROTOCOL_ERROR:
+            if refused.code == websocket.PROTOCOL_ERROR:
                 self.close(refused.code, refused.reason)  # who breaks the framing would not find our error either
             else:
-                self._end(MALFORMED, refused.reason, refused.code)
+                self._end(errors.MALFORMED, refused.reason, refused.code)
             self._stop_looking()  # where the next frame begins is unknown, so its close frame cannot be waited for
         except Exception:
             self.failed()
@@ -221,6 +196,8 @@ class Connection:
                 await self._hello(message)
             case m.Refresh():
                 self._refresh(message)
+            case m.Purged():
+                self._submit(Purge(self._known(), message.space), partial(self._acked, message.space), message.space)
             case m.Probe() | m.Ping():
                 self._send(m.Pong(message.id))
             case m.Pong():
@@ -230,7 +207,7 @@ class Connection:
             case m.Bye():
                 if message.end and self._author is not None:
                     self._services.hub.forget(self._session_id, self._author.device)
-                self.close(NORMAL, "")
+                self.close(websocket.NORMAL, "")
             case m.Error():
                 self._send(message)
 
@@ -241,7 +218,7 @@ class Connection:
         principal = services.principal(hello.token, self._authorization, self.delivery.transport.peer)
         if hello.frame_bytes_max is not None and hello.frame_bytes_max < services.wire_limits.delta_bytes_max:
             needed = services.wire_limits.delta_bytes_max
-            raise ProtocolError(FRAME_LIMIT, f"a delta may have {needed} bytes; 'frame_bytes_max' is less")
+            raise ProtocolError(errors.FRAME_LIMIT, f"a delta may have {needed} bytes; 'frame_bytes_max' is less")
         author = Author(hello.device, hello.installation, "device", principal.user, principal.grants)
         with services.store.read() as tx:
             result: Result | None = reading.bound(tx, author)
@@ -249,14 +226,14 @@ class Connection:
             try:
                 result = await services.committer.execute(Bind(author))
             except Overloaded as overloaded:
-                result = commands.Failed(OVERLOADED.name, str(overloaded))
+                result = commands.Failed(errors.OVERLOADED.name, str(overloaded))
         if self._session.is_closed:
             return
         match result:
             case commands.Bound():
                 self._welcome(hello, author, principal)
             case commands.Failed(reason, detail):
-                self._turn_away(KIND_BY_NAME.get(reason, INTERNAL), detail, services.limits.backoff_ms)
+                self._turn_away(KIND_BY_NAME.get(reason, errors.INTERNAL), detail, services.limits.backoff_ms)
             case commands.Refused(reason, detail):
                 raise ProtocolError(KIND_BY_NAME[reason], detail)  # `device_bound`, `too_many_devices`
             case _:
@@ -266,7 +243,7 @@ class Connection:
         services, limits = self._services, self._services.limits
         if not services.hub.has_room_for(author.user, author.device):
             detail = f"a user has at most {limits.connections_per_user_max} connections"
-            self._turn_away(OVERLOADED, detail, limits.backoff_ms_max)
+            self._turn_away(errors.OVERLOADED, detail, limits.backoff_ms_max)
             return
         self._author, self._expires_ms, self._authorization = author, principal.expires_ms, None
         is_resumed = hello.session is not None and services.hub.resumes(hello.session, author.device)
@@ -293,17 +270,14 @@ class Connection:
         author, peer = self._known(), self.delivery.transport.peer
         principal = self._services.principal(refresh.token, None, peer, is_known=True)
         if principal.user != author.user:
-            raise ProtocolError(TOKEN_USER, "the token of 'refresh' names another user")
+            raise ProtocolError(errors.TOKEN_USER, "the token of 'refresh' names another user")
         self._author = Author(author.device, author.installation, author.kind, author.user, principal.grants)
         self._expires_ms = principal.expires_ms
         channels = list(self.delivery.channels.values())
         with self._services.store.read() as tx:
-            roles = [role_of(tx, self._author, channel.space) for channel in channels]
-        for channel, role in zip(channels, roles, strict=True):
-            channel.role = role
-            if channel.role < Role.READER and channel.state is not Subscription.NONE:
-                self.delivery.drop(channel, Step.REVOKED)
-                self._send(m.Revoked(channel.space, "the new token does not allow reading this space"))
+            judged = [self.standing(tx, channel.space) for channel in channels]
+        for channel, now in zip(channels, judged, strict=True):
+            self._stand(channel, now)
         self._watch()
 
     def _known(self) -> Author:
@@ -316,7 +290,7 @@ class Connection:
         services, delivery, space = self._services, self.delivery, message.space
         if space not in delivery.channels and len(delivery.channels) >= services.wire_limits.subscriptions_max:
             detail = f"a connection has at most {services.wire_limits.subscriptions_max} subscriptions"
-            self._send(error(TOO_MANY_SUBSCRIPTIONS, detail, space=space))
+            self._send(error(errors.TOO_MANY_SUBSCRIPTIONS, detail, space=space))
             return
         command = Attach(
             self._known(), space, message.epoch, message.complete, message.resume, message.start,
@@ -340,9 +314,9 @@ class Connection:
             case Attached(_, space_id):
                 cursor = Cursor(channel.space, space_id, message.complete, message.resume, message.start)
                 delivery.attached(channel, result, cursor)
-            case commands.Refused("forbidden", detail):
+            case commands.Refused("forbidden", detail, seq):
                 delivery.refused(channel)
-                self._send(m.Revoked(channel.space, detail))
+                self._send(m.Revoked(channel.space, detail, seq))
             case _:
                 delivery.refused(channel)
                 self._tell(channel.space, result)
@@ -350,7 +324,7 @@ class Connection:
     def _unsubscribe(self, message: m.Unsubscribe) -> None:
         space, channel = message.space, self.delivery.channels.get(message.space)
         if channel is None or channel.state is Subscription.NONE:
-            self._send(error(NOT_SUBSCRIBED, "there is no subscription to end", space=space))
+            self._send(error(errors.NOT_SUBSCRIBED, "there is no subscription to end", space=space))
             return
         self.delivery.drop(channel, Step.UNSUBSCRIBE)
         if self._acks is not None:
@@ -363,6 +337,32 @@ class Connection:
             self._forgetting.discard(space)
         if not isinstance(result, Done):
             self._tell(space, result)
+
+    # -- standing ------------------------------------------------------------------------------------------------
+
+    def standing(self, tx: Reader, space: str) -> Standing:
+        return standing(tx, self._known(), space)
+
+    def regranted(self, space: str, seq: int, said: Role | None) -> None:
+        channel = self.delivery.channels.get(space)
+        if channel is not None and channel.attached_at < seq:
+            self._stand(channel, standing_after(self._known(), space, seq, said))
+
+    def _stand(self, channel: Channel, now: Standing) -> None:
+        """Let a subscription go on in another role, or end. One that the engine has yet to judge is left to it."""
+        if channel.state in (Subscription.NONE, Subscription.ATTACHING):
+            return
+        if not now.may_read:
+            self.bar(channel, now)
+        elif self.delivery.promoted(channel, now.role):
+            self._send(subscribed(channel.space, channel.epoch, now, is_live=channel.state is Subscription.LIVE))
+
+    def bar(self, channel: Channel, now: Standing) -> None:
+        self.delivery.drop(channel, Step.REVOKED)
+        self._send(revoked(channel.space, now))
+        if not now.is_recorded:  # the device is to be listed until it has purged
+            with suppress(Overloaded):  # then it is when it comes back
+                self._services.committer.submit(Lose(self._known(), channel.space), lambda result: None)
 
     # -- changes and acks ----------------------------------------------------------------------------------------
 
@@ -386,17 +386,14 @@ class Connection:
         if self._room is not None:
             self._room.set()
         if isinstance(result, Pushed):
-            author = self._known()
-            with self._services.store.read() as tx:
-                role = role_of(tx, author, space)
-            self._services.hub.pushed(author.device, self, result, floor, role)
+            self._services.hub.pushed(self._known().device, self, result, floor)
         else:
             self._tell(space, result)
 
     def _ack(self, message: m.Ack) -> None:
         channel = self.delivery.channels.get(message.space)
         if channel is None or channel.state is Subscription.NONE:
-            self._send(error(NOT_SUBSCRIBED, "an ack is for a space with a subscription", space=message.space))
+            self._send(error(errors.NOT_SUBSCRIBED, "an ack is for a space with a subscription", space=message.space))
             return
         if not self._acks:
             self._acks = {}
@@ -430,7 +427,7 @@ class Connection:
             self._services.committer.submit(command, partial(self._guarded, done))
         except Overloaded as overloaded:
             after_ms = self._services.limits.backoff_ms
-            self._send(error(OVERLOADED, str(overloaded), space=space, after_ms=after_ms))
+            self._send(error(errors.OVERLOADED, str(overloaded), space=space, after_ms=after_ms))
             return False
         return True
 
@@ -451,11 +448,11 @@ class Connection:
                     self.delivery.drop(channel, Step.EXPIRED)
                 self._send(m.Expired(space, epoch, fork, highest))
             case commands.Refused("device_bound", detail):
-                self._refuse(ProtocolError(DEVICE_BOUND, detail))
+                self._refuse(ProtocolError(errors.DEVICE_BOUND, detail))
             case commands.Refused(reason, detail):
-                self._send(error(KIND_BY_NAME.get(reason, FORBIDDEN), detail, space=space))
+                self._send(error(KIND_BY_NAME.get(reason, errors.FORBIDDEN), detail, space=space))
             case commands.Failed(reason, detail):
-                kind = KIND_BY_NAME.get(reason, INTERNAL)
+                kind = KIND_BY_NAME.get(reason, errors.INTERNAL)
                 self._send(error(kind, detail, space=space, after_ms=self._services.limits.backoff_ms))
             case _:
                 raise AssertionError(f"not an answer to a request about a space: {result}")
@@ -487,7 +484,7 @@ class Connection:
         """An `error` that closes, and the close (N4)."""
         if not self._session.is_closed:
             self._send(error(kind, detail))
-            self.close(code or kind.close or INTERNAL_ERROR, detail)
+            self.close(code or kind.close or websocket.INTERNAL_ERROR, detail)
 
     def _peer_closed(self, code: int) -> None:
         """The peer's close frame: answer it unless it answers ours, and say that nothing follows."""
@@ -495,7 +492,7 @@ class Connection:
         self.delivery.end()
 
     def supersede(self) -> None:
-        self._end(SUPERSEDED, "a newer connection of this device took over")
+        self._end(errors.SUPERSEDED, "a newer connection of this device took over")
 
     def depart(self, code: int, retry_after_ms: int, spread_ms: int) -> None:
         if self._session.state is State.OPEN:
@@ -506,7 +503,7 @@ class Connection:
         device = "" if self._author is None else f" of device {self._author.device.hex()}"
         self._services.log(f"a connection{device} failed\n{traceback.format_exc()}")
         try:
-            self._end(INTERNAL, "the server failed on this connection and has logged why")
+            self._end(errors.INTERNAL, "the server failed on this connection and has logged why")
         except Exception:
             self._services.log(f"a connection{device} failed while it was ended\n{traceback.format_exc()}")
         if self._closing_due_s is None:  # it could not end, now or before: its reader wakes and clears up
@@ -566,7 +563,7 @@ class Connection:
             delivery.abort()
             return
         if self._expires_ms is not None and self._services.clock.now_ms() >= self._expires_ms:
-            self._end(TOKEN_EXPIRED, "the token has expired and was not refreshed in time")
+            self._end(errors.TOKEN_EXPIRED, "the token has expired and was not refreshed in time")
             return
         if self._acks and now_s >= self._acks_due_s:
             self._submit_acks()

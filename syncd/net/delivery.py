@@ -17,7 +17,7 @@ in a step without await in which nothing waits for the socket and `pos` covers e
 memory is bounded: one remainder, `control_bytes_max` of control messages, and what one step reads.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import trio
@@ -30,7 +30,8 @@ from syncd.env.ports import Transport, TransportClosed
 from syncd.net.counters import Counters
 from syncd.net.formats import FORMATS, Format
 from syncd.net.pages import Page, Pages
-from syncd.store.api import Store
+from syncd.net.standing import Standing
+from syncd.store.api import Reader, Store
 from syncd.wire.messages import Outcomes, ServerMessage, Subscribed
 from syncd.wire.session import Step, Subscription, subscription_after
 
@@ -79,6 +80,14 @@ class Owner(Protocol):
         """A remainder has appeared: watch its progress."""
         ...
 
+    def standing(self, tx: Reader, space: str) -> Standing:
+        """What the user may do in the space, at the moment of the transaction."""
+        ...
+
+    def bar(self, channel: "Channel", now: Standing) -> None:
+        """The user may not read the space any more: end the subscription."""
+        ...
+
     def failed(self) -> None:
         """Called in the handler of an exception that is a defect of ours: end the connection."""
         ...
@@ -88,13 +97,14 @@ class Channel:
     """One space of one connection.
 
     `state` NONE: there is no subscription, but outcomes of a push are owed. `pos`: the `to` of the last frame handed
-    over; of use only while live. `cursor`: where the pages go on; None while live or not attached. `outcome_n`: the
-    outcomes up to this n are handed over (or were settled before). `answer`: attached, but `subscribed` is not handed
-    over yet. `is_owed`: there are outcomes that the pump has to read from the store.
+    over; of use only while live. `role`: as it was told last. `attached_at`: the head at which it was let in: what
+    changed roles before that counted then. `cursor`: where the pages go on; None while live or not attached.
+    `outcome_n`: the outcomes up to this n are handed over (or were settled before). `answer`: attached, but
+    `subscribed` is not handed over yet. `is_owed`: there are outcomes that the pump has to read from the store.
     """
 
     __slots__ = (
-        *("answer", "cursor", "delivery", "epoch", "is_owed", "outcome_n", "pos"),
+        *("answer", "attached_at", "cursor", "delivery", "epoch", "is_owed", "outcome_n", "pos"),
         *("role", "room", "slot", "space", "space_id", "state"),
     )
 
@@ -103,7 +113,7 @@ class Channel:
         self.space = space
         self.state = Subscription.NONE
         self.room: Room | None = None
-        self.space_id = self.slot = self.pos = 0
+        self.space_id = self.slot = self.pos = self.attached_at = 0
         self.epoch = b""
         self.role = Role.NONE
         self.outcome_n = outcome_n
@@ -265,7 +275,7 @@ class Delivery:
         channel = Channel(self, space, settled)
         if old is not None:
             # Outcomes of pushes that came before this `subscribe` are owed still, whatever becomes of it.
-            channel.is_owed, channel.role = old.is_owed, old.role
+            channel.is_owed = old.is_owed
             channel.space_id, channel.slot, channel.epoch = old.space_id, old.slot, old.epoch
             if old.is_owed:
                 channel.outcome_n = min(settled, old.outcome_n)
@@ -277,7 +287,7 @@ class Delivery:
     def attached(self, channel: Channel, answer: Attached, cursor: Cursor) -> None:
         """The engine let the subscription stand: answer it, and bring it to live."""
         channel.space_id, channel.slot, channel.epoch = answer.space_id, answer.slot, answer.epoch
-        channel.role = Role[answer.role.upper()]
+        channel.role, channel.attached_at = Role[answer.role.upper()], answer.head
         channel.answer, channel.cursor = answer, cursor
         channel.room = self._wiring.rooms.enter(channel.space)  # before its first read: D3
         self._wait(channel)
@@ -305,6 +315,15 @@ class Delivery:
             self._start_pump()
         else:
             del self.channels[channel.space]
+
+    def promoted(self, channel: Channel, role: Role) -> bool:
+        """The subscription goes on in this role. Whether that is to be said: it is another one, and was told before."""
+        if role is channel.role:
+            return False
+        channel.role = role
+        if channel.answer is not None:
+            channel.answer = replace(channel.answer, role=role.name.lower())
+        return channel.answer is None
 
     def drop_all(self) -> None:
         for channel in self.channels.values():
@@ -344,7 +363,7 @@ class Delivery:
 
     # -- outcomes ------------------------------------------------------------------------------------------------
 
-    def pushed(self, result: Pushed, floor: int, role: Role) -> None:
+    def pushed(self, result: Pushed, floor: int) -> None:
         """The outcomes of a push, straight from the commit. `floor`: `outcome_n` of the channel when the push came.
 
         What the pump has read from the store since then is not repeated; what lies at or below the floor was asked for
@@ -356,7 +375,7 @@ class Delivery:
         entries = result.outcomes
         if channel is not None and entries and entries[0].n <= channel.outcome_n:
             entries = tuple(entry for entry in entries if not floor < entry.n <= channel.outcome_n)
-        if entries and not self._is_deferred(result, channel, entries[0].n, role):
+        if entries and not self._is_deferred(result, channel, entries[0].n):
             if channel is not None:
                 channel.outcome_n = max(channel.outcome_n, entries[-1].n)
         else:
@@ -365,7 +384,7 @@ class Delivery:
         if entries or result.gap is not None or result.forked is not None:
             self.send(Outcomes(result.space, result.epoch, entries, result.gap, result.forked))
 
-    def _is_deferred(self, result: Pushed, channel: Channel | None, first: int, role: Role) -> bool:
+    def _is_deferred(self, result: Pushed, channel: Channel | None, first: int) -> bool:
         """Leave outcomes to the pump, which reads them from the store, unless they can be handed over now."""
         if channel is None:
             if self._rest is None:
@@ -374,7 +393,6 @@ class Delivery:
                 self.abort()  # it pushes to ever new spaces and does not read: what it is owed is durable
                 return True
             channel = self.channels[result.space] = Channel(self, result.space, first - 1)
-            channel.role = role
         elif channel.state is Subscription.LIVE:
             return False
         channel.outcome_n = min(channel.outcome_n, first - 1)
@@ -437,7 +455,8 @@ class Delivery:
     def _step(self, channel: Channel) -> bool:
         """Read once, hand over what was read in one piece; whether the channel needs another step.
 
-        Outcomes and page come from one transaction and the outcomes go first: so D1 holds even for a change whose
+        Role, outcomes and page come from one transaction, and nothing of the space is looked up, not even among pages
+        that are kept, for one who may not read it then. The outcomes go first: so D1 holds even for a change whose
         commit is in this transaction and whose result has not been called back yet.
         """
         page: Page | None = None
@@ -446,13 +465,19 @@ class Delivery:
             # since; what commits from then on is called back before its delta is handed out.
             self._hand_over(self.format.encoded(_subscribed(channel.answer, channel.cursor)))
             return self._needs_more(channel, None)
+        owner = self._owner
+        assert owner is not None, "it lets go only of what is closed"
         with self._wiring.store.read() as tx:
+            now = owner.standing(tx, channel.space)
+            if channel.state is Subscription.BEHIND and not now.may_read:
+                owner.bar(channel, now)
+                return False
             outcomes = reading.outcomes_after(
-                tx, channel.space_id, channel.slot, channel.outcome_n, OUTCOMES_MAX, channel.role
+                tx, channel.space_id, channel.slot, channel.outcome_n, OUTCOMES_MAX, now.role
             )
             is_told = len(outcomes) < OUTCOMES_MAX
             if is_told and channel.state is Subscription.BEHIND:
-                assert channel.cursor is not None and channel.role >= Role.READER, "let in before anything is looked up"
+                assert channel.cursor is not None
                 page = self._wiring.pages.page(tx, channel.cursor, self.format)
         data = b""
         if outcomes:

@@ -10,7 +10,8 @@ second.
 
 Invariants: B1 of one space, deltas are handed out in the order of their commits. B2 `sent_to` of a room is raised
 before the first subscriber gets the delta: one that wants to become live in the middle of a fan-out has it, or reads
-on. B3 a device has one connection: the newest. B4 what one subscriber raises ends its connection only.
+on. B3 a device has one connection: the newest. B4 what one subscriber raises ends its connection only. B5 nobody is
+handed a live delta that begins behind a change which took the right to read from its user.
 """
 
 from collections import OrderedDict
@@ -19,7 +20,7 @@ from typing import Protocol
 
 import trio
 
-from syncd.engine.commands import Decision, Pushed
+from syncd.engine.commands import Decision, Pushed, Regrant
 from syncd.engine.grants import Role
 from syncd.env.ports import TransportClosed
 from syncd.net.counters import Counters
@@ -52,6 +53,10 @@ class Member(Protocol):
         """A newer connection of the same device took over: end, at once on the side of the engine."""
         ...
 
+    def regranted(self, space: str, seq: int, said: Role | None) -> None:
+        """The space says this of the user from `seq` on: judge its subscription anew."""
+        ...
+
     def depart(self, code: int, retry_after_ms: int, spread_ms: int) -> None:
         """Say goaway; the connection goes on until the client leaves, or `close`."""
         ...
@@ -68,7 +73,7 @@ class Hub:
         self.unfinished = Unfinished()
         self._rooms: dict[str, Room] = {}
         self._members: dict[bytes, Member] = {}
-        self._users: dict[str, int] = {}
+        self._users: dict[str, dict[Member, None]] = {}
         self._sessions: OrderedDict[bytes, bytes] = OrderedDict()  # device -> its newest session
         self._emptied = trio.Event()  # replaced by `drain`, which alone waits for it
 
@@ -80,7 +85,7 @@ class Hub:
 
     def has_room_for(self, user: str, device: bytes) -> bool:
         """Whether a user may have one more connection (a device that is connected is replaced, not added)."""
-        return device in self._members or self._users.get(user, 0) < self._limits.connections_per_user_max
+        return device in self._members or len(self._users.get(user, ())) < self._limits.connections_per_user_max
 
     def join(self, member: Member) -> None:
         """The device is connected by this connection from now on; an older one ends first."""
@@ -89,27 +94,27 @@ class Hub:
             self.part(older)
             older.supersede()
         self._members[member.device] = member
-        self._users[member.user] = self._users.get(member.user, 0) + 1
+        self._users.setdefault(member.user, {})[member] = None
 
     def part(self, member: Member) -> None:
         """The connection is over. Idempotent."""
         if self._members.get(member.device) is not member:
             return
         del self._members[member.device]
-        self._users[member.user] -= 1
+        del self._users[member.user][member]
         if not self._users[member.user]:
             del self._users[member.user]
         if not self._members:
             self._emptied.set()
 
-    def pushed(self, device: bytes, asker: Member, result: Pushed, floor: int, role: Role) -> None:
+    def pushed(self, device: bytes, asker: Member, result: Pushed, floor: int) -> None:
         """Outcomes of a device's changes, to the connection that it has now. If that is not the one which asked, it
         gets them only for spaces that it listens to: there, deltas with these changes are about to come."""
         member = self._members.get(device)
         if member is asker:
-            member.delivery.pushed(result, floor, role)
+            member.delivery.pushed(result, floor)
         elif member is not None and result.space in member.delivery.channels:
-            member.delivery.pushed(result, 0, role)
+            member.delivery.pushed(result, 0)
 
     async def drain(self, deadline_s: float, uniform: Callable[[float, float], float]) -> None:
         """Send every device away, each with a delay of its own, serve those that stay, and close them at the deadline.
@@ -181,14 +186,30 @@ class Hub:
     # -- fan-out -------------------------------------------------------------------------------------------------
 
     async def publish(self, decision: Decision) -> None:
-        """Hand out the deltas of one commit. The results of its commands were called back before."""
+        """Hand out the deltas of one commit. The results of its commands were called back before. Where a delta ends
+        at a change of roles, those whom it concerns are judged before the next one (B5)."""
+        regrants = {(each.space, each.seq): each for each in decision.regrants}
         sends = 0  # since the last checkpoint: a batch may have a thousand deltas with a few subscribers each
         woken = 0
         for delta in decision.deltas:
             woken = await self.waiters.wake(delta.space, woken)
-            room = self._rooms.get(delta.space)
-            if room is None:
-                continue
+            sends = await self._hand_on(delta, sends)
+            regrant = regrants.get((delta.space, delta.to))
+            if regrant is not None:
+                self._regrant(regrant)
+
+    def _regrant(self, regrant: Regrant) -> None:
+        for user, said in regrant.said:
+            for member in list(self._users.get(user, ())):
+                try:
+                    member.regranted(regrant.space, regrant.seq, said)
+                except Exception:  # B4
+                    member.delivery.failed()
+
+    async def _hand_on(self, delta: Delta, sends: int) -> int:
+        """One delta to all who listen; how many sends there were since the last checkpoint."""
+        room = self._rooms.get(delta.space)
+        if room is not None:
             room.sent_to = delta.to  # B2
             codec, payload = None, b""
             for format, live in zip(FORMATS, room.live, strict=True):
@@ -200,6 +221,7 @@ class Hub:
                     data = format.framed(payload) if is_sendable else None
                     sends += 1 + len(payload) // SEND_BYTES
                     sends = await _fan_out(delta, data, list(live), sends, self.counters)
+        return sends
 
 
 async def _fan_out(delta: Delta, data: bytes | None, channels: list[Channel], sends: int, counters: Counters) -> int:

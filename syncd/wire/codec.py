@@ -283,6 +283,7 @@ CLIENT: Final = (
     _schema(3, m.Unsubscribe, space=TEXT, forget_=BOOLEAN),
     _schema(4, m.Push, space=TEXT, epoch_=ID, changes=CHANGES),
     _schema(5, m.Ack, space=TEXT, epoch=ID, applied=COUNT, oldest_base=COUNT, settled=COUNT),
+    _schema(9, m.Purged, space=TEXT),
     _schema(10, m.Refresh, token=TEXT),
     _schema(11, m.Background, keepalive_ms_=COUNT),
     _schema(12, m.Foreground),

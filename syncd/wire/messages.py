@@ -84,6 +84,11 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True)
+class Purged:
+    space: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refresh:
     token: str
 
@@ -207,6 +212,18 @@ class Goaway:
 
 
 ClientMessage = (
-    Hello | Subscribe | Unsubscribe | Push | Ack | Refresh | Background | Foreground | Probe | Bye | Ping | Pong
+    Hello
+    | Subscribe
+    | Unsubscribe
+    | Push
+    | Ack
+    | Purged
+    | Refresh
+    | Background
+    | Foreground
+    | Probe
+    | Bye
+    | Ping
+    | Pong
 )
 ServerMessage = Welcome | Subscribed | Delta | Outcomes | Revoked | Expired | Error | Goaway | Ping | Pong

@@ -47,7 +47,7 @@ class Verdict(Enum):
 
 
 RECEIVED: Final = (
-    *("hello", "subscribe", "unsubscribe", "push", "ack", "refresh", "background", "foreground"),
+    *("hello", "subscribe", "unsubscribe", "push", "ack", "purged", "refresh", "background", "foreground"),
     *("probe", "bye", "ping", "pong"),
 )
 SENT: Final = (
@@ -407,7 +407,7 @@ def _is_closing(message: m.Error) -> bool:
 
 
 def _checked(message: m.ClientMessage) -> m.ClientMessage | m.Error:
-    if isinstance(message, m.Subscribe | m.Unsubscribe | m.Push | m.Ack):
+    if isinstance(message, m.Subscribe | m.Unsubscribe | m.Push | m.Ack | m.Purged):
         try:
             check_space(message.space)
         except BadName as wrong:

@@ -130,6 +130,7 @@ CLIENT: list[tuple[str, list[Any]]] = [
         ],
     ),
     ("ack", [5, {"space": "user/42", "epoch": EPOCH, "applied": 65_536, "oldest_base": 255, "settled": 127}]),
+    ("purged", [9, {"space": "team/board"}]),
     ("refresh", [10, {"token": "new"}]),
     ("background", [11, {"keepalive_ms": 300_000}]),
     ("foreground", [12, {}]),

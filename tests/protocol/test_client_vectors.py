@@ -22,6 +22,7 @@ from syncd_client.session import Notice, Session
 from syncd_client.store import Store
 from syncd_client.sums import document_sum, hashed, sum_bytes
 from syncd_client.values import checked, checked_name, checked_space, encoded
+from tests.protocol.make_permission_sessions import files as permission_files
 from tests.protocol.make_sessions import files as session_files
 from tests.protocol.make_vectors import VECTORS, text_of
 
@@ -316,7 +317,7 @@ def test_the_client_survives_the_conversation(name: str, player: Player) -> None
 
 
 def test_the_session_files_are_up_to_date() -> None:
-    assert {name: text_of(content) for name, content in session_files().items()} == {
+    assert {name: text_of(content) for name, content in {**session_files(), **permission_files()}.items()} == {
         path.stem: path.read_text() for path in (VECTORS / "sessions").glob("*.json")
     }
 

@@ -93,6 +93,7 @@ _BODIES: dict[int, st.SearchStrategy[dict[str, Any]]] = {
         {},
     ),
     5: _body({"space": good_spaces, "epoch": ids, "applied": seqs, "oldest_base": seqs, "settled": seqs}, {}),
+    9: _body({"space": good_spaces}, {}),
     10: _body({"token": texts}, {}),
     11: _body({}, {"keepalive_ms": seqs}),
     12: _body({}, {}),

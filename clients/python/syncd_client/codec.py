@@ -359,6 +359,7 @@ CODES: dict[type, int] = {
     m.Unsubscribe: 3,
     m.Push: 4,
     m.Ack: 5,
+    m.Purged: 9,
     m.Refresh: 10,
     m.Background: 11,
     m.Foreground: 12,

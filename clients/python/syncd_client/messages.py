@@ -101,6 +101,11 @@ class Push:
 
 
 @dataclass(frozen=True, slots=True)
+class Purged:
+    space: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ack:
     space: str
     epoch: bytes
@@ -227,7 +232,19 @@ class Goaway:
 
 
 ClientMessage: TypeAlias = (
-    Hello | Subscribe | Unsubscribe | Push | Ack | Refresh | Background | Foreground | Probe | Bye | Ping | Pong
+    Hello
+    | Subscribe
+    | Unsubscribe
+    | Push
+    | Ack
+    | Purged
+    | Refresh
+    | Background
+    | Foreground
+    | Probe
+    | Bye
+    | Ping
+    | Pong
 )
 ServerMessage: TypeAlias = Welcome | Subscribed | Delta | Outcomes | Revoked | Expired | Error | Goaway | Ping | Pong
 Message: TypeAlias = ClientMessage | ServerMessage

@@ -288,7 +288,7 @@ def _store_outcome(tx: Tables, row: SpaceRow, entry: Entry, answer: OutcomeEntry
 def _retire(tx: Tables, row: SpaceRow, entry: Entry) -> None:
     """Take an entry out of the view: its effect is in the synced state, or is none of this replica's business."""
     assert entry.seq is not None
-    if entry.seq > row.safe:
+    if entry.seq > row.safe and row.revoked is None:
         tx.put_entry(row.name, replace(entry, is_kept=True))
     else:
         tx.drop_entry(row.name, entry.n)
@@ -408,10 +408,13 @@ def _cut_off(entry: Entry, fork: int) -> Entry:
 
 
 def take_revoked(tx: Tables, message: Revoked) -> tuple[Key, ...]:
-    """The user may no longer read: discard what was synced. The outbox stays, and may still be pushed."""
+    """The user may no longer read: discard what was synced, and the answered changes that are kept for a restore. Left
+    is what its user wrote and the server has not answered, or refused, and the numbers that are never given twice."""
     touched = list(drop_synced(tx, message.space))
     row = replace(space_row(tx, message.space), revoked=message.reason, role=None)
     tx.put_space(row)
+    for entry in tx.kept(message.space):
+        tx.drop_entry(message.space, entry.n)
     for entry in tx.outbox(message.space):
         if entry.seq is not None:
             _retire(tx, row, entry)

@@ -8,7 +8,9 @@ socket and no clock; `now_s` is monotonic, `now_ms` is wall time.
 2. Nothing is pushed to a subscribed space before its `subscribed`: by then the outcomes of earlier pushes are known.
    But for the first flight, which saves a round trip: what it sends twice gets the same outcome twice.
 3. At most `pushes_in_flight_max` pushes are unanswered, and each is within the limits of the welcome.
-4. Pushes, subscriptions and acks are computed from rows each time: a lost wake-up costs time, never a change.
+4. A revoked space is confirmed as purged after its outbox was answered, and after what is to be deleted was: each time
+   that the server says `revoked`, so a confirmation that was lost is repeated.
+5. Pushes, subscriptions and acks are computed from rows each time: a lost wake-up costs time, never a change.
 """
 
 from __future__ import annotations
@@ -99,6 +101,7 @@ class Link:
     progress_s: float = 0.0
     acked: m.Ack | None = None
     forget: bool = False
+    is_purge_due: bool = False  # the server waits to hear that this copy is gone
     is_early: bool = False  # asked for, and perhaps pushed to, in the first flight
     complete: int = 0  # where the subscription in force stands: a row behind it was forgotten and joined again
 
@@ -215,7 +218,10 @@ class Session:
             if not link.is_early:
                 link.rewind(row.settled + 1)
             link.stale_gaps, link.is_early = 0, False
-        link.head = message.head
+        link.head, link.is_purge_due = message.head, False
+        if link.retry_s == float("inf"):  # pushes were refused for good, and the role is perhaps another now
+            link.retry_s = 0.0
+            link.rewind(row.settled + 1)
         self._changed(message.space)
         return []
 
@@ -277,7 +283,7 @@ class Session:
     def _revoked(self, tx: Tables, message: m.Revoked) -> list[Effect]:
         link = self._link(message.space)
         touched = replica.take_revoked(tx, message)
-        link.phase, link.acked = "shut", None
+        link.phase, link.acked, link.is_purge_due = "shut", None, True
         self._acks_due.pop(message.space, None)
         self._dirty[message.space] = None
         return [Touched(message.space, touched), Notice("revoked", message.space, message.reason)]
@@ -347,6 +353,13 @@ class Session:
         self._dirty[space] = None
         self._acks_due[space] = None
 
+    def rejoin(self, space: str) -> None:
+        """The application wants the space again: ask, also if it was refused on this connection."""
+        link = self.links.get(space)
+        if link is not None and link.phase == "shut":
+            link.phase, link.retry_s, link.is_purge_due = "none", 0.0, False
+        self.look_at(space)
+
     def say(self, message: m.ClientMessage) -> None:
         """Send this with the next outgoing messages."""
         self._replies.append(message)
@@ -411,6 +424,9 @@ class Session:
         link, row = self._link(name), tx.space(name)
         if row is None:
             return []
+        if link.is_purge_due and self._has_said_all(tx, row, link):
+            link.is_purge_due = False
+            return [m.Purged(name)]
         if now_s < link.retry_s:
             self._dirty[name] = None
             return []
@@ -424,6 +440,11 @@ class Session:
         if not row.is_subscribed or link.phase in ("open", "shut"):
             result.extend(self._pushes(tx, row, link, now_s))
         return result
+
+    def _has_said_all(self, tx: Tables, row: SpaceRow, link: Link) -> bool:
+        """Nothing is left that this connection could still get an answer to."""
+        is_mute = tx.setting("forked") is not None or link.retry_s == float("inf")
+        return link.phase == "shut" and (is_mute or not tx.unanswered(row.name, 1, 1))
 
     def _pushes(self, tx: Tables, row: SpaceRow, link: Link, now_s: float) -> list[m.ClientMessage]:
         if not link.flights:

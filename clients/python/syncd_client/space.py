@@ -78,6 +78,8 @@ class Space:
         """Replicate this space, now and whenever the device is connected, until `unsubscribe`. Durable."""
         with self._store.transaction() as tx:
             replica.join(tx, self.name)
+        if self._device.session is not None:
+            self._device.session.rejoin(self.name)
         self._device.touched(self.name, ())
 
     def unsubscribe(self, *, forget: bool = False) -> None:
