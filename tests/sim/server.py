@@ -108,8 +108,8 @@ class Doorkeeper(Authenticator):
         super().__init__([KEY])
         self._on_accepted = accepted
 
-    def token(self, token: str, now_ms: int) -> Principal:
-        principal = super().token(token, now_ms)
+    def token(self, token: str, now_ms: int, token_digest: bytes = b"") -> Principal:
+        principal = super().token(token, now_ms, token_digest)
         self._on_accepted(token)
         return principal
 
