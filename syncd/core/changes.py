@@ -40,7 +40,8 @@ class ChangeMalformed(ValueError):
 
 
 class Operation(NamedTuple):
-    """One step of a change. `verb` is `type.action`, or `create`, `delete`, `expect`; `seen` raises the base for it."""
+    """One step of a change. `verb` is `type.action`, or `create`, `delete`, `expect`, `unique`
+    (whose `field` is the name under which a key is reserved); `seen` raises the base for it."""
 
     verb: str
     collection: str
@@ -128,6 +129,10 @@ def _key(value: object) -> Value:
     return check_name(value, "a map key")
 
 
+def _unique_key(value: object) -> Value:
+    return check_name(value, "a unique key")
+
+
 def _units(value: object) -> Value:
     if type(value) is not int or not 1 <= value <= INTEGER_MAX:
         raise ValueRefused("a number of units is an integer from 1 to 2^53 - 1")
@@ -183,6 +188,7 @@ VERBS: dict[str, tuple[Callable[[object], Value], ...] | None] = {
     "create": None,
     "delete": None,
     "expect": (),
+    "unique": (_unique_key,),
     "reg.set": (checked,),
     "reg.unset": (),
     "mv.set": (checked,),

@@ -53,6 +53,18 @@ class Document(NamedTuple):
         return {name: [field.type, field.value] for name, field in self.fields.items() if field.is_visible}
 
 
+# A document holds a key under a name as an unset register of this field, which no operation can name: the register rule
+# decides between concurrent keys, and what is never visible is in no delta and in no sum.
+RESERVED = "\0"
+
+
+def reservations(document: Document | None) -> dict[str, str]:
+    """name -> the unique key that the document holds under it."""
+    if document is None:
+        return {}
+    return {name[1:]: field.state[1] for name, field in document.fields.items() if name[0] == RESERVED}
+
+
 class Applied(NamedTuple):
     """What an operation did. `verdict`: `applied`, `merged` or `noop`. `met`: concurrent changes, each with what became
     of it. `lost`: payloads to keep as dead letters: (kind, value)."""
@@ -129,6 +141,27 @@ def _deleted(document: Document | None, by: Observer, floor: int) -> tuple[Docum
     return tombstone, Applied("merged", met, (("document", document.visible()),))
 
 
+def _reserved(document: Document | None, name: str, key: Value, by: Observer) -> tuple[Document, Applied]:
+    """A document takes a key. Whether another holds it is the engine's to ask: it alone sees the whole space."""
+    document = _known(document, by)
+    field = document.fields.get(RESERVED + name)
+    after, step = stepped(field, "reg", "reserve", (key,), by)
+    verdict = Applied("merged" if step.met else "noop", step.met)
+    if after is field:
+        return document, verdict
+    fields = {**document.fields, RESERVED + name: after}
+    return document._replace(fields=fields, writers=_with_writer(document.writers, by)), verdict
+
+
+def _known(document: Document | None, by: Observer) -> Document:
+    """The document, if it lives and the change knows it."""
+    if document is None or document.deletes:
+        raise OperationRefused("gone", "the document does not exist")
+    if not _knows(document, by):
+        raise OperationRefused("gone", "the document was made anew by a change that this one had not seen")
+    return document
+
+
 def _expected(document: Document | None, name: str, by: Observer, floor: int) -> None:
     if document is None:
         if by.base < floor:
@@ -186,10 +219,7 @@ class Draft:
         document = self._document
         # What this change knows without `seen`, it knows; with `seen`, it may know more for one operation.
         if not self._is_known:
-            if document is None or document.deletes:
-                raise OperationRefused("gone", "the document does not exist")
-            if not _knows(document, by):
-                raise OperationRefused("gone", "the document was made anew by a change that this one had not seen")
+            document = _known(document, by)
             self._is_known = not is_raised
         assert document is not None and name is not None, "these operations name a field"
         fields = self._fields
@@ -208,12 +238,15 @@ class Draft:
         return _APPLIED if step.visible else _NOOP
 
     def _apply_whole(self, operation: Operation, number: int, by: Observer, floor: int) -> Applied:
-        """`create`, `delete`, `expect`: they look at the document, not into one field's state."""
+        """`create`, `delete`, `expect`, `unique`: they look at the document, not into one field's state."""
         document = self.document()
         if operation.verb == "create":
             self._document, result = _created(document, number, by)
         elif operation.verb == "delete":
             self._document, result = _deleted(document, by, floor)
+        elif operation.verb == "unique":
+            assert operation.field is not None
+            self._document, result = _reserved(document, operation.field, operation.args[0], by)
         else:
             assert operation.verb == "expect" and operation.field is not None
             _expected(document, operation.field, by, floor)

@@ -88,7 +88,7 @@ def _written(state: Register | None, present: bool, value: Value, by: Observer) 
 
 
 def _reg(state: Register | None, action: str, args: tuple[Value, ...], by: Observer) -> Step:
-    return _written(state, action == "set", args[0] if args else None, by)
+    return _written(state, action == "set", args[0] if args else None, by)  # `reserve`: see core/documents.py
 
 
 def _mv(state: Any, action: str, args: tuple[Value, ...], by: Observer) -> Step:

@@ -23,6 +23,7 @@ from syncd.engine.commands import Author, Refused, Regrant
 from syncd.engine.grants import Role
 from syncd.engine.members import is_kept, member_key, owners_in, role_given, role_in, role_seq
 from syncd.engine.quotas import Quotas, nothing
+from syncd.engine.reserving import Reservations
 from syncd.store import keys
 from syncd.store.api import Reader, Writer
 from syncd.store.tables import (
@@ -107,6 +108,7 @@ class SpaceWork:
         "owner_count",
         "regrants",
         "replicas",
+        "reserved",
         "row",
         "sum",
         "time",
@@ -129,6 +131,7 @@ class SpaceWork:
         self._bytes: dict[DocumentName, int] = {}
         self.loaded_bytes = 0  # of all documents read so far, as stored
         self.leased: dict[DocumentName, None] = {}  # documents in which a lease may have begun or ended
+        self.reserved = Reservations(tx, row.id)
         self._buckets: dict[int, int] = {}
         self.replicas: dict[bytes, ReplicaRow] = {}
         self._dirty_replicas: dict[bytes, None] = {}
@@ -323,6 +326,7 @@ class SpaceWork:
             self.deltas.append(last)
         for device in self._dirty_replicas:
             REPLICAS.put(self._tx, keys.replica(self.row.id, device), self.replicas[device])
+        self.reserved.flush()
         for number, total in self._buckets.items():
             BUCKETS.put(self._tx, keys.bucket(self.row.id, number), (total,))
         self.row = self.row._replace(

@@ -23,6 +23,7 @@ from syncd.engine.commands import Author
 from syncd.engine.grants import Role, role_on
 from syncd.engine.leases import GUARDED, Asker, admitted, certificates, lease_key
 from syncd.engine.members import MemberRefused, check_member, check_owner_left, regrants_of
+from syncd.engine.reserving import ENDING, Held, taken
 from syncd.store import keys
 from syncd.store.api import StoreError
 from syncd.store.tables import DEVICES, ENTRIES, EntryRow, LetterRow
@@ -194,12 +195,15 @@ class _Effect:
     lost: list[tuple[DocumentName, str, Any]]
     leased: dict[DocumentName, None]  # documents whose leases were looked at
     regrants: dict[str, tuple[Role | None, Role | None]]
+    held: Held  # unique keys that were taken and freed
 
 
 class _ChangeRefused(Exception):
-    def __init__(self, outcome: str, op: int | None, reason: str) -> None:
+    """`more`: what else its author is told."""
+
+    def __init__(self, outcome: str, op: int | None, reason: str, more: dict[str, Any] | None = None) -> None:
         super().__init__(reason)
-        self.outcome, self.op, self.reason = outcome, op, reason
+        self.outcome, self.op, self.reason, self.more = outcome, op, reason, more or {}
 
 
 def _decided(push: _Push, change: Change) -> EntryRow:
@@ -215,7 +219,7 @@ def _decided(push: _Push, change: Change) -> EntryRow:
     except StoreError:
         raise
     except _ChangeRefused as refused:
-        detail: dict[str, Any] = {"reason": refused.reason}
+        detail: dict[str, Any] = {"reason": refused.reason, **refused.more}
         if refused.op is not None:
             detail["op"] = refused.op
         return _refused(push, change, refused.outcome, detail)
@@ -225,6 +229,7 @@ def _decided(push: _Push, change: Change) -> EntryRow:
         return _refused(push, change, "invalid", {"reason": "internal"})
     work.keep(effect.made, effect.bounds)
     work.leased.update(effect.leased)
+    work.reserved.keep(effect.held)
     work.number_next += effect.numbers
     seq = work.advance(push.slot, author.device, change.n, change.nonce, len(change.payload))
     told = _detail(push, change, effect, seq)
@@ -276,7 +281,7 @@ def _detail(push: _Push, change: Change, effect: _Effect, seq: int) -> dict[str,
 
 def _effect(work: SpaceWork, author: Author, role: Role, change: Change, by: Observer) -> _Effect:
     """Apply all operations to an overlay. Raises `_ChangeRefused` at the first that cannot take effect."""
-    effect = _Effect({}, {}, 0, "noop", [], [], {}, {})
+    effect = _Effect({}, {}, 0, "noop", [], [], {}, {}, {})
     drafts: dict[DocumentName, Draft] = {}
     is_applied = is_merged = False
     name: DocumentName = ("", "")  # no document's
@@ -302,9 +307,12 @@ def _effect(work: SpaceWork, author: Author, role: Role, change: Change, by: Obs
                 asker = Asker(work.tx, work.name, work.row, author.kind, author.device, by.slot, work.now_ms)
                 operation = admitted(asker, operation, draft.document())
                 effect.leased[name] = None
+            before = draft.document() if verb in ENDING else None
             verdict, met, lost = draft.apply(operation, number, floor if collection != MEMBERS else 0)
         except OperationRefused as refused:
             raise _ChangeRefused(refused.outcome, index, refused.reason) from None
+        if verb in ENDING:
+            _reserve(work, effect, index, name, before, draft.document())
         number += is_made
         effect.bounds[name] += GROWTH_BYTES_MAX
         if verdict == "applied":
@@ -324,6 +332,17 @@ def _effect(work: SpaceWork, author: Author, role: Role, change: Change, by: Obs
     if any(collection == MEMBERS for collection, _ in effect.made):
         _regrant(work, author, effect)
     return effect
+
+
+def _reserve(
+    work: SpaceWork, effect: _Effect, index: int, name: DocumentName, before: Document | None, after: Document | None
+) -> None:
+    """Take and free the unique keys that an operation took and freed."""
+    found = taken(work.reserved.holder, effect.held, name, before, after)
+    if found is not None:
+        (under, key), holder = found
+        reason = f"{holder[0]}/{holder[1]} holds the key {key!r} under the name {under!r}"
+        raise _ChangeRefused("precondition", index, reason, {"holder": list(holder)})
 
 
 def _check_member(role: Role, operation: Operation, member: Document | None, by: Observer, index: int) -> None:

@@ -6,7 +6,7 @@ decide anything: it reports what the merge rules decided, with the evidence (dot
 
 from typing import Any
 
-from syncd.core.documents import Document
+from syncd.core.documents import RESERVED, Document, reservations
 from syncd.core.fields import Field
 from syncd.core.values import decoded
 from syncd.engine.batch import is_forgotten, space_row
@@ -36,8 +36,9 @@ def explained(tx: Reader, space: str, collection: str, document_id: str, field: 
     changes = _changes(tx, row.id, row.head, stored, collection, document_id, field)
     answer["changes"] = changes
     answer["refused"] = _refused(tx, row, collection, document_id)
+    answer["unique"] = reservations(stored)
     for name, kept in stored.fields.items():
-        if field is None or name == field:
+        if name[0] != RESERVED and (field is None or name == field):
             answer["fields"][name] = _field(name, kept, changes)
     return answer
 
@@ -131,7 +132,11 @@ def _refused(tx: Reader, row: SpaceRow, collection: str, document_id: str) -> li
 
 
 def _field(name: str, field: Field, changes: list[dict[str, Any]]) -> dict[str, Any]:
-    touching = [c for c in changes if any(len(o) > 3 and o[3] == name and o[0] != "expect" for o in c["operations"])]
+    touching = [
+        c
+        for c in changes
+        if any(len(o) > 3 and o[3] == name and o[0] not in ("expect", "unique") for o in c["operations"])
+    ]
     winner = next((c for c in touching if c["seq"] == field.seq), None)
     shown: dict[str, Any] = {
         "type": field.type,

@@ -27,6 +27,7 @@ from syncd.store.checking import Space as _Space
 from syncd.store.checking import get as _get
 from syncd.store.checking import rows as _rows
 from syncd.store.fsck_leases import books, lease_ends
+from syncd.store.fsck_unique import unique_keys
 from syncd.store.tables import (
     API_KEYS,
     BUCKETS,
@@ -52,6 +53,7 @@ from syncd.store.tables import (
     SPACES,
     TABLES,
     TOMBSTONES,
+    UNIQUE,
     EntryRow,
     LogRow,
     ReplicaRow,
@@ -78,7 +80,7 @@ def check(tx: Reader) -> Findings:
 
 _BY_SPACE: Final = (
     *(DOCUMENTS, BYREV, LOG, ENTRIES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS, CONSUMERS, TOMBSTONES, LAPSED),
-    *(LEASES, HOLDERS),
+    *(LEASES, HOLDERS, UNIQUE),
 )
 
 
@@ -566,6 +568,6 @@ STORE_CHECKS: Final[tuple[Callable[[Reader], Findings], ...]] = (
     _outside, _records, _meta, _spaces, _devices, _holdings, _idempotency, _consumer_owners, lease_ends,
 )  # fmt: skip
 SPACE_CHECKS: Final[tuple[Callable[[_Space], Findings], ...]] = (
-    _documents, books, _byrev, _tombstones, _sums, _log, _device_logs, _replicas, _holders, _slots, _low_waters,
-    _lapsed, _letters, _consumers,
+    _documents, books, unique_keys, _byrev, _tombstones, _sums, _log, _device_logs, _replicas, _holders, _slots,
+    _low_waters, _lapsed, _letters, _consumers,
 )  # fmt: skip

@@ -26,6 +26,7 @@ name that is followed by another; ids and hashes have fixed sizes.
 | `R` | consumer owner | hash of the owner, space, name | nothing: a consumer by its owner |
 | `S` | holdings | hash of a user's or key's name | HoldingsRow |
 | `T` | lease | space, document number, lease id, field | LeaseRow: the lease itself is in its document |
+| `U` | unique | space, name, 0, key | collection, id: the document that holds the key |
 | `V` | tombstone | space, rev, number | nothing: a deleted document, by its rev |
 | `W` | lapsed | space, slot | LapsedRow: a device that counts for nothing in the frontier any more |
 | `X` | holder | space, hash of the user, device id | HolderRow: a device that has a copy of the space |
@@ -41,6 +42,7 @@ REPLICA, SLOT, LOW_WATER, BUCKET, LETTER, IDEMPOTENCY, EXPIRY, API_KEY = (
 )  # fmt: skip
 CONSUMER, CONSUMER_OWNER, HOLDINGS = b"Q", b"R", b"S"
 TOMBSTONE, LAPSED = b"V", b"W"
+UNIQUE = b"U"
 LEASE, LEASE_END = b"T", b"o"
 HOLDER = b"X"
 
@@ -286,6 +288,16 @@ def owner(user: str) -> bytes:
 
 def holdings(owner_hash: bytes) -> bytes:
     return HOLDINGS + owner_hash
+
+
+def unique(space: int, name: str, key: str) -> bytes:
+    return b"".join((_SPACE_ONLY.pack(UNIQUE, space), name.encode(), b"\0", key.encode()))
+
+
+def parse_unique(key: bytes) -> tuple[int, str, str]:
+    """(space, name, key)"""
+    name, _, held = key[_SPACE_ONLY.size :].partition(b"\0")
+    return space_of(key), name.decode(), held.decode()
 
 
 def lease(space: int, number: int, lease_id: bytes, field: str) -> bytes:

@@ -17,7 +17,7 @@ from syncd.core.values import decoded, encoded
 from syncd.store import keys
 from syncd.store.api import Reader, StoreDamaged, Writer
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 class SpaceRow(NamedTuple):
@@ -265,6 +265,7 @@ CONSUMERS: Table[ConsumerRow] = Table("consumer", keys.CONSUMER, ConsumerRow)
 CONSUMER_OWNERS: Table[tuple[Any, ...]] = Table("consumer owner", keys.CONSUMER_OWNER, _single)
 HOLDINGS: Table[HoldingsRow] = Table("holdings", keys.HOLDINGS, HoldingsRow)
 TOMBSTONES: Table[tuple[Any, ...]] = Table("tombstone", keys.TOMBSTONE, _single)
+UNIQUE: Table[tuple[Any, ...]] = Table("unique", keys.UNIQUE, _single)
 LAPSED: Table[LapsedRow] = Table("lapsed", keys.LAPSED, LapsedRow)
 LEASES: Table[LeaseRow] = Table("lease", keys.LEASE, LeaseRow)
 LEASE_ENDS: Table[tuple[Any, ...]] = Table("lease end", keys.LEASE_END, _single)
@@ -273,5 +274,5 @@ HOLDERS: Table[HolderRow] = Table("holder", keys.HOLDER, HolderRow)
 TABLES: tuple[Table[Any], ...] = (
     META, SPACES, SPACE_NAMES, DOCUMENTS, BYREV, LOG, ENTRIES, DEVICES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS,
     IDEMPOTENCY, EXPIRIES, API_KEYS, CONSUMERS, CONSUMER_OWNERS, HOLDINGS, TOMBSTONES, LAPSED,
-    LEASES, LEASE_ENDS, HOLDERS,
+    LEASES, LEASE_ENDS, HOLDERS, UNIQUE,
 )  # fmt: skip

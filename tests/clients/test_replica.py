@@ -219,6 +219,7 @@ def test_replay_does_what_the_names_say() -> None:
             operation("list.move", "c", "1", "l", b"\x40element3"),
             operation("list.move", "c", "1", "l", b"\x40element4"),
             operation("list.remove", "c", "1", "l", b"element1"),
+            operation("unique", "c", "1", "n", "a key"),
             operation("reg.set", "c", "1", "n", "another type: nothing happens"),
             operation("reg.unset", "c", "1", "n"),
         ],

@@ -33,7 +33,7 @@ _leases = _lease_ids | _certificates.map(list)
 _elements = st.binary(min_size=7, max_size=7).map(lambda name: name + b"\x01")
 _positions = st.builds(lambda index, name: index + name, st.binary(min_size=1, max_size=248), _elements)
 _ARGUMENTS: dict[str, list[st.SearchStrategy[Any]]] = {
-    "reg.set": [values], "mv.set": [values], "counter.inc": [_increments], "max.put": [_numbers],
+    "unique": [names], "reg.set": [values], "mv.set": [values], "counter.inc": [_increments], "max.put": [_numbers],
     "min.put": [_numbers], "set.add": [values], "set.remove": [values], "map.put": [names, values], "map.drop": [names],
     "bounded.restock": [_increments], "bounded.lease": [_lease_ids, counts, st.none() | st.integers(1000, 10**9)],
     "bounded.take": [counts, st.none() | _leases], "bounded.give": [_leases, counts], "bounded.refund": [counts],
@@ -149,6 +149,9 @@ def test_an_item_too_many_or_too_few_is_invalid(item: list[Any], cut: int, more:
         ["list.remove", "c", "i", "f", b"\x808 bytes!"],
         ["list.remove", "c", "i", "f", b"\x807bytes\x00"],
         ["expect", "c", "i", 7],
+        ["unique", "c", "i", "nick"],
+        ["unique", "c", "i", "nick", ""],
+        ["unique", "c", "i", "nick", 7],
     ],
     ids=repr,
 )

@@ -150,6 +150,11 @@ def random_list_wire(random: Random) -> tuple[Any, ...]:
     return ("list.move", *where, position) if roll < 0.75 else ("list.remove", *where, position[-8:])
 
 
+def random_unique_wire(random: Random) -> tuple[Any, ...]:
+    """One document takes a key, of which there are few."""
+    return ("unique", *random.choice(DOCUMENTS), random.choice(("reg", "nick")), random.choice(KEYS))
+
+
 def random_edit(random: Random, device: int) -> Edit:
     count = 1 if random.random() < 0.7 else random.randint(2, 5)
     steps = tuple(
@@ -165,6 +170,7 @@ def random_history(seed: int) -> History:
     """2-5 devices and an API key; one device lapses in the middle and comes back at the end with all it holds."""
     random, stocks, lists = Random(seed), Random(f"{seed}/stocks"), Random(f"{seed}/lists")
     renaming = Random(f"{seed}/renaming")
+    uniques = Random(f"{seed}/uniques")
     count = random.randint(2, 5)
     skews = tuple(random.choice((0, 0, -40, 40, 10_000, CARELESS)) for _ in range(count))
     lapsed = random.randrange(count)
@@ -190,7 +196,9 @@ def random_history(seed: int) -> History:
     share = stocks.choice((0.0, 0.1, 0.7))
     events = [_with_others(event, random_stock_wire, stocks, share) for event in events]
     share = lists.choice((0.0, 0.1, 0.7))
-    return History(skews, tuple(_with_others(event, random_list_wire, lists, share) for event in events))
+    events = [_with_others(event, random_list_wire, lists, share) for event in events]
+    share = uniques.choice((0.0, 0.0, 0.1, 0.5))
+    return History(skews, tuple(_with_others(event, random_unique_wire, uniques, share) for event in events))
 
 
 def _with_others(event: Event, wire: Callable[[Random], tuple[Any, ...]], random: Random, share: float) -> Event:

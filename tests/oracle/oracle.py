@@ -177,7 +177,7 @@ def places(facts: Sequence[Fact]) -> dict[bytes, list[Fact]]:
 def content(kind: str, facts: Sequence[Fact]) -> frozenset[int]:
     """The operations of which a field's state is made (by identity): it is altered iff these change."""
     left: Iterable[Fact | None]
-    if kind == "reg":
+    if kind in ("reg", "unique"):
         left = [winner(facts)]
     elif kind == "mv":
         left = standing(facts)
@@ -243,6 +243,8 @@ def visible_fields(incarnation: Incarnation | None) -> dict[str, list[Any]]:
     shown = {}
     for name, facts in names.items():
         kind = facts[0].kind
+        if kind == "unique":
+            continue
         value = value_of(kind, facts)
         if kind != "reg":
             shown[name] = [kind, value]
@@ -334,6 +336,8 @@ class Oracle:
         key = (collection, document)
         has_field = verb not in ("create", "delete")
         name, args = (rest[0], tuple(rest[1:])) if has_field else (None, ())
+        if verb == "unique":
+            name = f"unique {name}"  # beside the fields: one may have the same name
         last = self.incarnation(key)
         seq = self.head + 1
         fact = Fact(seq, index, told.dot, told.vectors[index], verb, key, name, args, min(told.stamp, told.time))
@@ -343,6 +347,9 @@ class Oracle:
             verdict, met = _judged_create(last, fact)
         elif verb == "delete":
             verdict, met = _judged_delete(last, fact, is_late)
+        elif verb == "unique":
+            fact, met = self._judged_unique(last, fact)
+            verdict = "merged" if met else ""
         elif verb == "expect":
             verdict, met = _judged_expect(last, fact, is_late), []
         else:
@@ -355,6 +362,31 @@ class Oracle:
         if altered:
             self.revs[key] = seq
         return verdict or ("applied" if altered else "noop"), met
+
+    def _judged_unique(self, last: Incarnation | None, fact: Fact) -> tuple[Fact, list[tuple[str, int]]]:
+        """The key of a document under a name is a register. What would win there must be no other living document's."""
+        assert fact.name is not None
+        if last is None or not last.is_live or not any(fact.saw(maker) for maker in last.makers):
+            raise _Refusal("gone", fact.index)
+        facts = [other for other in last.facts if other.name == fact.name]
+        stored, met = winner(facts), []
+        if stored is not None and fact.saw(stored):
+            fact = replace(fact, eff=max(fact.eff, stored.eff))
+        elif stored is not None:
+            met = [("won" if fact.order > stored.order else "lost", stored.seq)]
+        if winner([*facts, fact]) is fact and any(
+            self.held(key, fact.name) == fact.args[0] for key in self.facts if key != fact.key
+        ):
+            raise _Refusal("precondition", fact.index)
+        return fact, met
+
+    def held(self, key: Key, name: str) -> Any:
+        """The unique key that a document holds."""
+        last = self.incarnation(key)
+        if last is None or not last.is_live:
+            return None
+        holding = winner([fact for fact in last.facts if fact.name == name])
+        return None if holding is None else holding.args[0]
 
 
 def _differ(before: tuple[bool, Any, Fact | None], after: tuple[bool, Any, Fact | None]) -> bool:
@@ -369,7 +401,10 @@ def _is_malformed(operation: tuple[Any, ...]) -> bool:
     """The few ways in which the generated histories break the form of an operation."""
     if operation[0] == "counter.inc":
         return not operation[4]
-    return operation[0] not in ("create", "delete", "expect") and operation[0].partition(".")[0] not in FIELD_TYPES
+    return (
+        operation[0] not in ("create", "delete", "expect", "unique")
+        and operation[0].partition(".")[0] not in FIELD_TYPES
+    )
 
 
 def _judged_create(last: Incarnation | None, fact: Fact) -> tuple[str, list[tuple[str, int]]]:

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from syncd.core.changes import Change, RefusedChange, parsed_change
-from syncd.core.documents import Document, Draft
+from syncd.core.documents import Document, Draft, reservations
 from syncd.core.fields import Observer, OperationRefused
 from syncd.core.sums import SUM_MASK, document_sum, sum_change
 from syncd.engine.batch import SpaceWork, entry_of, is_forgotten
 from syncd.engine.changes import GROWTH_BYTES_MAX
+from syncd.engine.reserving import ENDING, Held, taken
 from syncd.wire.messages import Delta
 from tests.oracle.histories import KEY_AUTHOR, Answer, Sent
 from tests.oracle.replica import Replica
@@ -48,14 +49,18 @@ class Sequencer:
         drafts: dict[Key, Draft] = {}
         met: list[tuple[int, str, int]] = []
         verdicts = set()
+        held: Held = {}
         for index, operation in enumerate(change.operations):
             key = (operation.collection, operation.id)
             if key not in drafts:
                 drafts[key] = Draft(self._known(key), by)
+            before = drafts[key].document()
             try:
                 step = drafts[key].apply(operation, 1, self.floor)
             except OperationRefused as refused:
                 return Answer(refused.outcome, None, index, ())
+            if operation.verb in ENDING and taken(self._holder, held, key, before, drafts[key].document()):
+                return Answer("precondition", None, index, ())
             verdicts.add(step.verdict)
             met.extend((index, what, seq) for what, seq in step.met)
         self.head, self.time = self.head + 1, time
@@ -63,6 +68,10 @@ class Sequencer:
             self._keep(key, draft.document(), len(change.payload) + GROWTH_BYTES_MAX * len(change.operations))
         outcome = next((word for word in ("merged", "applied") if word in verdicts), "noop")
         return Answer(outcome, self.head, None, tuple(met))
+
+    def _holder(self, key: Key) -> Key | None:
+        """Who holds a unique key, looked for everywhere."""
+        return next((name for name in self.documents if reservations(self._known(name)).get(key[0]) == key[1]), None)
 
     def _keep(self, key: Key, document: Document | None, growth: int) -> None:
         if document is None:

@@ -57,9 +57,11 @@ _NAMES = ("list", "stock", *FIELDS)
 def wires(draw: st.DrawFn) -> tuple[Any, ...]:
     """One operation as it travels."""
     document = draw(_documents)
-    what = draw(st.sampled_from(("create", "update", "update", "update", "delete", "expect")))
+    what = draw(st.sampled_from(("create", "update", "update", "update", "delete", "expect", "unique")))
     if what in ("create", "delete"):
         return (what, *document)
+    if what == "unique":
+        return (what, *document, draw(st.sampled_from(("reg", "nick"))), draw(st.sampled_from(KEYS)))
     name = draw(st.sampled_from(_NAMES))
     if what == "expect":
         return (what, *document, name)

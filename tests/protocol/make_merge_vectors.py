@@ -80,6 +80,10 @@ def at(index: str, name: str) -> Json:
     return element(index + name)
 
 
+def nick(key: str) -> list[Any]:
+    return on("unique", "nick", key)
+
+
 CREATE, DELETE = on("create"), on("delete")
 LEASE, OTHER = {"$b": "bGVhc2UgMSAgICAgICAgIA"}, {"$b": "bGVhc2UgMiAgICAgICAgIA"}  # 16 bytes each
 STOCKED = c("A", 0, "applied", CREATE, stock("restock", 10))
@@ -330,6 +334,32 @@ HISTORIES: dict[str, tuple[str, list[Json], Json, list[Json]]] = {
         [MADE, c("B", 1, "applied", on("list.move", "l", at("m", "element1"))),
          c("C", 1, "type_mismatch", on("set.add", "l", 1), op=0)],
         doc(2, f=[R, "a"], l=["list", []]), [delta(1, 2, patch(2, l=["list", []]))],
+    ),
+    "unique-has-one-holder": (
+        "The first document that takes a key has it; another change that takes it is refused, and told of whom.",
+        [MADE, c("B", 1, "applied", ["create", "notes", "n2"]),
+         c("A", 0, "noop", nick("ann")),
+         c("B", 1, "precondition", ["reg.set", "notes", "n2", "f", 1], ["unique", "notes", "n2", "nick", "ann"], op=1),
+         c("B", 1, "noop", ["unique", "notes", "n2", "mail", "ann"]),
+         c("C", 0, "gone", ["unique", "notes", "n2", "nick", "ben"], op=0)],
+        {**doc(1, f=[R, "a"]), "notes/n2": {"rev": 2, "fields": {}}}, [delta(2, 4)],
+    ),
+    "unique-is-freed": (
+        "Taking another key frees the one before; so does a delete, also in the middle of a change, by whomever.",
+        [MADE, c("B", 1, "applied", ["create", "notes", "n2"]), c("A", 0, "noop", nick("ann")),
+         c("A", 0, "noop", nick("eve")), c("B", 1, "noop", ["unique", "notes", "n2", "nick", "ann"]),
+         c("B", 1, "precondition", ["unique", "notes", "n2", "nick", "eve"], op=0),
+         c("B", 1, "merged", DELETE, ["unique", "notes", "n2", "nick", "eve"], met=[[0, "ended", 4]]),
+         c("A", 6, "applied", CREATE, nick("ann"))],
+        {**doc(7), "notes/n2": {"rev": 2, "fields": {}}}, [],
+    ),
+    "unique-concurrent-keys-of-one-document": (
+        "Of keys that one document is given concurrently, the greater (eff, seq) stays; the other is not taken.",
+        [MADE, c("B", 1, "applied", ["create", "notes", "n2"]), c("B", 1, "noop", nick("late"), stamp=3000, now=3000),
+         c("C", 1, "merged", nick("early"), stamp=2000, now=4000, met=[[0, "lost", 3]]),
+         c("B", 1, "noop", ["unique", "notes", "n2", "nick", "early"]),
+         c("B", 1, "precondition", nick("early"), op=0)],
+        {**doc(1, f=[R, "a"]), "notes/n2": {"rev": 2, "fields": {}}}, [],
     ),
     "type-is-fixed": (
         "The first operation fixes the type; one of another type refuses its whole change.",

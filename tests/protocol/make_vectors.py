@@ -66,6 +66,7 @@ OPERATIONS: list[list[Any]] = [
     ["list.move", "notes", "n1", "items", b"\x00\xffelement1"],
     ["list.remove", "notes", "n1", "items", b"element1"],
     ["expect", "notes", "n1", "title"],
+    ["unique", "notes", "n1", "slug", "first note"],
     ["delete", "notes", "n2", {"seen": 7}],
 ]
 CLIENT: list[tuple[str, list[Any]]] = [
@@ -341,6 +342,7 @@ REFUSED: list[tuple[str, list[Any], str]] = [
     ("a position that is text", [["list.move", "c", "d", "f", "position1"]], "invalid"),
     ("a position of 257 bytes", [["list.move", "c", "d", "f", b"\x80" * 257]], "too_large"),
     ("an element of nine bytes", [["list.remove", "c", "d", "f", b"\x80element1"]], "invalid"),
+    ("a unique key that is a number", [["unique", "c", "d", "nick", 7]], "invalid"),
     ("1,001 operations", [["create", "c", "d"]] * 1_001, "too_large"),
     ("129 documents", [["create", "c", f"d{i}"] for i in range(129)], "too_large"),
 ]

@@ -5,5 +5,6 @@ The files that they stand in import nothing of this one.
 
 from tests.sim.lists import LISTS
 from tests.sim.topic import Topic
+from tests.sim.unique import UNIQUE
 
-TOPICS: tuple[Topic, ...] = (LISTS,)
+TOPICS: tuple[Topic, ...] = (LISTS, UNIQUE)

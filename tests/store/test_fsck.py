@@ -38,6 +38,7 @@ from syncd.store.tables import (
     SPACES,
     TABLES,
     TOMBSTONES,
+    UNIQUE,
     LapsedRow,
     Table,
 )
@@ -89,6 +90,8 @@ def made() -> MemoryStore:
     stock = [["bounded.restock", 10], ["bounded.lease", STRICT, 2, None], ["bounded.lease", TTL, 3, DAY_MS]]
     leasing: list[list[Any]] = [[verb, "stock", "d", "left", *args] for verb, *args in stock]
     daemon.ask(Post(KEY, SPACE, [["create", "stock", "d"], *leasing], None, None, None))
+    held = [["create", "user", "e"], ["unique", "user", "e", "nick", "ann"], ["unique", "user", "e", "mail", "a@b"]]
+    daemon.ask(Post(KEY, SPACE, held, None, None, None))
     with daemon.store.write() as tx:
         META.put(tx, keys.meta("schema"), (SCHEMA_VERSION,))
     assert not daemon.alarms
@@ -226,7 +229,7 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("space renamed", dropped(keys.space_name(S)), [
         *[(table, "no such space") for table in
           ("document", "byrev", "log", "device log", "replica", "slot", "low-water", "bucket", "dead letter",
-           "consumer", "tombstone", "lapsed", "lease", "holder")],
+           "consumer", "tombstone", "lapsed", "lease", "holder", "unique")],
         ("space", "has no name"),
     ]),
     ("name of another space", replaced(SPACE_NAMES, keys.space_name(S), ("user/ann",)), [("space", "is named")]),
@@ -244,9 +247,9 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("chain of the space", changed(SPACES, SPACE_KEY, chain=bytes(8)), [("space", "T, chain or bytes")]),
     ("T of the space", changed(SPACES, SPACE_KEY, time=5), [("space", "T, chain or bytes")]),
     ("letters", changed(SPACES, SPACE_KEY, letter_next=0), [("dead letter", "never given")]),
-    ("numbers", changed(SPACES, SPACE_KEY, number_next=4), [("document", "was never given")]),
+    ("numbers", changed(SPACES, SPACE_KEY, number_next=5), [("document", "was never given")]),
     # documents
-    ("document gone", both(dropped(A), changed(SPACES, SPACE_KEY, document_count=2)), [
+    ("document gone", both(dropped(A), changed(SPACES, SPACE_KEY, document_count=3)), [
         ("byrev", "no document notes/a"), ("bucket", "its documents have 0000"), ("space", "the sum is"),
     ]),
     ("rev moved", changed(DOCUMENTS, C, rev=5), [
@@ -340,6 +343,14 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
         ("low-water", "low-water is None"),
     ]),
     ("low-water of no slot", replaced(LOW_WATERS, keys.low_water(S, 1, 50), ()), [("low-water", "never given")]),
+    # unique keys
+    ("unique key not listed", dropped(keys.unique(S, "nick", "ann")), [("unique", "user/e holds it, and it is not")]),
+    ("unique key of another", replaced(UNIQUE, keys.unique(S, "nick", "ann"), ("notes", "a")), [
+        ("unique", "user/e holds it, and notes/a is listed"), ("unique", "notes/a does not hold it"),
+    ]),
+    ("unique key of nobody", replaced(UNIQUE, keys.unique(S, "nick", "eve"), ("user", "e")), [
+        ("unique", "user/e does not hold it"),
+    ]),
     # collection
     ("tombstone not listed", dropped(keys.tombstone(S, 4, 3)), [("tombstone", "is deleted and not listed")]),
     ("tombstone of the living", lambda tx: listed_as_deleted(tx), [("tombstone", "notes/a lives")]),

@@ -24,6 +24,7 @@ _ARGUMENTS: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
     "create": (),
     "delete": (),
     "expect": (names,),
+    "unique": (names, names),
     "reg.set": (names, values),
     "reg.unset": (names,),
     "mv.set": (names, values),

@@ -38,6 +38,7 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "list.move": ("field", "position"),
     "list.remove": ("field", "element"),
     "expect": ("field",),
+    "unique": ("field", "key"),
 }
 
 LEASE_ID_BYTES = 16

@@ -37,7 +37,7 @@ def _after(state: State, operation: Operation) -> State:
         return {} if state is None else state
     if operation.name == "delete":
         return None
-    if state is None or operation.name == "expect":
+    if state is None or operation.name in ("expect", "unique"):
         return state
     type_, _, verb = operation.name.partition(".")
     name, arguments = operation.arguments[0], operation.arguments[1:]
