@@ -65,6 +65,7 @@ class Conversation:
     ) -> None:
         self.session = session
         self.ready_s: float | None = None
+        self.field_values = 0  # received in deltas
         self.ending: TransportClosed | None = None
         self.farewell: Close | None = None  # what the server is told when `ending` is our own doing
         self.slept = False  # `ending` is that a socket did not outlive the sleep of the device
@@ -123,6 +124,9 @@ class Conversation:
         if self.session.is_renamed:
             self._groups.clear()
             self.leave()
+        self.field_values += sum(
+            len(entry.fields) for message in messages if isinstance(message, m.Delta) for entry in message.docs
+        )
         return effects
 
     # -- sending -----------------------------------------------------------------------------------------------------

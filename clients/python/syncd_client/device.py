@@ -89,6 +89,7 @@ class Device:
         self._carrier = ""  # of the present connection, or the last one
         self._sooner = Pulse(loop)  # `due_s` may have moved
         self._background: m.Background | None = None
+        self._field_values = 0  # of earlier connections
         self._known_n: dict[str, int] = {}
         self._awaited: dict[tuple[str, bytes], Pulse] = {}  # by space and nonce
 
@@ -109,6 +110,12 @@ class Device:
     def outbox_depth(self) -> int:
         """Changes, in all spaces, whose effect is not yet in the synced state."""
         return sum(self.store.outbox_depth(row.name) for row in self.store.spaces())
+
+    @property
+    def field_values(self) -> int:
+        """How many values of fields have come in deltas since the device was opened: what its synced state cost."""
+        now = self._connection.conversation.field_values if self._connection is not None else 0
+        return self._field_values + now
 
     @property
     def forked(self) -> Value:
@@ -396,6 +403,7 @@ class Device:
 
     def _over(self) -> None:
         """The attempt has ended. If that is news to the application, obey the way in which it did."""
+        self._field_values = self.field_values
         connection, self._connection = self._connection, None
         is_news = self.status.state in (State.CONNECTING, State.HELLO, State.READY, State.DRAINING)
         if self._is_wanted and is_news:

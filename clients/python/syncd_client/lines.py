@@ -86,5 +86,6 @@ def status_line(device: Device) -> dict[str, Any]:
         "outbox": device.outbox_depth(),
         "forked": device.forked,
         "outcomes_at": device.store.outcomes_at(),
+        "field_values": device.field_values,
         "spaces": [space_line(device, device.space(row.name)) for row in device.spaces()],
     }

@@ -10,15 +10,16 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import trio
 from rich.console import Console
 
+from syncd.app.demo.edge import edge
 from syncd.app.demo.stage import Daemon, DeviceProcess, StageError
-from syncd.app.demo.story import CART, PARTY, TRIP, Story, cast, grants_of
+from syncd.app.demo.story import CART, PARTY, ROUTE, TRIP, Story, cast, grants_of
 from syncd.app.demo.verify import Replica, Verdict, verdict
 from syncd.engine.grants import parsed_grant
 from syncd.env.real import SystemClock
@@ -92,12 +93,14 @@ async def _play(options: Options, directory: Path, console: Console) -> int:
         await story.open()
         await story.shop(options.seconds / 2, "2. Everyone shops from one cart")
         await story.notify()
+        await edge(story, _token(daemon, "van"), directory / "van")
         made = await story.part()
         await story.crash(options.seconds / 2)
         await story.unite()
         await story.explain(made, _token(daemon, "ann"))
         replicas = await _replicas(devices)
         found = _verdict(daemon, devices, replicas)
+        found = replace(found, problems=(*story.problems, *found.problems))
         code = _conclude(options, console, story, devices, found)
         if options.keep and code == 0:
             await _keep(console, daemon, devices)
@@ -141,8 +144,10 @@ def _verdict(daemon: Daemon, devices: Sequence[DeviceProcess], replicas: Sequenc
 def _conclude(
     options: Options, console: Console, story: Story, devices: Sequence[DeviceProcess], found: Verdict
 ) -> int:
-    story.scene("8. The verdict")
-    names = [space for space in (CART, TRIP, PARTY, "user/ann") if any(space in device.spaces for device in devices)]
+    story.scene("9. The verdict")
+    names = [
+        space for space in (CART, TRIP, ROUTE, PARTY, "user/ann") if any(space in device.spaces for device in devices)
+    ]
     acknowledged = sum(len(device.acknowledged) for device in devices)
     refused = sum(change.seq is None for device in devices for change in device.acknowledged.values())
     story.tell(f"compared {len(devices)} devices with the store on disk, over {', '.join(names)}")

@@ -120,6 +120,16 @@ class Daemon:
         while await lines.next() is not None:
             pass
 
+    def memory_bytes(self) -> int | None:
+        """What the daemon holds for itself: of its resident memory what is no page of a file, such as the store's. None
+        where the system does not tell."""
+        try:
+            lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        except OSError:
+            return None
+        found = next((line.split() for line in lines if line.startswith("RssAnon:")), None)
+        return None if found is None else 1024 * int(found[1])
+
     async def kill(self) -> None:
         """SIGKILL, at once: no farewell, no flush."""
         await self._end(signal.SIGKILL)
@@ -279,6 +289,15 @@ class DeviceProcess:
         answer = await self.ask("get", space=space, collection=collection, id=document_id)
         found: dict[str, Any] | None = answer["document"]
         return found
+
+    def freeze(self) -> None:
+        """SIGSTOP: the process keeps its socket and reads nothing, as a phone that is suspended."""
+        assert self._process is not None, "the device was started"
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None, "the device was started"
+        self._process.send_signal(signal.SIGCONT)
 
     async def kill(self) -> None:
         """SIGKILL, at once."""

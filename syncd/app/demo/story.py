@@ -18,7 +18,7 @@ from rich.table import Table
 
 from syncd.app.demo.stage import ASK_S, Daemon, DeviceProcess
 
-CART, TRIP, PARTY = "home/cart", "home/trip", "party/list"
+CART, TRIP, PARTY, ROUTE = "home/cart", "home/trip", "party/list", "home/route"
 GOODS = ("milk", "bread", "apples", "coffee", "rice", "soap", "cheese", "tomatoes", "pasta", "olives")
 EDIT_INTERVAL_S = 0.25  # between two edits of one device while it shops
 
@@ -43,6 +43,7 @@ CAST = (
 GRANTS = {
     "ann": {"home/*": "owner", "user/ann": "owner"},
     "ben": {"home/*": "writer", "user/ben": "owner"},
+    "van": {ROUTE: "writer"},
 }
 
 
@@ -66,6 +67,7 @@ class Story:
         self.random = Random(seed)
         self.backend_secret = ""
         self.restarts = 0
+        self.problems: list[str] = []  # what was promised, and did not hold
         self._began_s = trio.current_time()
 
     def tell(self, text: str) -> None:
@@ -154,7 +156,7 @@ class Story:
 
     async def part(self) -> dict[str, int]:
         """Two phones go offline and edit what the other edits, too. Returns the n of the conflicting changes."""
-        self.scene("4. Two phones go offline, and edit the same things")
+        self.scene("5. Two phones go offline, and edit the same things")
         ann, ben = self.devices["Ann's phone"], self.devices["Ben's phone"]
         await self._everyone("complete")
         for device in (ann, ben):
@@ -179,7 +181,7 @@ class Story:
 
     async def crash(self, seconds: float) -> None:
         """The daemon dies under load, and so does a device; both come back on what they had on disk."""
-        self.scene("5. kill -9, in the middle of everything")
+        self.scene("6. kill -9, in the middle of everything")
         absent = ("Ann's phone", "Ben's phone")
         others = [device for name, device in self.devices.items() if name not in absent and device.is_running]
         counts = {device.name: 0 for device in others}
@@ -207,7 +209,7 @@ class Story:
 
     async def unite(self) -> None:
         """Everyone returns; the story waits until all have everything."""
-        self.scene("6. Everyone returns")
+        self.scene("7. Everyone returns")
         for name in ("Ann's phone", "Ben's phone"):
             await self.devices[name].ask("online")
         with self._progress() as progress:
@@ -220,7 +222,7 @@ class Story:
 
     async def explain(self, made: dict[str, int], token: str) -> None:
         """Why the winner won, and what became of the loser."""
-        self.scene("7. Why is the destination what it is?")
+        self.scene("8. Why is the destination what it is?")
         for who in ("ann", "ben"):
             device = self.devices[f"{who.capitalize()}'s phone"]
             outcome = await device.outcome(TRIP, made[who])
