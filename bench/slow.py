@@ -22,7 +22,7 @@ from bench.native import Devices, Failed, Plan, compiled
 SUBSCRIBERS = 20
 DOCUMENTS = 300
 CHANGES_PER_PUSH, WINDOW = 20, 16
-CHANGES = 100_000  # some 15 MB, several times what the kernel buffers for one connection
+CHANGES = 100_000  # some 15 MB, many times what the kernel buffers for one connection
 BUFFER_BYTES = 65_536  # the kernel doubles it; what it takes is nobody's memory but the kernel's
 LOOK_S = 0.05
 CONVERGE_S_MAX = 60.0
@@ -47,7 +47,7 @@ def run(directory: Path, *, quick: bool, say: Callable[[str], None]) -> list[Fig
     """Raises `NoCompiler`, `Failed`."""
     server_core, load_core = cores()
     program = compiled("devices", directory)
-    changes, rounds = CHANGES, 1 if quick else 3
+    changes, rounds = CHANGES, 1 if quick else 2
     pushes = changes // CHANGES_PER_PUSH
     warm = DOCUMENTS // CHANGES_PER_PUSH + 100
     without, beside = [], []

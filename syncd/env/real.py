@@ -31,6 +31,11 @@ _log = getLogger(__name__)
 # is retried by TCP after a second. The kernel lowers it to net.core.somaxconn (4,096 by default).
 BACKLOG = 4096
 
+# What the kernel takes of a connection beyond what is on its way to the peer. Its own bound is some 4 MiB, of memory
+# and of news: a phone that reads again would get megabytes of what was long overwritten, before the newest state. The
+# size of a page: while one is sent, the next is read.
+UNSENT_BYTES_MAX = 262_144
+
 # What accept() says when the process or the machine has run out of something. The listening socket stays readable, so
 # without a pause the loop would spin: trio.serve_listeners pauses as long, for the same errors.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -108,6 +113,7 @@ class SocketTransport:
         if sock.family != socket.AF_UNIX:
             # A frame is one send: nothing is gained by holding it back until the last one is acknowledged.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
         self.peer = _peer(sock)
         self._socket = sock
 

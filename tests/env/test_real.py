@@ -12,6 +12,7 @@ import trio
 
 from syncd.env.ports import host_of
 from syncd.env.real import (
+    UNSENT_BYTES_MAX,
     SocketListener,
     SystemClock,
     SystemEntropy,
@@ -69,6 +70,25 @@ async def test_nothing_is_held_back_to_be_sent_together() -> None:
     client = socket.create_connection(listener.address)
     server = await listener.accept()
     assert server._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    server.abort()
+    client.close()
+    listener.close()
+
+
+async def test_a_peer_that_reads_nothing_leaves_little_with_the_kernel() -> None:
+    """Else it takes 4 MiB: of memory for each such peer, and of old news that it gets before the newest."""
+    listener = listen_tcp("127.0.0.1", 0)
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    client.connect(listener.address)
+    server = await listener.accept()
+    taken = idle = 0
+    while idle < 50:  # what left for the peer's own buffer makes room for a moment
+        count = server.send_now(bytes(30_000))
+        idle = 0 if count else idle + 1
+        taken += count
+        await trio.sleep(0 if count else 0.001)
+    assert UNSENT_BYTES_MAX <= taken < 4 * UNSENT_BYTES_MAX
     server.abort()
     client.close()
     listener.close()
