@@ -38,7 +38,7 @@ from bench import (
     tls,
 )
 from bench.history import Change, Record, compared, is_same_machine, keep, read, records
-from bench.measure import SPREAD_MAX, Figure, environment
+from bench.measure import SPREAD_MAX, Figure, busy_share, environment
 from bench.native import Failed, NoCompiler
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -115,10 +115,11 @@ def main(
                 f"[yellow]other programs use {machine['busy_share_before']:.0%} of the two cores: the figures will be"
                 " too low and far apart"
             )
-        figures, failures = _run(benchmarks, names or tuple(benchmarks), directory, notes)
+        figures, failures, took_s = _run(benchmarks, names or tuple(benchmarks), directory, notes)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    machine["failures"] = failures
+    machine["failures"], machine["took_s"] = failures, took_s
+    machine["busy_share_after"] = busy_share()
     file.parent.mkdir(parents=True, exist_ok=True)
     record = {"machine": machine, "figures": [figure.as_json() for figure in figures]}
     file.write_text(json.dumps(record, indent=2) + "\n")
@@ -134,14 +135,21 @@ def main(
         )
     for failure in failures:
         notes.print(failure, style="red", markup=False)
+    if max(machine["busy_share_before"], machine["busy_share_after"]) > BUSY_MAX:
+        notes.print(
+            f"[yellow]other programs used {machine['busy_share_before']:.0%} of the two cores before and"
+            f" {machine['busy_share_after']:.0%} after: what is one run, or a time, may be missed for that alone"
+        )
     notes.print(f"written to {os.path.relpath(file)}")
     sys.exit(1 if noisy or failures else 0)
 
 
 def _run(
     benchmarks: dict[str, Callable[[Path, Say], list[Figure]]], names: tuple[str, ...], directory: Path, notes: Console
-) -> tuple[list[Figure], list[str]]:
+) -> tuple[list[Figure], list[str], dict[str, int]]:
+    """Also how many seconds each took."""
     figures: list[Figure] = []
+    took_s: dict[str, int] = {}
     failures: list[str] = []
     for name in names:
         began = time.monotonic()
@@ -161,8 +169,10 @@ def _run(
             except (Failed, OSError) as error:
                 failures.append(f"{name}: {error}")
         shutil.rmtree(work, ignore_errors=True)
-        notes.print(f"{name}: {time.monotonic() - began:.0f} s")
-    return figures, failures
+        took_s[name] = round(time.monotonic() - began)
+        notes.print(f"{name}: {took_s[name]} s")
+    notes.print(f"all: {sum(took_s.values())} s")
+    return figures, failures, took_s
 
 
 def _print(figures: list[Figure], machine: dict[str, Any]) -> None:
