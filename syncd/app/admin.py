@@ -21,11 +21,24 @@ from urllib.parse import unquote
 import orjson
 
 from syncd.core.ids import ID_BYTES, BadName, check_name, check_space
+from syncd.core.leases import LEASE_ID_BYTES
 from syncd.core.values import decoded
+from syncd.engine import reclaiming
 from syncd.engine.batch import space_row
-from syncd.engine.commands import Command, CreateKey, Failed, Refused, Result, RevokeKey
+from syncd.engine.commands import (
+    Command,
+    ConfirmLeaseClock,
+    CreateKey,
+    EndLease,
+    Failed,
+    Refused,
+    ReleaseLeases,
+    Result,
+    RevokeKey,
+)
 from syncd.engine.explaining import explained
 from syncd.engine.feeding import consumers
+from syncd.engine.leases import frozen
 from syncd.env.ports import Clock, Entropy
 from syncd.net.api.calls import parsed_query
 from syncd.net.api.consumers import consumer_json
@@ -40,6 +53,8 @@ from syncd.wire.codec import json_value
 
 BODY_BYTES_MAX = 64 * 1024  # 64 scopes of 200 bytes, with room to spare
 KEYS_MAX = 1_000  # listed at most: keys stand for backends, of which a company has tens
+LEASES_PAGE_MAX = 1_000  # told at once: each costs the reading of its document
+LEASE_KEY_BYTES_MAX = 512
 LETTERS_PAGE = 100
 LETTERS_PAGE_MAX = 1_000  # a page is read in one go on the loop
 
@@ -96,6 +111,43 @@ def consumers_of(tx: Reader, space: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: (each["lag"] is not None, -(each["lag"] or 0), each["owner"], each["name"]))
 
 
+def leases_of(tx: Reader, space: str, after: str) -> dict[str, Any]:
+    """The leases of a space, and until when its reserves are frozen by a restore. `after`: the `next` of the page
+    before. Raises `BadName`."""
+    row = space_row(tx, check_space(space))
+    found = list(reclaiming.listed(tx, space, LEASES_PAGE_MAX + 1, _hex(after, "'after'", LEASE_KEY_BYTES_MAX)))
+    page = found[:LEASES_PAGE_MAX]
+    return {
+        "leases": [
+            {
+                "lease": each.lease.hex(),
+                "collection": each.collection,
+                "id": each.document_id,
+                "field": each.field,
+                "device": each.device.hex(),
+                "k": each.k,
+                "left": each.left,
+                "until_ms": each.until,
+                "granted_ms": each.granted_ms,
+                "honoured": each.is_honoured,
+            }
+            for each in page
+        ],
+        "next": page[-1].key.hex() if len(found) > len(page) else None,
+        "frozen_until_ms": None if row is None else frozen(tx, row.id),
+    }
+
+
+def _hex(text: object, what: str, bytes_max: int = LEASE_ID_BYTES) -> bytes:
+    try:
+        value = bytes.fromhex(text) if isinstance(text, str) else b""
+    except ValueError:
+        value = b""
+    if len(value) > bytes_max or (bytes_max == LEASE_ID_BYTES and len(value) != bytes_max) or (text and not value):
+        raise raised("malformed-request", f"{what} is hexadecimal, as a list of leases gave it")
+    return value
+
+
 # -- HTTP -------------------------------------------------------------------------------------------------------------
 
 
@@ -142,6 +194,10 @@ class Admin:
             _Route("DELETE", "/admin/apikeys/", (), False, self._revoke_key),
             _Route("GET", "/admin/explain", ("space", "collection", "id", "field"), False, self._explain),
             _Route("GET", "/admin/consumers", ("space",), False, self._list_consumers),
+            _Route("GET", "/admin/leases", ("space", "after"), False, self._list_leases),
+            _Route("POST", "/admin/leases/end", (), False, self._end_lease),
+            _Route("POST", "/admin/leases/release", (), False, self._release_leases),
+            _Route("POST", "/admin/leases/confirm-clock", (), False, self._confirm_clock),
             _Route("GET", "/admin/deadletters", ("space", "from", "limit"), False, self._list_letters),
         )
         self._routes = tuple(route for route in routes if is_trusted or route.is_open)
@@ -232,7 +288,29 @@ class Admin:
             letters = dead_letters(tx, call.query["space"], first, limit)
         return json_content(200, {"letters": letters})
 
-    async def _executed(self, command: CreateKey | RevokeKey) -> None:
+    async def _list_leases(self, call: _Call) -> Response:
+        if "space" not in call.query:
+            raise raised("malformed-request", "the query parameter 'space' is missing", parameter="space")
+        with self._store.read() as tx:
+            return json_content(200, leases_of(tx, call.query["space"], call.query.get("after", "")))
+
+    async def _end_lease(self, call: _Call) -> Response:
+        body = _json_object(call.request, {"space", "collection", "id", "field", "lease"})
+        collection, document_id, field = (check_name(body.get(key), repr(key)) for key in ("collection", "id", "field"))
+        lease = _hex(body.get("lease"), "'lease'")
+        await self._executed(EndLease(check_space(body.get("space")), collection, document_id, field, lease))
+        return Response(204, ())
+
+    async def _release_leases(self, call: _Call) -> Response:
+        body = _json_object(call.request, {"space"})
+        await self._executed(ReleaseLeases(check_space(body.get("space"))))
+        return Response(204, ())
+
+    async def _confirm_clock(self, call: _Call) -> Response:
+        await self._executed(ConfirmLeaseClock())
+        return Response(204, ())
+
+    async def _executed(self, command: Command) -> None:
         try:
             result = await self._committer.execute(command)
         except Overloaded as error:

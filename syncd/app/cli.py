@@ -328,9 +328,7 @@ def explain(
     space: str, document: str, field: str | None, file: Path | None, state_dir: Path | None, as_json: bool
 ) -> None:
     """Tell why a document, or one field of it, is as it is: who wrote it, what it met, what gave way."""
-    collection, slash, document_id = document.partition("/")
-    if not slash:
-        raise click.BadParameter(f"got {document!r}, expected COLLECTION/ID", param_hint="'COLLECTION/ID'")
+    collection, document_id = _document(document)
     query = {"space": space, "collection": collection, "id": document_id, "field": field}
     found = _asked(
         _loaded(file, state_dir), ("admin", "explain"), query,
@@ -384,6 +382,64 @@ def fsck(file: Path | None, state_dir: Path | None, as_json: bool) -> None:
         count = show.fsck(tx, as_json)
     if count:
         raise click.exceptions.Exit(DAMAGED)
+
+
+@cli.group()
+def leases() -> None:
+    """Leases of stocks: what devices hold, and what an operator may do about it."""
+
+
+@leases.command("list")
+@click.argument("space")
+@click.option("--after", default="", help="Go on behind this place, as the page before said.")
+@_settings_options
+@_json_option
+def list_leases(space: str, after: str, file: Path | None, state_dir: Path | None, as_json: bool) -> None:
+    """Show the leases of a space: which device holds how much, and until when."""
+    found = _asked(
+        _loaded(file, state_dir), ("admin", "leases"), {"space": space, "after": after},
+        lambda tx: admin.leases_of(tx, space, after),
+    )  # fmt: skip
+    show.leases(space, found, as_json)
+
+
+@leases.command("end")
+@click.argument("space")
+@click.argument("document", metavar="COLLECTION/ID")
+@click.argument("field")
+@click.argument("lease")
+@_settings_options
+def end_lease(space: str, document: str, field: str, lease: str, file: Path | None, state_dir: Path | None) -> None:
+    """End a lease: what is left of it can be sold by others. Its device was certain of it until now: end the lease of
+    one that will not come back."""
+    collection, document_id = _document(document)
+    body = {"space": space, "collection": collection, "id": document_id, "field": field, "lease": lease}
+    client.request(_loaded(file, state_dir).admin_socket, "POST", ("admin", "leases", "end"), body=body)
+
+
+@leases.command("release")
+@click.argument("space")
+@_settings_options
+def release_leases(space: str, file: Path | None, state_dir: Path | None) -> None:
+    """Let the stocks of a space that was restored from a backup be sold again, before the longest ttl has passed: what
+    devices hold that the backup does not know becomes a deficit if it is sold twice."""
+    body = {"space": space}
+    client.request(_loaded(file, state_dir).admin_socket, "POST", ("admin", "leases", "release"), body=body)
+
+
+@leases.command("confirm-clock")
+@_settings_options
+def confirm_clock(file: Path | None, state_dir: Path | None) -> None:
+    """Confirm that the clock of this machine is right, after it jumped or the daemon was down for long: leases whose
+    time is over by it then end. `syncd_lease_clock_lag_seconds` shows how much waits for this."""
+    client.request(_loaded(file, state_dir).admin_socket, "POST", ("admin", "leases", "confirm-clock"), body={})
+
+
+def _document(text: str) -> tuple[str, str]:
+    collection, slash, document_id = text.partition("/")
+    if not slash:
+        raise click.BadParameter(f"got {text!r}, expected COLLECTION/ID", param_hint="'COLLECTION/ID'")
+    return collection, document_id
 
 
 def _asked(settings: Settings, path: tuple[str, ...], query: Mapping[str, Any], read: Callable[[Reader], T]) -> Any:

@@ -63,6 +63,7 @@ from syncd.net.http import HttpShell
 from syncd.net.hub import Hub
 from syncd.net.limits import DEFAULTS, NetLimits
 from syncd.net.server import Server
+from syncd.net.tending import LeaseTender
 from syncd.store import keys
 from syncd.store.api import Store, StoreError
 from syncd.store.committer import Committer
@@ -166,6 +167,7 @@ class _Daemon:
             origins=None if "*" in origins else frozenset(origins), gate=self._gate,
         )  # fmt: skip
         self._metrics = Metrics(self._counters, self._facts)
+        self._tender = LeaseTender(self._committer, env.entropy, self._counters)
         self._is_stopping = False
 
     async def run(self, announce: Callable[[Mapping[str, Any]], None]) -> None:
@@ -180,6 +182,7 @@ class _Daemon:
                 nursery.start_soon(self._serve_admin, listeners.admin, False)
                 nursery.start_soon(self._serve_admin, listeners.socket, True)
                 nursery.start_soon(self._notifier.run_watchdog)
+                nursery.start_soon(self._tender.run)
                 self._tell_ready(announce)
                 number = await anext(signals)
                 _log.info("stopping", extra={"signal": signal.Signals(number).name})

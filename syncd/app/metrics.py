@@ -97,6 +97,11 @@ class Metrics(Collector):
         yield CounterMetricFamily("syncd_fell_behind", "Live subscriptions that a full socket stopped.", c.fell_behind)
         yield CounterMetricFamily("syncd_late_changes", "Changes made before what all active devices have.", c.late)
         yield CounterMetricFamily("syncd_lapsed_devices", "Devices that were away beyond the retention.", c.lapsed)
+        yield CounterMetricFamily("syncd_leases_ended", "Leases that ended by time.", c.leases_ended)
+        yield GaugeMetricFamily(
+            "syncd_lease_clock_lag_seconds", "Time shown by the wall clock that is not confirmed to have passed.",
+            c.lease_clock_lag_ms / 1000,
+        )  # fmt: skip
         yield CounterMetricFamily("syncd_collected_rows", "Rows that nobody needs any more, dropped.", c.collected)
 
 

@@ -175,6 +175,23 @@ def consumers(space: str, found: Sequence[Mapping[str, Any]], as_json: bool) -> 
     _print(table, f"there are no consumers in {space}", bool(found))
 
 
+def leases(space: str, found: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json_text(found))
+        return
+    table = _table("document", "field", "lease", "device", "left", "of", "ends")
+    for lease in found["leases"]:
+        ends = "strict" if lease["until_ms"] is None else _time(lease["until_ms"])
+        where = f"{lease['collection']}/{lease['id']}"
+        table.add_row(where, lease["field"], lease["lease"], lease["device"], str(lease["left"]), str(lease["k"]), ends)
+    _print(table, f"there are no leases in {space}", bool(found["leases"]))
+    if found["frozen_until_ms"] is not None:
+        until = _time(found["frozen_until_ms"])
+        click.echo(f"restored: the reserves give nothing out until {until}, or `syncd leases release {space}`")
+    if found["next"] is not None:
+        click.echo(f"more: --after {found['next']}")
+
+
 class _Counting:
     """A reader that counts the rows that are read, for the progress display."""
 

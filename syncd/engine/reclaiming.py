@@ -128,7 +128,7 @@ def clock_confirmed(batch: Batch, command: ConfirmLeaseClock) -> Result:
 
 
 class ListedLease(NamedTuple):
-    """A lease as operators see it. `until`: None for a strict one."""
+    """A lease as operators see it. `until`: None for a strict one. `key`: of the index, to go on from."""
 
     lease: bytes
     collection: str
@@ -140,6 +140,7 @@ class ListedLease(NamedTuple):
     until: int | None
     granted_ms: int
     is_honoured: bool
+    key: bytes
 
 
 def listed(tx: Reader, space: str, count_max: int, after: bytes = b"") -> Iterator[ListedLease]:
@@ -148,19 +149,22 @@ def listed(tx: Reader, space: str, count_max: int, after: bytes = b"") -> Iterat
     if row is None:
         return
     start, stop = keys.space_range(keys.LEASE, row.id)
+    read: tuple[bytes, Document | None] = (b"", None)  # the leases of a document stand together
     for count, (key, where) in enumerate(LEASES.scan(tx, (max(start, after + b"\0" if after else start), stop))):
         if count == count_max:
             return
-        yield _listed(tx, row, key, where)
+        document_key = keys.document(row.id, where.collection, where.document_id)
+        if document_key != read[0]:
+            read = document_key, DOCUMENTS.get(tx, document_key)
+        yield _listed(tx, row, key, where, read[1])
 
 
-def _listed(tx: Reader, row: SpaceRow, key: bytes, where: LeaseRow) -> ListedLease:
+def _listed(tx: Reader, row: SpaceRow, key: bytes, where: LeaseRow, document: Document | None) -> ListedLease:
     _, _, lease_id, field = keys.parse_lease(key)
-    document = DOCUMENTS.get(tx, keys.document(row.id, where.collection, where.document_id))
     lease = _lease_in(document, field, lease_id)
     assert lease is not None, "the index names leases that are there"
     device = SLOTS.get(tx, keys.slot(row.id, lease.slot))
     return ListedLease(
         lease_id, where.collection, where.document_id, field, b"" if device is None else device[0],
-        lease.k, lease.left, lease.until, where.at_ms, lease.is_honoured,
+        lease.k, lease.left, lease.until, where.at_ms, lease.is_honoured, key,
     )  # fmt: skip

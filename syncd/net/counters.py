@@ -52,12 +52,14 @@ class Counters:
     before what every active device had by then. `lapsed`: devices that were away too long. `collected`: rows dropped.
     `foreign_positions`: subscriptions at a position of this epoch that is not of its history: somebody set the store or
     the device back.
+    `leases_ended`: leases that ended by time. `lease_clock_lag_ms`: how much of what the wall clock shows is not
+    confirmed to have passed.
     """
 
     __slots__ = (
         *("batch_commands", "bytes_sent", "changes", "closes", "collected", "commit_s", "connections", "deltas_sent"),
-        *("errors", "fell_behind", "foreign_positions", "lapsed", "late", "messages_received", "pages"),
-        *("rate_limited", "refusals", "responses", "unauthenticated", "upgrades"),
+        *("errors", "fell_behind", "foreign_positions", "lapsed", "late", "lease_clock_lag_ms", "leases_ended"),
+        *("messages_received", "pages", "rate_limited", "refusals", "responses", "unauthenticated", "upgrades"),
     )
 
     def __init__(self) -> None:
@@ -77,6 +79,7 @@ class Counters:
         self.fell_behind = 0
         self.late = self.lapsed = self.collected = 0
         self.foreign_positions = 0
+        self.leases_ended = self.lease_clock_lag_ms = 0
         self.commit_s = Histogram(COMMIT_S)
         self.batch_commands = Histogram(BATCH_COMMANDS)
 

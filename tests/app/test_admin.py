@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import trio
 
-from syncd.app import daemon
+from syncd.app import admin, daemon
 from syncd.app.admin import Admin
 from syncd.core.changes import Void, parsed_change
 from syncd.engine.commands import Ack, Author, Command, CreateKey, Event, Forget, Post, PostEvents, Push, RevokeKey
+from syncd.engine.grants import Grant, Role
 from syncd.net.exchange import Health, Request, Response
 from tests.http.harness import Server
 
@@ -20,7 +21,10 @@ TRUSTED = [
     "/admin/consumers?space=a",
     "/admin/explain?space=a&collection=b&id=c",
     "/admin/deadletters?space=a",
+    "/admin/leases?space=a",
 ]
+
+SHOP = Author(b"k" * 16, None, "key", "key:shop", (Grant("**", Role.OWNER),))
 
 
 class Entropy:
@@ -231,3 +235,39 @@ def test_a_full_store_still_takes_what_makes_room(command: Command, adds: bool) 
 def test_a_command_weighs_at_least_what_it_carries(made: Callable[[str], Command]) -> None:
     weights = [daemon.size_bytes(made("x" * size)) for size in (0, 10_000, 60_000)]
     assert weights[1] - weights[0] >= 10_000 and weights[2] - weights[0] >= 60_000
+
+
+async def test_operators_see_leases_and_end_them(operators: Operators) -> None:
+    where = ["stock", "chair", "left"]
+    lease = b"l" * 16
+    operations = [["create", *where[:2]], ["bounded.restock", *where, 9], ["bounded.lease", *where, lease, 4, None]]
+    await operators.server.committer.execute(Post(SHOP, "shop", operations, None, None, None))
+    status, found = await operators.ask("GET", "/admin/leases?space=shop")
+    assert status == 200 and (found["next"], found["frozen_until_ms"]) == (None, None)
+    (told,) = found["leases"]
+    assert (told["lease"], told["device"], told["k"], told["left"]) == (lease.hex(), SHOP.device.hex(), 4, 4)
+    assert (told["collection"], told["id"], told["field"], told["until_ms"]) == (*where, None)
+    body = {"space": "shop", "collection": "stock", "id": "chair", "field": "left", "lease": lease.hex()}
+    assert (await operators.ask("POST", "/admin/leases/end", {**body, "lease": "ab"}))[0] == 400
+    assert (await operators.ask("POST", "/admin/leases/end", body))[0] == 204
+    assert (await operators.ask("POST", "/admin/leases/end", body))[0] == 404
+    assert (await operators.ask("GET", "/admin/leases?space=shop"))[1]["leases"] == []
+    assert (await operators.ask("POST", "/admin/leases/release", {"space": "shop"}))[0] == 404, "nothing is frozen"
+    assert (await operators.ask("POST", "/admin/leases/confirm-clock", {}))[0] == 204
+    for path in ("end", "release", "confirm-clock"):
+        assert (await operators.ask("POST", f"/admin/leases/{path}", {}, admin=operators.open))[0] == 404
+
+
+async def test_leases_are_listed_by_pages(operators: Operators, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "LEASES_PAGE_MAX", 2)
+    where = ["stock", "chair", "left"]
+    grants = [["bounded.lease", *where, bytes([number]) * 16, 1, 60_000] for number in range(5)]
+    operations = [["create", *where[:2]], ["bounded.restock", *where, 9], *grants]
+    await operators.server.committer.execute(Post(SHOP, "shop", operations, None, None, None))
+    seen, after = [], ""
+    while after is not None:
+        _, found = await operators.ask("GET", f"/admin/leases?space=shop&after={after}")
+        seen += [each["lease"] for each in found["leases"]]
+        after = found["next"]
+    assert seen == [(bytes([number]) * 16).hex() for number in range(5)]
+    assert (await operators.ask("GET", "/admin/leases?space=shop&after=xx"))[0] == 400

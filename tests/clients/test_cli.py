@@ -56,6 +56,23 @@ def test_a_list_is_edited_by_places(tmp_path: Path) -> None:
     assert (code, error) == (2, "error: list: no element 2; there are 2, counted from 0\n")
 
 
+def test_a_stock_is_leased_and_taken_from_as_far_as_it_is_certain(tmp_path: Path) -> None:
+    stock = (SPACE, "stock", "a", "left")
+    assert run(tmp_path, "create", *stock[:3])[0] == 0
+    for words in (("restock", *stock, "9"), ("lease", *stock, "2"), ("lease", *stock, "1", "--ttl", "60")):
+        assert run(tmp_path, *words)[0] == 0
+    assert run(tmp_path, "take", *stock, "--uncertain")[0] == 0
+    amounts = {"available": 5, "leased": 3, "taken": 1, "total": 9}
+    code, (document,), _ = run(tmp_path, "get", *stock[:3])
+    assert (code, document["fields"]) == (0, {"left": amounts})
+    assert run(tmp_path, "leases", SPACE) == (0, [], ""), "none is granted yet"
+    code, _, error = run(tmp_path, "take", *stock, "2")
+    assert code == 1 and "the leases of this device cover 0 of 2 units" in error
+    assert run(tmp_path, "give", *stock)[0] == 1
+    assert run(tmp_path, "take", *stock, "0")[0] == 2
+    assert run(tmp_path, "refund", *stock, "1")[0] == 0
+
+
 def test_exit_codes_say_who_has_to_act(tmp_path: Path) -> None:
     code, lines, error = run(tmp_path, "get", SPACE, "items", "a")
     assert (code, lines, error) == (1, [], f"error: there is no items/a in {SPACE}\n")

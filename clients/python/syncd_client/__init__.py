@@ -12,6 +12,7 @@ from .device import Device, Status
 from .errors import (
     DocumentExists,
     InvalidInput,
+    NotCovered,
     OutcomeForgotten,
     PeerError,
     StoreError,
@@ -26,7 +27,7 @@ from .positions import Item
 from .replica import Position
 from .session import Notice
 from .shell import Ports, Transport
-from .space import Change, Document, Space
+from .space import Change, Document, Lease, Space
 from .tables import OutcomeRow, RefusedRow, SpaceRow
 from .watching import Changed
 
@@ -41,7 +42,9 @@ __all__ = [
     "DocumentExists",
     "InvalidInput",
     "Item",
+    "Lease",
     "ListField",
+    "NotCovered",
     "Notice",
     "Operation",
     "OutcomeForgotten",

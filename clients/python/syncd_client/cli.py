@@ -24,7 +24,7 @@ from .carriers import Mode
 from .codec import value_from_json
 from .device import Device
 from .errors import DocumentExists, InvalidInput, SyncdError
-from .lines import document_line, outcome_line, put_line, refused_line, space_line, status_line
+from .lines import document_line, lease_line, outcome_line, put_line, refused_line, space_line, status_line
 from .operations import Operation, operation, operation_from
 from .policy import State
 from .positions import Item
@@ -192,6 +192,8 @@ _WORDS = {
     "remove": ("set.remove", "Remove a value from a set."),
     "put": ("map.put", "Put a value under a key of a map."),
     "drop": ("map.drop", "Drop a key of a map."),
+    "restock": ("bounded.restock", "Add units to a stock, or take them out of it."),
+    "refund": ("bounded.refund", "Put units back that were taken from a stock."),
     "enable": ("flag.enable", "Enable a flag."),
     "disable": ("flag.disable", "Disable a flag."),
     "delete": ("delete", "Delete a document."),
@@ -199,6 +201,8 @@ _WORDS = {
 _ARGUMENTS: dict[str, list[tuple[str, Any]]] = {
     "reg.set": [("field", str), ("value", JSON)],
     "counter.inc": [("field", str), ("by", int)],
+    "bounded.restock": [("field", str), ("by", int)],
+    "bounded.refund": [("field", str), ("units", int)],
     "set.add": [("field", str), ("value", JSON)],
     "set.remove": [("field", str), ("value", JSON)],
     "map.put": [("field", str), ("key", str), ("value", JSON)],
@@ -335,6 +339,61 @@ def list_remove(options: Options, space: str, collection: str, id: str, field: s
         return within.remove(_element_at(within.items(), place))
 
     _run(lambda: _commit(options, space, commit))
+
+
+# -- stocks and leases --------------------------------------------------------------------------------------------
+
+
+def _stock_command(*, is_count_needed: bool) -> Callable[[Callable[..., None]], click.Command]:
+    """A command on a stock: SPACE COLLECTION ID FIELD [UNITS]."""
+
+    def made(function: Callable[..., None]) -> click.Command:
+        command = click.pass_obj(function)
+        units = click.IntRange(min=1)
+        command = click.argument("units", type=units, required=is_count_needed)(command)
+        for name in ("field", "id", "collection", "space"):
+            command = click.argument(name)(command)
+        return cli.command()(command)
+
+    return made
+
+
+@_stock_command(is_count_needed=True)
+@click.option("--ttl", "ttl_s", type=click.IntRange(1, 30 * 86_400), help="Seconds after which it ends by itself.")
+def lease(options: Options, space: str, collection: str, id: str, field: str, units: int, ttl_s: int | None) -> None:
+    """Lease units of a stock, to take them while offline."""
+    ttl_ms = None if ttl_s is None else ttl_s * 1000
+    _run(lambda: _commit(options, space, lambda at: at.lease(collection, id, field, units, ttl_ms=ttl_ms)))
+
+
+@_stock_command(is_count_needed=False)
+@click.option("--uncertain", is_flag=True, help="From the reserve: only the outcome says whether there was enough.")
+def take(
+    options: Options, space: str, collection: str, id: str, field: str, units: int | None, uncertain: bool
+) -> None:
+    """Take units by the leases of this device, with certainty (default: 1)."""
+    _run(lambda: _commit(options, space, lambda at: at.take(collection, id, field, units or 1, certain=not uncertain)))
+
+
+@_stock_command(is_count_needed=False)
+def give(options: Options, space: str, collection: str, id: str, field: str, units: int | None) -> None:
+    """Give leased units back (default: all that are left)."""
+    _run(lambda: _commit(options, space, lambda at: at.give(collection, id, field, units)))
+
+
+@cli.command()
+@click.argument("space")
+@click.pass_obj
+def leases(options: Options, space: str) -> None:
+    """Print each lease of this device: what is left of it, and whether it is certain now."""
+
+    async def main() -> int:
+        async with options.device(online=False) as device:
+            for held in device.space(space).leases():
+                put_line(lease_line(space, held))
+            return 0
+
+    _run(main)
 
 
 # -- reading ------------------------------------------------------------------------------------------------------

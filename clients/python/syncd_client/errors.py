@@ -15,6 +15,10 @@ class InvalidInput(SyncdError):
     """The caller gave something that the protocol cannot carry. Nothing was stored. The text says what and where."""
 
 
+class NotCovered(SyncdError):
+    """The leases of this device do not cover what was to be taken or given: nothing was stored."""
+
+
 class DocumentExists(SyncdError):
     """`create` of a document that the view already shows."""
 

@@ -13,7 +13,7 @@ import orjson
 
 from .codec import json_value
 from .device import Device
-from .space import Document, Space
+from .space import Document, Lease, Space
 from .tables import OutcomeRow, RefusedRow
 
 
@@ -44,6 +44,19 @@ def document_line(space: str, document: Document) -> dict[str, Any]:
         "fields": {name: json_value(value) for name, value in document.fields.items()},
         "types": dict(document.types),
         "pending": document.pending_count,
+    }
+
+
+def lease_line(space: str, lease: Lease) -> dict[str, Any]:
+    return {
+        "space": space,
+        "collection": lease.collection,
+        "id": lease.id,
+        "field": lease.field,
+        "lease": lease.lease.hex(),
+        "left": lease.left,
+        "until": lease.until,
+        "certain": lease.is_certain,
     }
 
 

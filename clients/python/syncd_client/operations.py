@@ -136,6 +136,12 @@ def _checked_place(kind: str, value: Value, where: str) -> Value:
     return value
 
 
+def lease_id_of(named: Value) -> bytes | None:
+    """The id of the lease that an operation names, by its id or its certificate; None if it names none."""
+    result: bytes | None = named if named is None or isinstance(named, bytes) else named[0]
+    return result
+
+
 def operation_read(items: Sequence[Value]) -> Operation:
     """An operation from the wire form that `Operation.wire` wrote to the store: it was checked when it was made."""
     name, collection, id, *arguments = items

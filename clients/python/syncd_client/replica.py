@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from . import leases
 from .codec import change_bytes
 from .errors import InvalidInput
 from .messages import (
@@ -271,6 +272,7 @@ def _last_seq(row: SpaceRow, settled: Sequence[OutcomeRow]) -> int:
 def _store_outcome(tx: Tables, row: SpaceRow, entry: Entry, answer: OutcomeEntry) -> OutcomeRow:
     outcome = OutcomeRow(row.name, answer.n, answer.nonce, answer.outcome, answer.seq, answer.detail)
     tx.add_outcome(outcome)
+    leases.answered(tx, row.name, entry, answer.outcome, answer.detail)
     if answer.seq is None and entry.void_reason is None:
         tx.add_refused(
             RefusedRow(row.name, entry.n, entry.base, entry.stamp_ms, entry.operations, answer.outcome, answer.detail)
@@ -349,6 +351,7 @@ def fill_gap(tx: Tables, space: str, expected_n: int, new_nonce: Callable[[], by
     for entry in (entry for entry in held if entry.last_n >= expected_n):
         _put_voids(tx, space, next_missing_n, entry.n, new_nonce, reason)
         if entry.outcome is not None:
+            leases.reopened(tx, space, entry)
             tx.put_entry(space, replace(entry, outcome=None, seq=None, is_kept=False))
         next_missing_n = entry.last_n + 1
     _put_voids(tx, space, next_missing_n, row.next_n, new_nonce, reason)

@@ -16,9 +16,9 @@ import trio
 from .codec import value_from_json
 from .device import Device
 from .errors import InvalidInput, SyncdError
-from .lines import document_line, outcome_line, put_line, refused_line, space_line, status_line
+from .lines import document_line, lease_line, outcome_line, put_line, refused_line, space_line, status_line
 from .policy import State
-from .space import Space
+from .space import Change, Space
 
 # A line holds one change at most: 256 KiB of operations, six times as long in JSON.
 LINE_BYTES_MAX = 2_097_152
@@ -32,12 +32,16 @@ class Script:
             "commit": self._commit,
             "discard": self._discard,
             "get": self._get,
+            "give": self._give,
+            "lease": self._lease,
+            "leases": self._leases,
             "list": self._list,
             "offline": self._offline,
             "online": self._online,
             "refused": self._refused,
             "status": self._status,
             "subscribe": self._subscribe,
+            "take": self._take,
             "unsubscribe": self._unsubscribe,
             "wait": self._wait,
         }
@@ -86,8 +90,26 @@ class Script:
         operations = command["operations"]
         if not isinstance(operations, list):
             raise InvalidInput("operations: expected an array of operations")
-        change = self._space(command).commit(value_from_json(operations))
-        return {"space": change.space, "n": change.n, "nonce": change.nonce.hex()}
+        return _committed(self._space(command).commit(value_from_json(operations)))
+
+    def _on_stock(self, command: Mapping[str, Any]) -> tuple[Space, tuple[str, str, str]]:
+        return self._space(command), (command["collection"], command["id"], command["field"])
+
+    async def _lease(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        space, where = self._on_stock(command)
+        return _committed(space.lease(*where, command["units"], ttl_ms=command.get("ttl_ms")))
+
+    async def _take(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        space, where = self._on_stock(command)
+        return _committed(space.take(*where, command.get("units", 1), certain=command.get("certain", True)))
+
+    async def _give(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        space, where = self._on_stock(command)
+        return _committed(space.give(*where, command.get("units")))
+
+    async def _leases(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        space = self._space(command)
+        return {"leases": [lease_line(space.name, held) for held in space.leases()]}
 
     async def _discard(self, command: Mapping[str, Any]) -> dict[str, Any]:
         self._space(command).discard_refused(command["n"])
@@ -156,6 +178,10 @@ class Script:
     async def _print_notices(self) -> None:
         async for notice in self._device.notices():
             put_line({"event": "notice", "what": notice.what, "space": notice.space, "detail": notice.detail})
+
+
+def _committed(change: Change) -> dict[str, Any]:
+    return {"space": change.space, "n": change.n, "nonce": change.nonce.hex()}
 
 
 async def stdin_lines() -> AsyncIterator[bytes]:

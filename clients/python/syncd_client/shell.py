@@ -15,6 +15,7 @@ from .conversation import Close, Conversation, Send, Wait
 from .errors import StoreError, TransportClosed, Unreachable
 from .loops import Loop
 from .session import Effect
+from .steady import steady
 from .watching import Pulse
 
 CONNECT_S = 10.0  # a TCP, TLS and WebSocket handshake on a bad mobile network
@@ -42,6 +43,7 @@ class Ports:
     clock_ms: Callable[[], int]
     entropy: Callable[[int], bytes]
     connect: Connect
+    steady: Callable[[], tuple[str, float]] = steady
 
     def random(self) -> float:
         """Uniform in [0, 1)."""

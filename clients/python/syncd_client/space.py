@@ -6,19 +6,19 @@ tells the device what it touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from . import leases, replica
 from . import messages as m
-from . import replica
 from .errors import DocumentExists
 from .lists import ListField
 from .operations import Operation, operation, operation_from
 from .replica import Position
 from .sums import sum_bytes
-from .tables import Entry, Key, OutcomeRow, RefusedRow, SpaceRow
+from .tables import Entry, Key, OutcomeRow, RefusedRow, SpaceRow, Tables
 from .values import Value
 from .watching import Watcher
 
@@ -44,6 +44,21 @@ class Document:
 
     def __getitem__(self, name: str) -> Value:
         return self.fields[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Units of a stock that this device holds. `left`: less what the outbox uses. `until`: in the server's ms, or None
+    for a strict lease. `is_certain`: a take of what is left will be applied if it is committed now (and, if there is an
+    `until`, reaches the server before that)."""
+
+    collection: str
+    id: str
+    field: str
+    lease: bytes
+    left: int
+    until: int | None
+    is_certain: bool
 
 
 class Change:
@@ -173,11 +188,15 @@ class Space:
         Raises InvalidInput, and then nothing was stored.
         """
         checked = [operation_from(item) for item in operations]
+        return self._commit(lambda tx: checked, read_at)
+
+    def _commit(self, made: Callable[[Tables], Sequence[Operation]], read_at: Position | None = None) -> Change:
+        """Commit what `made` makes of the store, in the same transaction."""
         with self._store.transaction() as tx:
             entry = replica.commit(
                 tx,
                 self.name,
-                checked,
+                made(tx),
                 nonce=self._device.ports.entropy(8),
                 now_ms=self._device.ports.clock_ms(),
                 limits=_limits(tx.setting("limits")),
@@ -234,6 +253,46 @@ class Space:
     def list_field(self, collection: str, id: str, field: str) -> ListField:
         """A field of type list: its elements, and what can be done to them."""
         return ListField(self, collection, id, field)
+
+    # -- stocks ------------------------------------------------------------------------------------------------------
+
+    def restock(self, collection: str, id: str, field: str, by: int) -> Change:
+        return self._do("bounded.restock", collection, id, field, by)
+
+    def refund(self, collection: str, id: str, field: str, units: int = 1) -> Change:
+        return self._do("bounded.refund", collection, id, field, units)
+
+    def lease(self, collection: str, id: str, field: str, units: int, *, ttl_ms: int | None = None) -> Change:
+        """Ask for units that this device may then take while offline. It has them once the change is `applied`.
+        Without `ttl_ms` the lease is strict: it stays until its units are taken or given back."""
+        return self._do("bounded.lease", collection, id, field, self._device.ports.entropy(16), units, ttl_ms)
+
+    def leases(self) -> list[Lease]:
+        """What this device holds of the stocks of this space, and how much of it is certain now."""
+        with self._store.reading() as tx:
+            server_ms = self._server_ms_max(tx)
+            is_forked = tx.setting("forked") is not None
+            return [
+                Lease(row.collection, row.id, row.field, row.lease, leases.remaining(tx, row), row.until,
+                      not is_forked and leases.is_in_time(row, server_ms))
+                for row in tx.leases(self.name)
+            ]  # fmt: skip
+
+    def take(self, collection: str, id: str, field: str, units: int = 1, *, certain: bool = True) -> Change:
+        """Sell units. With certainty, by the leases of this device: raises NotCovered unless they cover all, and then
+        nothing was stored. Else from the reserve, whose word is the outcome of the change."""
+        if not certain:
+            return self._do("bounded.take", collection, id, field, units, None)
+        operation("bounded.take", collection, id, field, units, None)  # raises InvalidInput
+        key = (collection, id)
+        return self._commit(lambda tx: leases.takes(tx, self.name, key, field, units, self._server_ms_max(tx)))
+
+    def give(self, collection: str, id: str, field: str, units: int | None = None) -> Change:
+        """Give leased units back, by default all that are left. Raises NotCovered if there are not so many."""
+        return self._commit(lambda tx: leases.gives(tx, self.name, (collection, id), field, units))
+
+    def _server_ms_max(self, tx: Tables) -> int | None:
+        return leases.server_ms_max(tx, self._device.ports.steady(), self._device.ports.clock_ms())
 
 
 def _limits(known: Value) -> m.Limits:

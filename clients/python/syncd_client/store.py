@@ -26,7 +26,7 @@ import msgpack
 from .errors import StoreError
 from .messages import DocumentEntry, Former
 from .operations import Operation, operation_read
-from .tables import DocumentRow, Entry, Key, OutcomeRow, RefusedRow, SpaceRow
+from .tables import DocumentRow, Entry, Key, LeaseRow, OutcomeRow, RefusedRow, SpaceRow
 from .values import Value, packed
 
 SCHEMA_VERSION = 2
@@ -63,8 +63,11 @@ CREATE UNIQUE INDEX outcome_by_n ON outcome (space, n, nonce);
 CREATE INDEX outcome_by_nonce ON outcome (space, nonce);
 CREATE TABLE refused (at INTEGER PRIMARY KEY AUTOINCREMENT, space TEXT, n INTEGER, base INTEGER, stamp_ms INTEGER,
     operations BLOB, outcome TEXT, detail BLOB);
+CREATE TABLE lease (space TEXT, lease BLOB, collection TEXT, id TEXT, field TEXT, remains INTEGER, until INTEGER,
+    certificate BLOB, holder BLOB, PRIMARY KEY (space, lease)) WITHOUT ROWID;
 """
 
+_LEASE = "SELECT space, collection, id, field, lease, remains, until, certificate FROM lease"
 _SPACES = f"SELECT {', '.join(_SPACE_COLUMNS)} FROM space ORDER BY name"
 _SPACE_BY_NAME = f"SELECT {', '.join(_SPACE_COLUMNS)} FROM space WHERE name = ?"
 _PUT_SPACE = f"INSERT OR REPLACE INTO space VALUES ({', '.join('?' * len(_SPACE_COLUMNS))})"
@@ -91,6 +94,11 @@ def _context(data: bytes | None) -> tuple[Former, ...]:
 
 def _packed_context(context: tuple[Former, ...]) -> bytes | None:
     return packed([[former.device, former.n, former.seq] for former in context]) if context else None
+
+
+def _lease(row: tuple[Any, ...]) -> LeaseRow:
+    space, collection, id, field, lease, left, until, certificate = row
+    return LeaseRow(space, collection, id, field, lease, left, until, tuple(_unpacked(certificate)))
 
 
 def _document(row: tuple[Any, ...]) -> DocumentRow:
@@ -350,6 +358,29 @@ class Store:
         """The least base of the changes without an outcome."""
         base: int | None = self._one("SELECT min(base) FROM entry WHERE space = ? AND outcome IS NULL", space)
         return base
+
+    # A lease is this installation's alone. A backup may hold the rows, but what makes them valid is outside of it.
+
+    @property
+    def _holder(self) -> bytes:
+        return self.device + self.installation
+
+    def leases(self, space: str) -> list[LeaseRow]:
+        sql = f"{_LEASE} WHERE space = ? AND holder = ? ORDER BY collection, id, field, lease"
+        return [_lease(row) for row in self._rows(sql, space, self._holder)]
+
+    def lease(self, space: str, lease: bytes) -> LeaseRow | None:
+        rows = self._rows(f"{_LEASE} WHERE space = ? AND lease = ? AND holder = ?", space, lease, self._holder)
+        return _lease(rows[0]) if rows else None
+
+    def put_lease(self, row: LeaseRow) -> None:
+        values = (row.space, row.lease, row.collection, row.id, row.field, row.left, row.until)
+        certificate = packed(list(row.certificate))
+        self._db.execute("INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                         (*values, certificate, self._holder))  # fmt: skip
+
+    def drop_lease(self, space: str, lease: bytes) -> None:
+        self._db.execute("DELETE FROM lease WHERE space = ? AND lease = ?", (space, lease))
 
     def add_outcome(self, row: OutcomeRow) -> None:
         detail = None if row.detail is None else packed(dict(row.detail))

@@ -82,6 +82,25 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseRow:
+    """Units of a stock that this device holds. `left`: as the server last answered. `until` in the server's ms, None:
+    strict. `certificate`: the server's proof, as it came."""
+
+    space: str
+    collection: str
+    id: str
+    field: str
+    lease: bytes
+    left: int
+    until: int | None
+    certificate: tuple[Value, ...]
+
+    @property
+    def key(self) -> Key:
+        return (self.collection, self.id)
+
+
+@dataclass(frozen=True, slots=True)
 class OutcomeRow:
     """What became of a change, as stored on this device. Kept for the last changes of each space."""
 
@@ -138,6 +157,11 @@ class Tables(Protocol):
     def drop_entry(self, space: str, n: int) -> None: ...
     def oldest_n(self, space: str) -> int | None: ...
     def oldest_base(self, space: str) -> int | None: ...
+
+    def leases(self, space: str) -> list[LeaseRow]: ...
+    def lease(self, space: str, lease: bytes) -> LeaseRow | None: ...
+    def put_lease(self, row: LeaseRow) -> None: ...
+    def drop_lease(self, space: str, lease: bytes) -> None: ...
 
     def add_outcome(self, row: OutcomeRow) -> None: ...
     def outcome(self, space: str, n: int) -> OutcomeRow | None: ...
