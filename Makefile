@@ -14,7 +14,7 @@ PYTHON := $(shell for candidate in python3.11 python3.12 python3.13 python3.14 p
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo run test test-long sim mutants oracle crash failures powerloss attack autobahn fuzz check bench peers soak clean
+.PHONY: help demo run test test-long sim mutants oversell oracle crash failures powerloss attack autobahn fuzz check bench peers soak clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test: $(STAMP) ## The fast tests
 
 test-long: $(STAMP) ## All tests, with those that take minutes
 	@$(BIN)/python -m pytest -q --hypothesis-profile=long $(ARGS)
+
+oversell: $(STAMP) ## A million takes by 50 phones with leases, partitions, crashes, clones and wrong clocks: never more than there is, and all of it
+	@$(BIN)/python -m tests.oversell $(ARGS)
 
 oracle: $(STAMP) ## 20,000 random offline histories through the merge core, and through the engine, against full version vectors
 	@$(BIN)/python -m tests.oracle.run --histories 20000 $(ARGS)

@@ -304,7 +304,7 @@ def _effect(work: SpaceWork, author: Author, role: Role, change: Change, by: Obs
         is_made = verb == "create" and draft.document() is None
         try:
             if verb in GUARDED:
-                asker = Asker(work.tx, work.name, work.row, author.kind, author.device, by.slot, work.now_ms)
+                asker = Asker(work.tx, work.name, work.row, author.kind, author.device, by.slot, work.now_ms, by.time)
                 operation = admitted(asker, operation, draft.document())
                 effect.leased[name] = None
             before = draft.document() if verb in ENDING else None

@@ -69,9 +69,13 @@ def set_confirmed_clock(tx: Writer, clock: ConfirmedClock | None) -> None:
 
 
 def start_clock(tx: Writer, now_ms: int) -> None:
-    """Something begins to wait for time to pass."""
-    if confirmed_clock(tx) is None:
+    """Something begins to wait for time to pass, by a wall clock that shows `now_ms`. It may have been set back since
+    the last look, and forward again before the next one: so much would then not have passed."""
+    clock = confirmed_clock(tx)
+    if clock is None:
         set_confirmed_clock(tx, ConfirmedClock(now_ms, b"", 0))
+    elif now_ms < clock.confirmed_ms:
+        set_confirmed_clock(tx, clock._replace(confirmed_ms=now_ms))
 
 
 def frozen(tx: Reader, space_id: int) -> int | None:
@@ -152,7 +156,7 @@ def _is_genuine(
 
 
 class Asker(NamedTuple):
-    """Who asks in which space, and when (wall clock)."""
+    """Who asks in which space, and when: by the wall clock, and `time`, T of the change."""
 
     tx: Reader
     space: str
@@ -161,6 +165,7 @@ class Asker(NamedTuple):
     device: bytes
     slot: int
     now_ms: int
+    time: int
 
 
 def admitted(asker: Asker, operation: Operation, document: Document | None) -> Operation:
@@ -175,7 +180,11 @@ def admitted(asker: Asker, operation: Operation, document: Document | None) -> O
     state = None if field is None or field.type != "bounded" else field.state
     if verb == "bounded.lease":
         _check_frozen(asker, "precondition")
-        return operation
+        if args[2] is None:
+            return operation
+        # The end is by the clock that devices are told of. T, from which the book counts, stays ahead after a wall
+        # clock that was wrong was set back: leases would last as much longer.
+        return operation._replace(args=(*args[:2], args[2] - (asker.time - asker.now_ms)))
     at = 1 if verb == "bounded.take" else 0
     named = args[at]
     if document is not None and _is_to_be_honoured(asker, operation, document, state, named):

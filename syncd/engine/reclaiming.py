@@ -5,11 +5,11 @@ that are over; the end of one lease by an operator; the release of a space that 
 change by the server in the space, so everyone sees the units come back. Must not know which clocks there are: the wall
 time is that of the transaction, the monotonic one is in the command.
 
-A lease with a ttl is a promise to a device that measures it by its own monotonic clock, from what the server told it of
-the time. So the server may end it only when so much time has passed in the world, not when its wall clock says so. The
-clock of record here is `ConfirmedClock`: it moves at most as fast as the monotonic clock between two looks of one
-process, and never ahead of the wall clock. A wall clock that jumps forward, or the time that the process was down, does
-not count until an operator confirms it: leases then end late, which harms nobody, never early.
+A lease with a ttl is a promise to a device that measures it by its own monotonic clock, from when it asked. So the
+server may end it only when so much time has passed in the world, not when its wall clock says so. The clock of record
+here is `ConfirmedClock`: it moves at most as fast as the monotonic clock between two looks of one process, and never
+ahead of the wall clock. A wall clock that jumps forward, or the time that the process was down, does not count until an
+operator confirms it: leases then end late, which harms nobody, never early.
 
 Invariants: R1 no lease ends by time before `until` + `LEASE_GRACE_MS` of confirmed time. R2 a look costs a bounded
 time. R3 with nothing to wait for there is no clock: what a jump or a stop left behind is forgotten.

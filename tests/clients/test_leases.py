@@ -1,6 +1,7 @@
 """Leases on the device: what is certain, by the replica's rows; and with the real engine behind it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,7 +21,7 @@ SPACE = "team/board"
 KEY = ("stock", "chair")
 WHERE = (*KEY, "left")
 L = b"l" * 16
-RUN = ("run", 0.0)
+START = leases.Moment("run", 50.0, 7_000)
 
 
 class Phone:
@@ -34,12 +35,13 @@ class Phone:
 
     def commit(self, *operations: Any) -> m.Change | m.Void:
         with self.store.transaction() as tx:
+            leases.asked(tx, SPACE, operations, START)
             entry = replica.commit(tx, SPACE, operations, nonce=bytes(8), now_ms=0, limits=m.Limits())
         return replica.wire_change(entry)
 
-    def take(self, units: int, server_ms: int | None = 0) -> None:
+    def take(self, units: int, now: leases.Moment | None = None) -> None:
         with self.store.reading() as tx:
-            operations = leases.takes(tx, SPACE, KEY, "left", units, server_ms)
+            operations = leases.takes(tx, SPACE, KEY, "left", units, now or START)
         self.commit(*operations)
 
     def give(self, units: int | None = None) -> None:
@@ -49,7 +51,7 @@ class Phone:
 
     def left(self) -> list[int]:
         with self.store.reading() as tx:
-            return [leases.remaining(tx, row) for row in tx.leases(SPACE)]
+            return [leases.remaining(tx, row) for row in leases.held(tx, SPACE)]
 
     def push(self) -> list[str]:
         """Send the outbox; the outcomes, stored."""
@@ -107,7 +109,7 @@ def test_a_lease_is_certain_when_its_outcome_is_stored_and_less_with_each_take(p
 def test_a_take_is_split_over_leases_that_end_first(phone: Phone) -> None:
     lease(phone, 2, lease_id=b"s" * 16)
     lease(phone, 2, 60_000)
-    phone.take(3, server_ms=2_000)
+    phone.take(3)
     assert phone.left() == [0, 1], "the one with an end first"
     phone.give(1)
     with pytest.raises(NotCovered, match="hold 0 of 1 units"):
@@ -116,39 +118,49 @@ def test_a_take_is_split_over_leases_that_end_first(phone: Phone) -> None:
     assert phone.left() == []
 
 
-def test_a_lease_with_a_ttl_is_certain_only_while_the_server_cannot_be_past_its_end(phone: Phone) -> None:
+def test_a_lease_with_a_ttl_is_certain_for_its_ttl_from_when_it_was_asked_for(phone: Phone) -> None:
+    """By whichever clock went farther, and some of their error."""
+    lease(phone, 9, 10_000)
+    for run, steady_s, wall_ms, is_certain in (
+        ("run", 50.0, 7_000, True),
+        ("run", 59.98, 7_000, True),
+        ("run", 59.995, 7_000, False),
+        ("run", 50.0, 16_980, True),
+        ("run", 50.0, 16_995, False),  # the steady clock stood: the device slept
+        ("run", 59.98, 3_000, True),  # the wall clock was set back
+        ("run", 59.995, 3_000, False),
+        ("another", 50.0, 7_000, False),  # the clock was started anew
+    ):
+        now = leases.Moment(run, steady_s, wall_ms)
+        if is_certain:
+            phone.take(1, now)
+        else:
+            with pytest.raises(NotCovered, match="cover 0 of 1 units; 1 more may have ended"):
+                phone.take(1, now)
+
+
+def test_a_ttl_lease_whose_asking_was_not_noted_is_never_certain(phone: Phone) -> None:
     lease(phone, 4, 60_000)
-    with phone.store.reading() as tx:
-        (row,) = tx.leases(SPACE)
-    assert row.until is not None
-    phone.take(1, server_ms=row.until - 1)
-    for late in (row.until, None):
-        with pytest.raises(NotCovered, match="cover 0 of 1 units; 1 more have ended"):
-            phone.take(1, server_ms=late)
-
-
-def test_the_servers_clock_at_the_latest(phone: Phone) -> None:
-    """From when hello was sent, by whichever clock went farther, and some of their error."""
-
-    def latest(run: str, steady_s: float, wall_ms: int) -> int | None:
-        with phone.store.reading() as tx:
-            return leases.server_ms_max(tx, (run, steady_s), wall_ms)
-
-    assert latest("a", 0.0, 0) is None, "no handshake"
     with phone.store.transaction() as tx:
-        tx.put_setting("handshake", [1_000_000, "a", 50.0, 7_000])
-    assert latest("b", 60.0, 17_000) is None, "the clock was started anew"
-    assert latest("a", 50.0, 7_000) == 1_000_001
-    assert latest("a", 60.0, 7_000) == 1_010_011
-    assert latest("a", 50.0, 17_000) == 1_010_011, "the steady clock stood: the device slept"
-    assert latest("a", 60.0, 3_000) == 1_010_011, "the wall clock was set back"
-    assert latest("a", 40.0, 3_000) == 1_000_001
+        (row,) = tx.leases(SPACE)
+        tx.put_lease(replace(row, asked=None))
+    with pytest.raises(NotCovered):
+        phone.take(1)
+
+
+def test_a_lease_that_is_refused_leaves_no_row(phone: Phone) -> None:
+    phone.commit(operation("bounded.lease", *WHERE, L, 99, None))
+    assert phone.push() == ["precondition"]
+    phone.commit(operation("bounded.lease", *WHERE, L, 2, None), operation("bounded.take", *WHERE, 2, L))
+    assert phone.push() == ["applied"]
+    with phone.store.reading() as tx:
+        assert tx.leases(SPACE) == []
 
 
 def test_what_a_refused_change_took_is_there_again(phone: Phone) -> None:
     lease(phone, 4)
     with phone.store.reading() as tx:
-        operations = leases.takes(tx, SPACE, KEY, "left", 2, 0)
+        operations = leases.takes(tx, SPACE, KEY, "left", 2, START)
     phone.commit(*operations, operation("bounded.refund", *WHERE, 9))
     assert phone.left() == [2]
     assert phone.push() == ["precondition"]
@@ -157,11 +169,10 @@ def test_what_a_refused_change_took_is_there_again(phone: Phone) -> None:
 
 def test_a_lease_that_the_server_has_ended_is_forgotten_when_that_is_told(phone: Phone) -> None:
     lease(phone, 4, 60_000)
-    until = phone.daemon.now_ms + 60_000
     phone.daemon.ask(TendLeases(b"r" * 16, 0))
     phone.daemon.now_ms += 200_000
     phone.daemon.ask(TendLeases(b"r" * 16, 60_000 + LEASE_GRACE_MS))
-    phone.take(1, server_ms=until - 1)
+    phone.take(1)
     assert phone.push() == ["merged"] and phone.left() == []
 
 
@@ -189,7 +200,7 @@ def test_a_backup_that_is_restored_elsewhere_has_no_leases(phone: Phone, tmp_pat
     with copy.reading() as tx:
         assert tx.leases(SPACE) == [] and tx.lease(SPACE, L) is None
     with pytest.raises(NotCovered), copy.reading() as tx:
-        leases.takes(tx, SPACE, KEY, "left", 1, 0)
+        leases.takes(tx, SPACE, KEY, "left", 1, START)
     copy.close()
 
 

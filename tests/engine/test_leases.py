@@ -234,6 +234,30 @@ def test_after_a_jump_back_the_wall_clock_must_come_to_the_end_too() -> None:
     assert shop.wait(500).ended == 1
 
 
+def test_a_clock_that_is_set_back_and_forth_between_two_looks_ends_nothing_early() -> None:
+    shop = Shop()
+    shop.lease(BEN, M, 1, TTL)
+    shop.tend()
+    shop.daemon.now_ms += TTL
+    shop.mono_ms += TTL
+    shop.tend()
+    shop.daemon.now_ms -= TTL
+    shop.lease(ANN, L, 4, 60_000)
+    shop.daemon.now_ms += TTL
+    assert shop.tend().ended == 0
+    assert shop.wait(60_000 + LEASE_GRACE_MS).ended == 1
+
+
+def test_a_lease_granted_after_a_wrong_clock_was_set_back_ends_by_the_right_one() -> None:
+    shop = Shop()
+    shop.daemon.now_ms += 86_400_000
+    assert shop.outcome(ANN, op("restock", 1)) == "applied"
+    shop.daemon.now_ms -= 86_400_000
+    assert shop.lease(ANN, L, 4, TTL)[2] == shop.daemon.now_ms + TTL
+    shop.tend()
+    assert shop.wait(TTL + LEASE_GRACE_MS).ended == 1
+
+
 def test_with_nothing_to_wait_for_the_past_is_forgotten() -> None:
     shop = Shop()
     shop.lease(ANN, L, 4, TTL)

@@ -372,10 +372,8 @@ class Device:
                 self._move(Event.OPENED, "")
                 is_early = self.store.setting("first_flight") is True
                 session = Session(lambda: self.ports.entropy(8), self._reconnecting.suspicion, is_early=is_early)
-                hello = self._hello(token)
-                session.greeted = (*self.ports.steady(), hello.time)
                 conversation = Conversation(
-                    session, self.store, self._binding, hello, self.loop.now_s(),
+                    session, self.store, self._binding, self._hello(token), self.loop.now_s(),
                     token_renews=callable(self._token),
                 )  # fmt: skip
                 connection = Connection(self.loop, transport, conversation, self.ports, self._token, self._carry_out)

@@ -7,14 +7,15 @@ A row of a lease is valid only for the device and installation that it was grant
 copy of the store elsewhere has no leases, and a device that took a new id has left its leases with the old one.
 
 1. What is certain is what is left of a lease as the server last answered, less what the outbox takes and gives of it.
-2. A lease with a ttl is certain only while the server's clock, as late as it can possibly be, is before its end.
+2. A lease with a ttl is certain for so long after this device asked for it: the server granted it later than that, so
+   it ends it later, too, and nobody's wall clock has a say.
 3. A row changes in the transaction that stores the outcome: a crash makes no unit certain twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import NotCovered
@@ -26,24 +27,39 @@ from .values import Value
 CLOCK_ERROR = 0.001
 
 
-def server_ms_max(tx: Tables, steady: tuple[str, float], now_ms: int) -> int | None:
-    """The server's clock now, at the latest; None if no handshake is known that this device's clock can measure from.
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Now, by both clocks of the device: `run` and `steady_s` of the one that nobody sets, and the wall clock."""
 
-    It counts from when `hello` was sent: the server wrote its time after that. The steady clock may have stood while
-    the device slept, and the wall clock may have been set: the one that went farther is believed.
-    """
-    known = tx.setting("handshake")
-    if known is None:
-        return None
-    welcome_ms, run, steady_s, wall_ms = known
-    if run != steady[0]:
-        return None
-    elapsed_ms = max((steady[1] - steady_s) * 1000, now_ms - wall_ms, 0)
-    return int(welcome_ms + elapsed_ms * (1 + CLOCK_ERROR)) + 1
+    run: str
+    steady_s: float
+    wall_ms: int
 
 
-def is_in_time(row: LeaseRow, server_ms: int | None) -> bool:
-    return row.until is None or (server_ms is not None and server_ms < row.until)
+def asked(tx: Tables, space: str, operations: Sequence[Operation], now: Moment) -> None:
+    """Note when leases were asked for, with the change that asks: there are no units yet."""
+    for item in operations:
+        if item.name == "bounded.lease":
+            field, lease, _units, ttl_ms = item.arguments
+            moment = (now.run, now.steady_s, now.wall_ms)
+            tx.put_lease(LeaseRow(space, *item.key, field, lease, 0, ttl_ms, None, (), moment))
+
+
+def is_in_time(row: LeaseRow, now: Moment) -> bool:
+    """Whether the server cannot have ended the lease yet. The steady clock may have stood while the device slept, and
+    the wall clock may have been set: the one that went farther is believed."""
+    if row.ttl_ms is None:
+        return True
+    if row.asked is None or row.asked[0] != now.run:
+        return False
+    _, steady_s, wall_ms = row.asked
+    elapsed_ms = max((now.steady_s - steady_s) * 1000, now.wall_ms - wall_ms, 0)
+    return elapsed_ms * (1 + CLOCK_ERROR) < row.ttl_ms
+
+
+def held(tx: Tables, space: str) -> list[LeaseRow]:
+    """The leases that were granted."""
+    return [row for row in tx.leases(space) if row.certificate]
 
 
 def remaining(tx: Tables, row: LeaseRow) -> int:
@@ -65,28 +81,28 @@ def _use(item: Operation) -> tuple[bytes | None, int]:
     return None, 0
 
 
-def takes(tx: Tables, space: str, key: Key, field: str, units: int, server_ms: int | None) -> list[Operation]:
+def takes(tx: Tables, space: str, key: Key, field: str, units: int, now: Moment) -> list[Operation]:
     """The operations that take so many units with certainty, from the leases that end first. Raises NotCovered."""
-    rows = [row for row in tx.leases(space) if row.key == key and row.field == field]
+    rows = [row for row in held(tx, space) if row.key == key and row.field == field]
     what = f"{key[0]}/{key[1]} {field} in {space}"
     if tx.setting("forked") is not None:
         raise NotCovered(f"{what}: another replica uses this device id, so none of its leases is certain")
     missing, operations, over = units, [], 0
     for row in sorted(rows, key=lambda row: (row.until is None, row.until or 0, row.lease)):
-        if not is_in_time(row, server_ms):
+        if not is_in_time(row, now):
             over += 1
         elif (there := min(missing, remaining(tx, row))) > 0:
             operations.append(operation("bounded.take", *key, field, there, list(row.certificate)))
             missing -= there
     if missing or not operations:
-        ended = f"; {over} more have ended, or cannot be measured before the next handshake" if over else ""
+        ended = f"; {over} more may have ended" if over else ""
         raise NotCovered(f"{what}: the leases of this device cover {units - missing} of {units} units{ended}")
     return operations
 
 
 def gives(tx: Tables, space: str, key: Key, field: str, units: int | None) -> list[Operation]:
     """The operations that give so many units back (None: all), from the leases that end last. Raises NotCovered."""
-    rows = [row for row in tx.leases(space) if row.key == key and row.field == field]
+    rows = [row for row in held(tx, space) if row.key == key and row.field == field]
     missing, operations = units, []
     for row in sorted(rows, key=lambda row: (row.until is not None, -(row.until or 0), row.lease)):
         there = remaining(tx, row)
@@ -109,7 +125,12 @@ def answered(tx: Tables, space: str, entry: Entry, outcome: str, detail: Mapping
     told = detail or {}
     if outcome in ("applied", "merged", "noop"):
         _accepted(tx, space, entry, told)
-    elif outcome == "lease_expired" and isinstance(told.get("op"), int) and told["op"] < len(entry.operations):
+        return
+    for item in entry.operations:
+        row = tx.lease(space, item.arguments[1]) if item.name == "bounded.lease" else None
+        if row is not None and not row.certificate:
+            tx.drop_lease(space, row.lease)
+    if outcome == "lease_expired" and isinstance(told.get("op"), int) and told["op"] < len(entry.operations):
         lease, _ = _use(entry.operations[told["op"]])
         if lease is not None:
             tx.drop_lease(space, lease)
@@ -119,10 +140,8 @@ def _accepted(tx: Tables, space: str, entry: Entry, told: Mapping[str, Any]) -> 
     granted = {certificate[0]: certificate for certificate in told.get("leases", ())}
     ended = {index for index, verdict, _seq in told.get("met", ()) if verdict == "ended"}
     for index, item in enumerate(entry.operations):
-        if item.name == "bounded.lease" and item.arguments[1] in granted:
-            certificate = tuple(granted[item.arguments[1]])
-            lease, k, until = certificate[:3]
-            tx.put_lease(LeaseRow(space, *item.key, item.arguments[0], lease, k, until, certificate))
+        if item.name == "bounded.lease":
+            _grant(tx, space, item, granted.get(item.arguments[1]))
         lease_used, units = _use(item)
         row = None if lease_used is None else tx.lease(space, lease_used)
         if row is None:
@@ -131,6 +150,18 @@ def _accepted(tx: Tables, space: str, entry: Entry, told: Mapping[str, Any]) -> 
             tx.drop_lease(space, row.lease)
         else:
             tx.put_lease(replace(row, left=row.left - units))
+
+
+def _grant(tx: Tables, space: str, item: Operation, certificate: Sequence[Value] | None) -> None:
+    """A lease was granted; without a certificate it was used up by the change that asked for it."""
+    field, lease, _units, ttl_ms = item.arguments
+    row = tx.lease(space, lease)
+    if certificate is None:
+        tx.drop_lease(space, lease)
+        return
+    _, k, until = certificate[:3]
+    moment = None if row is None else row.asked
+    tx.put_lease(LeaseRow(space, *item.key, field, lease, k, ttl_ms, until, tuple(certificate), moment))
 
 
 def reopened(tx: Tables, space: str, entry: Entry) -> None:

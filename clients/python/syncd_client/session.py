@@ -135,8 +135,6 @@ class Session:
         self.parameters = m.Parameters()
         self.suspicion = suspicion
         self.links: dict[str, Link] = {}
-        # When hello was sent: run and seconds of the steady clock, wall time in ms.
-        self.greeted: tuple[str, float, int] | None = None
         self.is_too_early = False  # the server refused the first flight: it is another than it was
         self.is_renamed = False  # the device has another id now: nothing more is sent on this connection
         self._is_leaving = False  # the id is being left (renaming.py)
@@ -204,8 +202,6 @@ class Session:
         if self.state is State.HELLO:
             self.state = State.READY
         tx.put_setting("offset_ms", message.time - now_ms)
-        if self.greeted is not None:
-            tx.put_setting("handshake", [message.time, *self.greeted])
         tx.put_setting("limits", dict(message.limits))
         tx.put_setting("first_flight", FIRST_FLIGHT in message.caps)
         self._is_leaving = renaming.is_leaving(tx)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from . import leases, replica
 from . import messages as m
 from .errors import DocumentExists
+from .leases import Moment
 from .lists import ListField
 from .operations import Operation, operation, operation_from
 from .replica import Position
@@ -193,10 +194,12 @@ class Space:
     def _commit(self, made: Callable[[Tables], Sequence[Operation]], read_at: Position | None = None) -> Change:
         """Commit what `made` makes of the store, in the same transaction."""
         with self._store.transaction() as tx:
+            operations = made(tx)
+            leases.asked(tx, self.name, operations, self._now())
             entry = replica.commit(
                 tx,
                 self.name,
-                made(tx),
+                operations,
                 nonce=self._device.ports.entropy(8),
                 now_ms=self._device.ports.clock_ms(),
                 limits=_limits(tx.setting("limits")),
@@ -270,12 +273,11 @@ class Space:
     def leases(self) -> list[Lease]:
         """What this device holds of the stocks of this space, and how much of it is certain now."""
         with self._store.reading() as tx:
-            server_ms = self._server_ms_max(tx)
-            is_forked = tx.setting("forked") is not None
+            is_forked, now = tx.setting("forked") is not None, self._now()
             return [
                 Lease(row.collection, row.id, row.field, row.lease, leases.remaining(tx, row), row.until,
-                      not is_forked and leases.is_in_time(row, server_ms))
-                for row in tx.leases(self.name)
+                      not is_forked and leases.is_in_time(row, now))
+                for row in leases.held(tx, self.name)
             ]  # fmt: skip
 
     def take(self, collection: str, id: str, field: str, units: int = 1, *, certain: bool = True) -> Change:
@@ -285,14 +287,14 @@ class Space:
             return self._do("bounded.take", collection, id, field, units, None)
         operation("bounded.take", collection, id, field, units, None)  # raises InvalidInput
         key = (collection, id)
-        return self._commit(lambda tx: leases.takes(tx, self.name, key, field, units, self._server_ms_max(tx)))
+        return self._commit(lambda tx: leases.takes(tx, self.name, key, field, units, self._now()))
 
     def give(self, collection: str, id: str, field: str, units: int | None = None) -> Change:
         """Give leased units back, by default all that are left. Raises NotCovered if there are not so many."""
         return self._commit(lambda tx: leases.gives(tx, self.name, (collection, id), field, units))
 
-    def _server_ms_max(self, tx: Tables) -> int | None:
-        return leases.server_ms_max(tx, self._device.ports.steady(), self._device.ports.clock_ms())
+    def _now(self) -> Moment:
+        return Moment(*self._device.ports.steady(), self._device.ports.clock_ms())
 
 
 def _limits(known: Value) -> m.Limits:

@@ -1,4 +1,4 @@
-"""A clock that nobody sets: it measures how long ago a handshake was.
+"""A clock that nobody sets: it measures how long ago a lease was asked for.
 
 Owns where that clock comes from. On Linux and Android it is the time since the machine was started, sleep included, and
 one `run` is from start to start, so a process that was restarted can go on measuring. Elsewhere it is the monotonic

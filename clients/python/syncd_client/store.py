@@ -29,7 +29,7 @@ from .operations import Operation, operation_read
 from .tables import DocumentRow, Entry, Key, LeaseRow, OutcomeRow, RefusedRow, SpaceRow
 from .values import Value, packed
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x73796E64  # "synd": tells this file from any other SQLite database
 
 # Another process holds the write lock for the length of one fsync; ten seconds are a disk in trouble, not a queue.
@@ -63,11 +63,11 @@ CREATE UNIQUE INDEX outcome_by_n ON outcome (space, n, nonce);
 CREATE INDEX outcome_by_nonce ON outcome (space, nonce);
 CREATE TABLE refused (at INTEGER PRIMARY KEY AUTOINCREMENT, space TEXT, n INTEGER, base INTEGER, stamp_ms INTEGER,
     operations BLOB, outcome TEXT, detail BLOB);
-CREATE TABLE lease (space TEXT, lease BLOB, collection TEXT, id TEXT, field TEXT, remains INTEGER, until INTEGER,
-    certificate BLOB, holder BLOB, PRIMARY KEY (space, lease)) WITHOUT ROWID;
+CREATE TABLE lease (space TEXT, lease BLOB, collection TEXT, id TEXT, field TEXT, remains INTEGER, ttl_ms INTEGER,
+    until INTEGER, certificate BLOB, asked BLOB, holder BLOB, PRIMARY KEY (space, lease)) WITHOUT ROWID;
 """
 
-_LEASE = "SELECT space, collection, id, field, lease, remains, until, certificate FROM lease"
+_LEASE = "SELECT space, collection, id, field, lease, remains, ttl_ms, until, certificate, asked FROM lease"
 _SPACES = f"SELECT {', '.join(_SPACE_COLUMNS)} FROM space ORDER BY name"
 _SPACE_BY_NAME = f"SELECT {', '.join(_SPACE_COLUMNS)} FROM space WHERE name = ?"
 _PUT_SPACE = f"INSERT OR REPLACE INTO space VALUES ({', '.join('?' * len(_SPACE_COLUMNS))})"
@@ -97,8 +97,10 @@ def _packed_context(context: tuple[Former, ...]) -> bytes | None:
 
 
 def _lease(row: tuple[Any, ...]) -> LeaseRow:
-    space, collection, id, field, lease, left, until, certificate = row
-    return LeaseRow(space, collection, id, field, lease, left, until, tuple(_unpacked(certificate)))
+    certificate, asked = _unpacked(row[8]), _unpacked(row[9])
+    space, collection, id, field, lease, left, ttl_ms, until = row[:8]
+    moment = None if asked is None else (asked[0], asked[1], asked[2])
+    return LeaseRow(space, collection, id, field, lease, left, ttl_ms, until, tuple(certificate), moment)
 
 
 def _document(row: tuple[Any, ...]) -> DocumentRow:
@@ -374,10 +376,10 @@ class Store:
         return _lease(rows[0]) if rows else None
 
     def put_lease(self, row: LeaseRow) -> None:
-        values = (row.space, row.lease, row.collection, row.id, row.field, row.left, row.until)
-        certificate = packed(list(row.certificate))
-        self._db.execute("INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                         (*values, certificate, self._holder))  # fmt: skip
+        values = (row.space, row.lease, row.collection, row.id, row.field, row.left, row.ttl_ms, row.until)
+        certificate, asked = packed(list(row.certificate)), packed(row.asked)
+        self._db.execute("INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                         (*values, certificate, asked, self._holder))  # fmt: skip
 
     def drop_lease(self, space: str, lease: bytes) -> None:
         self._db.execute("DELETE FROM lease WHERE space = ? AND lease = ?", (space, lease))

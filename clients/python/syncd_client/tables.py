@@ -83,8 +83,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRow:
-    """Units of a stock that this device holds. `left`: as the server last answered. `until` in the server's ms, None:
-    strict. `certificate`: the server's proof, as it came."""
+    """Units of a stock that this device holds, or has asked for. `left`: as the server last answered. `ttl_ms`, `until`
+    (in the server's ms): None for a strict one. `certificate`: the server's proof, as it came; empty until then.
+    `asked`: run and seconds of the steady clock, and wall time in ms, when it was asked for."""
 
     space: str
     collection: str
@@ -92,8 +93,10 @@ class LeaseRow:
     field: str
     lease: bytes
     left: int
+    ttl_ms: int | None
     until: int | None
     certificate: tuple[Value, ...]
+    asked: tuple[str, float, int] | None
 
     @property
     def key(self) -> Key:
