@@ -31,6 +31,7 @@ from syncd.engine.commands import (
     CreateKey,
     EndLease,
     Failed,
+    MarkSafe,
     Refused,
     ReleaseLeases,
     Result,
@@ -52,6 +53,8 @@ from syncd.store.tables import API_KEYS, LETTERS
 from syncd.wire.codec import json_value
 
 BODY_BYTES_MAX = 64 * 1024  # 64 scopes of 200 bytes, with room to spare
+SAFE_MAX = 200  # spaces in one request about a backup: their rows are written in one transaction
+SAFE_BYTES_MAX = 300 * SAFE_MAX  # a name of 200 bytes, an epoch, a seq
 KEYS_MAX = 1_000  # listed at most: keys stand for backends, of which a company has tens
 LEASES_PAGE_MAX = 1_000  # told at once: each costs the reading of its document
 LEASE_KEY_BYTES_MAX = 512
@@ -192,6 +195,7 @@ class Admin:
             _Route("GET", "/admin/apikeys", (), False, self._list_keys),
             _Route("POST", "/admin/apikeys", (), False, self._create_key),
             _Route("DELETE", "/admin/apikeys/", (), False, self._revoke_key),
+            _Route("POST", "/admin/safe", (), False, self._mark_safe),
             _Route("GET", "/admin/explain", ("space", "collection", "id", "field"), False, self._explain),
             _Route("GET", "/admin/consumers", ("space",), False, self._list_consumers),
             _Route("GET", "/admin/leases", ("space", "after"), False, self._list_leases),
@@ -262,6 +266,22 @@ class Admin:
 
     async def _revoke_key(self, call: _Call) -> Response:
         await self._executed(RevokeKey(check_name(call.name, "the name of an API key")))
+        return Response(204, ())
+
+    async def _mark_safe(self, call: _Call) -> Response:
+        """What a verified backup has: `syncd backup` tells it, `SAFE_MAX` spaces at a time."""
+        body = _json_object(call.request, {"spaces", "made_ms"}, SAFE_BYTES_MAX)
+        spaces, made_ms = body.get("spaces"), body.get("made_ms")
+        if not (isinstance(spaces, list) and len(spaces) <= SAFE_MAX and (made_ms is None or type(made_ms) is int)):
+            raise raised("invalid-request", f"'spaces' is a list of at most {SAFE_MAX}", pointer="/spaces")
+        marks = []
+        for item in spaces:
+            try:
+                name, epoch, seq = item
+                marks.append((check_space(name), bytes.fromhex(epoch), int(seq)))
+            except (TypeError, ValueError):
+                raise raised("invalid-request", "each space is [name, epoch, seq]", pointer="/spaces") from None
+        await self._executed(MarkSafe(tuple(marks), made_ms))
         return Response(204, ())
 
     async def _explain(self, call: _Call) -> Response:
@@ -342,9 +362,9 @@ def _count(query: Mapping[str, str], name: str, default: int, most: int) -> int:
     return int(text)
 
 
-def _json_object(request: Request, known: set[str]) -> dict[str, Any]:
-    if len(request.body) > BODY_BYTES_MAX:
-        raise raised("too-large", f"the body has at most {BODY_BYTES_MAX} bytes", limit_bytes=BODY_BYTES_MAX)
+def _json_object(request: Request, known: set[str], bytes_max: int = BODY_BYTES_MAX) -> dict[str, Any]:
+    if len(request.body) > bytes_max:
+        raise raised("too-large", f"the body has at most {bytes_max} bytes", limit_bytes=bytes_max)
     try:
         body = orjson.loads(request.body)
     except orjson.JSONDecodeError as error:

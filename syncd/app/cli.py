@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from syncd.app import VERSION, admin, client, config, daemon, show
+from syncd.app import VERSION, admin, backups, client, config, daemon, show
 from syncd.app.config import ConfigError, Settings
 from syncd.app.listening import CannotServe
 from syncd.app.settings import example
@@ -376,9 +376,10 @@ def list_letters(space: str, first: int, limit: int, file: Path | None, state_di
 @cli.command(short_help="Check every record of the store.")
 @_settings_options
 @_json_option
-def fsck(file: Path | None, state_dir: Path | None, as_json: bool) -> None:
+@click.option("--directory", type=click.Path(path_type=Path), help="Check this backup instead of the store.")
+def fsck(directory: Path | None, file: Path | None, state_dir: Path | None, as_json: bool) -> None:
     """Check every record of the store and how they fit together. Works beside a running daemon."""
-    with _read_only(_loaded(file, state_dir)) as store, store.read() as tx:
+    with _read_only(_loaded(file, state_dir), directory) as store, store.read() as tx:
         count = show.fsck(tx, as_json)
     if count:
         raise click.exceptions.Exit(DAMAGED)
@@ -442,6 +443,27 @@ def _document(text: str) -> tuple[str, str]:
     return collection, document_id
 
 
+@cli.command(short_help="Copy the store while it is in use.")
+@click.argument("directory", type=click.Path(path_type=Path))
+@_settings_options
+@_json_option
+def backup(directory: Path, file: Path | None, state_dir: Path | None, as_json: bool) -> None:
+    """Make a backup in the new DIRECTORY, beside a running daemon or without one; it is checked before it gets its
+    name. From the first one on, devices keep what no backup has yet, and offer it again to a restored server."""
+    show.copied(backups.backup(_loaded(file, state_dir), directory), as_json)
+
+
+@cli.command(short_help="Put a backup in the place of the store.")
+@click.argument("directory", type=click.Path(path_type=Path))
+@_settings_options
+@_json_option
+@click.confirmation_option(prompt="Every device falls back to this backup. Replace the store?")
+def restore(directory: Path, file: Path | None, state_dir: Path | None, as_json: bool) -> None:
+    """Put the backup in DIRECTORY in the place of the store. The daemon must be stopped. The old store is kept beside
+    the new one; each space begins a new epoch, to which devices bring what they still hold."""
+    show.restored(backups.restore(_loaded(file, state_dir), directory), as_json)
+
+
 def _asked(settings: Settings, path: tuple[str, ...], query: Mapping[str, Any], read: Callable[[Reader], T]) -> Any:
     """The daemon's answer; with no daemon, what its store holds."""
     try:
@@ -454,11 +476,14 @@ def _asked(settings: Settings, path: tuple[str, ...], query: Mapping[str, Any], 
 
 
 @contextmanager
-def _read_only(settings: Settings) -> Iterator[Store]:
+def _read_only(settings: Settings, directory: Path | None = None) -> Iterator[Store]:
     """The store of a daemon that may run or not; LMDB lets other processes read beside the one that writes."""
     room = settings.config.store
     store = open_store(
-        settings.store_directory, map_bytes=room.map_bytes, map_bytes_max=room.map_bytes_max, read_only=True
+        directory or settings.store_directory,
+        map_bytes=room.map_bytes,
+        map_bytes_max=room.map_bytes_max,
+        read_only=True,
     )
     try:
         yield store

@@ -7,7 +7,9 @@ Owns the form of every output. Must not fetch anything. JSON goes to stdout as o
 import json
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from urllib.parse import quote
 
 import click
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from syncd.app.config import Settings
@@ -234,6 +236,49 @@ def fsck(tx: Reader, as_json: bool) -> int:
     more = f", of which the first {len(findings)} are shown" if count > len(findings) else ""
     click.echo(f"{count} problems found{more}." if count else "The store is sound.")
     return count
+
+
+def copied(facts: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json_text(facts))
+        return
+    click.echo(f"{facts['directory']}: {facts['spaces']:,} spaces, {facts['bytes'] / 2**20:,.1f} MiB, checked.")
+    if not facts["is_told"]:
+        click.echo("No daemon runs that could tell devices of it; the next backup beside one does.")
+
+
+def restored(facts: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json_text(facts))
+        return
+    click.echo(f"Restored {facts['spaces']:,} spaces, each with a new epoch. Start the daemon: devices do the rest.")
+    if facts["replaced"] is not None:
+        click.echo(f"The old store is {facts['replaced']}; remove it when you are sure.")
+
+
+@contextmanager
+def working(what: str, total: Callable[[], float | None], done: Callable[[], float]) -> Iterator[None]:
+    """A progress bar on a terminal, while something else works; `done` and `total` are looked at now and then."""
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    if not console.is_terminal:
+        yield
+        return
+    over = threading.Event()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+
+        def look() -> None:
+            while not over.wait(0.2):
+                progress.update(task, completed=done(), total=total())
+
+        looker = threading.Thread(target=look, daemon=True)
+        looker.start()
+        try:
+            yield
+        finally:
+            over.set()
+            looker.join()
 
 
 def _table(*columns: str) -> Table:

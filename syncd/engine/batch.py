@@ -472,7 +472,7 @@ class Batch:
             return work
         last = self._tx.last(*keys.table_range(keys.SPACE_NAME))
         number = 1 if last is None else int.from_bytes(last[0][1:5]) + 1
-        row = SpaceRow(number, self.entropy(16), None, 0, 0, 0, 0, 0, CHAIN_START, 0, 0, SERVER_SLOT, 1, 0, 0, 0)
+        row = SpaceRow(number, self.entropy(16), None, 0, 0, 0, 0, 0, CHAIN_START, 0, 0, SERVER_SLOT, 1, 0, 0, 0, 0)
         SPACE_NAMES.put(self._tx, keys.space_name(number), (name,))
         work = self.spaces[name] = SpaceWork(self._tx, self.now_ms, name, row)
         self.device_made(Author(SERVER_DEVICE, None, "server", "", ()))

@@ -142,6 +142,15 @@ class PostEvents:
 
 
 @dataclass(frozen=True, slots=True)
+class MarkSafe:
+    """A verified backup, taken at `made_ms`, has these spaces: (name, epoch, seq). It is told in parts, the time with
+    the last. Answer: `Done`."""
+
+    spaces: tuple[tuple[str, bytes, int], ...]
+    made_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class CreateKey:
     """A new API key: `secret_hash` 16 bytes. Answer: `Done`, or `Refused("exists")` if the name is taken."""
 
@@ -242,7 +251,7 @@ class ConfirmLeaseClock:
 
 
 Command = (
-    Bind | Attach | Forget | Lose | Purge | Push | Ack | Post | PostEvents | CreateKey | RevokeKey
+    MarkSafe | Bind | Attach | Forget | Lose | Purge | Push | Ack | Post | PostEvents | CreateKey | RevokeKey
     | PutConsumer | UseConsumer | AckConsumer | DropConsumer | Collect
     | TendLeases | EndLease | ReleaseLeases | ConfirmLeaseClock
 )  # fmt: skip
@@ -285,7 +294,8 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """The subscription stands. `space_id`, `slot` name it in reads; `highest`: n recorded of this device."""
+    """The subscription stands. `space_id`, `slot` name it in reads; `highest`: n recorded of this device; `safe`: up to
+    where its changes need not be kept any more."""
 
     space: str
     space_id: int
@@ -294,6 +304,7 @@ class Attached:
     head: int
     role: str
     highest: int
+    safe: int
 
 
 @dataclass(frozen=True, slots=True)

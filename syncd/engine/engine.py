@@ -32,6 +32,7 @@ from syncd.engine.commands import (
     Expired,
     Forget,
     Lose,
+    MarkSafe,
     Post,
     PostEvents,
     Purge,
@@ -45,6 +46,7 @@ from syncd.engine.commands import (
     TendLeases,
     UseConsumer,
 )
+from syncd.engine.epochs import fork_of, marked_safe, safe_seq
 from syncd.engine.feeding import consumer_acked, consumer_dropped, consumer_made, consumer_used
 from syncd.engine.frontier import Retention, collected, low_after_ack, low_on_arrival
 from syncd.engine.grants import Role
@@ -103,6 +105,8 @@ class Engine:
                 return _create_key(batch, command)
             case RevokeKey():
                 return _revoke_key(batch, command)
+            case MarkSafe():
+                return marked_safe(batch, command)
             case PutConsumer():
                 return consumer_made(batch, command)
             case UseConsumer():
@@ -183,7 +187,7 @@ def _newest_position(change: Change | Void | RefusedChange) -> int:
 
 def _expired(work: SpaceWork, author: Author, epoch: bytes) -> Expired:
     replica = work.replica(author.device)
-    fork = work.row.fork if epoch == work.row.parent else 0
+    fork = fork_of(work.tx, work.row, epoch)
     return Expired(work.name, work.row.epoch, fork, 0 if replica is None else replica.highest)
 
 
@@ -212,8 +216,9 @@ def _attach(batch: Batch, command: Attach) -> Result:
         replica = replica._replace(low=low, applied=command.complete, seen_ms=work.now_ms)
         work.set_replica(author.device, replica)
     return Attached(
-        command.space, work.row.id, replica.slot, work.row.epoch, work.head, role.name.lower(), replica.highest
-    )
+        command.space, work.row.id, replica.slot, work.row.epoch, work.head, role.name.lower(), replica.highest,
+        safe_seq(batch.tx, work.row, work.head),
+    )  # fmt: skip
 
 
 def _forget(batch: Batch, command: Forget) -> Result:

@@ -32,6 +32,7 @@ from syncd.engine.commands import (
     Result,
     UseConsumer,
 )
+from syncd.engine.epochs import fork_of
 from syncd.engine.grants import Role
 from syncd.engine.quotas import KEY_PREFIX
 from syncd.store import keys
@@ -63,10 +64,10 @@ def started(row: SpaceRow, start: Place | str) -> Place:
     return Place(row.epoch, seq, seq)
 
 
-def refused_place(row: SpaceRow, space: str, place: Place) -> Expired | Refused | None:
+def refused_place(tx: Reader, row: SpaceRow, space: str, place: Place) -> Expired | Refused | None:
     """Why nothing can be read from a place; None if it holds."""
     if place.epoch != row.epoch:
-        return Expired(space, row.epoch, row.fork if place.epoch == row.parent else 0, 0)
+        return Expired(space, row.epoch, fork_of(tx, row, place.epoch), 0)
     if place.resume > row.head:
         return Refused("bad_position", f"the position lies beyond the head {row.head}")
     if 0 < (place.complete or place.resume) < row.floor:
@@ -130,7 +131,7 @@ def consumer_made(batch: Batch, command: PutConsumer) -> Result:
     if found is not None and found.epoch == row.epoch:
         return _told(row, command.name, found)
     place = started(row, command.start)
-    refusal = refused_place(row, command.space, place)
+    refusal = refused_place(batch.tx, row, command.space, place)
     if refusal is not None:
         return refusal
     if found is None:
@@ -169,7 +170,7 @@ def consumer_acked(batch: Batch, command: AckConsumer) -> Result:
     if place.epoch != row.epoch or found.epoch != row.epoch:
         # Also a good place for a consumer that stands in another epoch: it is made anew first, knowing what is lost.
         old = place.epoch if place.epoch != row.epoch else found.epoch
-        return Expired(command.space, row.epoch, row.fork if old == row.parent else 0, 0)
+        return Expired(command.space, row.epoch, fork_of(batch.tx, row, old), 0)
     if place.resume > row.head:
         return Refused("bad_position", f"the position lies beyond the head {row.head}")
     if place.complete > found.complete and place.resume > place.complete:

@@ -13,6 +13,7 @@ from syncd.core.values import ValueRefused, normalized
 from syncd.engine.batch import SERVER_DEVICE, Batch, SpaceWork
 from syncd.engine.changes import take
 from syncd.engine.commands import Author, Event, EventResults, Expired, Post, Posted, PostEvents, Refused, Result
+from syncd.engine.epochs import fork_of
 from syncd.engine.grants import Role
 from syncd.store import keys
 from syncd.store.tables import EXPIRIES, IDEMPOTENCY, IdempotencyRow
@@ -107,8 +108,7 @@ def _refused_position(batch: Batch, command: Post, work: SpaceWork | None) -> Re
         if work is None:
             return Refused("bad_position", "the space does not exist")
         if position.epoch != work.row.epoch:
-            fork = work.row.fork if position.epoch == work.row.parent else 0
-            return Expired(command.space, work.row.epoch, fork, 0)
+            return Expired(command.space, work.row.epoch, fork_of(batch.tx, work.row, position.epoch), 0)
         if position.seq > work.head:
             return Refused("bad_position", f"the position lies beyond the head {work.head}")
     if command.if_match is not None:

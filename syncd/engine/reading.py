@@ -22,6 +22,7 @@ from syncd.core.sums import CHAIN_START
 from syncd.engine.batch import DocumentName, entry_of, is_other, space_row
 from syncd.engine.changes import outcome_entry
 from syncd.engine.commands import Attach, Attached, Author, Bound, Expired, Refused
+from syncd.engine.epochs import fork_of, safe_seq
 from syncd.engine.grants import Role
 from syncd.engine.members import role_at, said_at
 from syncd.store import keys
@@ -88,7 +89,8 @@ def attached(tx: Reader, command: Attach) -> Attached | Expired | Refused | None
     assert row is not None, "a missing space is refused"
     if replica is None or (replica.low is None and not is_other(tx, author)):
         return None
-    return Attached(command.space, row.id, replica.slot, row.epoch, row.head, granted.name.lower(), replica.highest)
+    safe, role = safe_seq(tx, row, row.head), granted.name.lower()
+    return Attached(command.space, row.id, replica.slot, row.epoch, row.head, role, replica.highest, safe)
 
 
 def refused_attach(
@@ -108,7 +110,7 @@ def refused_attach(
         if complete or resume:
             return Refused("bad_position", "a position other than 0 names its epoch")
     elif command.epoch != row.epoch:
-        return Expired(command.space, row.epoch, row.fork if command.epoch == row.parent else 0, highest)
+        return Expired(command.space, row.epoch, fork_of(tx, row, command.epoch), highest)
     if not complete <= resume:
         return Refused("bad_position", f"complete {complete} lies beyond resume {resume}")
     if (complete == 0 < resume) != (command.start is not None):

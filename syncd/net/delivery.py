@@ -522,5 +522,4 @@ def _is_at_head(answer: Attached, cursor: Cursor) -> bool:
 def _subscribed(answer: Attached, cursor: Cursor | None) -> Subscribed:
     assert cursor is not None
     mode = "live" if _is_at_head(answer, cursor) else "catch-up"
-    # Nothing is replicated: what the head covers is as safe as it will be.
-    return Subscribed(answer.space, answer.epoch, answer.head, answer.head, answer.role, mode)
+    return Subscribed(answer.space, answer.epoch, answer.head, answer.safe, answer.role, mode)

@@ -37,6 +37,7 @@ from syncd.store.tables import (
     DEVICES,
     DOCUMENTS,
     ENTRIES,
+    EPOCHS,
     EXPIRIES,
     HOLDERS,
     HOLDINGS,
@@ -55,6 +56,7 @@ from syncd.store.tables import (
     TOMBSTONES,
     UNIQUE,
     EntryRow,
+    EpochRow,
     LogRow,
     ReplicaRow,
     SpaceRow,
@@ -80,7 +82,7 @@ def check(tx: Reader) -> Findings:
 
 _BY_SPACE: Final = (
     *(DOCUMENTS, BYREV, LOG, ENTRIES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS, CONSUMERS, TOMBSTONES, LAPSED),
-    *(LEASES, HOLDERS, UNIQUE),
+    *(LEASES, HOLDERS, UNIQUE, EPOCHS),
 )
 
 
@@ -564,10 +566,29 @@ def _consumers(space: _Space) -> Findings:
             yield space.found(CONSUMERS, name, f"it has read up to {row.resume}, the head is {space.row.head}")
 
 
+def _epochs(space: _Space) -> Findings:
+    """An epoch that ended did so at a head that the space had, and its parent is the last of them."""
+    for key, row in space.rows(EPOCHS):
+        epoch = keys.parse_epoch(key)[1]
+        if isinstance(row, _Damaged):
+            continue
+        if len(epoch) != ID_BYTES or epoch == space.row.epoch:
+            yield space.found(EPOCHS, epoch.hex(), "it is no epoch that ended")
+        if not 0 <= row.fork <= space.row.fork:
+            yield space.found(EPOCHS, epoch.hex(), f"it ended at {row.fork}, the present one began at {space.row.fork}")
+    parent = space.row.parent
+    if parent is not None:
+        row = _get(space.tx, EPOCHS, keys.epoch(space.row.id, parent))
+        if row is None or (isinstance(row, EpochRow) and row.fork != space.row.fork):
+            yield space.found(EPOCHS, parent.hex(), f"the parent of the present epoch did not end at {space.row.fork}")
+    if not 0 <= space.row.safe <= space.row.head:
+        yield space.found(SPACES, "safe", f"a backup has it up to {space.row.safe}, the head is {space.row.head}")
+
+
 STORE_CHECKS: Final[tuple[Callable[[Reader], Findings], ...]] = (
     _outside, _records, _meta, _spaces, _devices, _holdings, _idempotency, _consumer_owners, lease_ends,
 )  # fmt: skip
 SPACE_CHECKS: Final[tuple[Callable[[_Space], Findings], ...]] = (
     _documents, books, unique_keys, _byrev, _tombstones, _sums, _log, _device_logs, _replicas, _holders, _slots,
-    _low_waters, _lapsed, _letters, _consumers,
+    _low_waters, _lapsed, _letters, _consumers, _epochs,
 )  # fmt: skip

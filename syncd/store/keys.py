@@ -30,6 +30,7 @@ name that is followed by another; ids and hashes have fixed sizes.
 | `V` | tombstone | space, rev, number | nothing: a deleted document, by its rev |
 | `W` | lapsed | space, slot | LapsedRow: a device that counts for nothing in the frontier any more |
 | `X` | holder | space, hash of the user, device id | HolderRow: a device that has a copy of the space |
+| `Y` | epoch | space, epoch | EpochRow: an epoch that ended, when the store was restored |
 | `o` | lease end | ms, and the lease's key | nothing: leases that end by themselves, by time |
 """
 
@@ -41,6 +42,7 @@ REPLICA, SLOT, LOW_WATER, BUCKET, LETTER, IDEMPOTENCY, EXPIRY, API_KEY = (
     b"I", b"J", b"K", b"L", b"M", b"N", b"O", b"P",
 )  # fmt: skip
 CONSUMER, CONSUMER_OWNER, HOLDINGS = b"Q", b"R", b"S"
+EPOCH = b"Y"
 TOMBSTONE, LAPSED = b"V", b"W"
 UNIQUE = b"U"
 LEASE, LEASE_END = b"T", b"o"
@@ -225,6 +227,15 @@ def parse_letter(key: bytes) -> tuple[int, int]:
     """(space, number)"""
     _, space, number = _SPACE_SEQ.unpack(key)
     return space, number
+
+
+def epoch(space: int, epoch_id: bytes) -> bytes:
+    return _SPACE_ONLY.pack(EPOCH, space) + epoch_id
+
+
+def parse_epoch(key: bytes) -> tuple[int, bytes]:
+    """(space, epoch)"""
+    return space_of(key), key[_SPACE_ONLY.size :]
 
 
 def idempotency(key_hash: bytes) -> bytes:

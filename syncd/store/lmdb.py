@@ -19,7 +19,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -193,6 +193,13 @@ class LmdbStore:
             raise StoreDamaged(f"the map could not be replaced: {error}") from error  # the old one is gone
         return True
 
+    def sync(self) -> None:
+        """All bytes of the file are on the disk, also those that no commit of this process wrote."""
+        try:
+            self._env.sync(True)
+        except lmdb.Error as error:
+            raise self.failure(error) from error
+
     def close(self) -> None:
         self._env.close()
         if self._lock is not None:
@@ -236,6 +243,68 @@ def open_store(path: Path, *, map_bytes: int, map_bytes_max: int, read_only: boo
             os.close(lock)
         raise
     return store
+
+
+def copied(store_path: Path, to: Path, *, map_bytes: int) -> None:
+    """A consistent, compacted copy of a store that may be in use, as the new directory `to`. What it holds is what one
+    read transaction saw; writers go on meanwhile, and the store keeps the pages that they replace until it ends."""
+    to.mkdir(mode=0o700)
+    env = _opened(store_path, map_bytes, read_only=True)
+    try:
+        env.copy(str(to), compact=True)
+    except lmdb.Error as error:
+        raise _translated(error) from error
+    finally:
+        env.close()
+    handle = os.open(to / "data.mdb", os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    _sync_names(to)
+
+
+def named(made: Path, final: Path) -> None:
+    """Give a whole directory its name, durably."""
+    os.rename(made, final)
+    _sync_names(final.parent)
+
+
+def replaced(
+    path: Path, source: Path, prepare: Callable[[LmdbStore], None], *, map_bytes: int, map_bytes_max: int
+) -> Path | None:
+    """Put a copy of the store in `source` in the place of the one in `path`, which no daemon may have. The copy is made
+    and prepared aside, and takes the name when it is whole: a death before that leaves the old store as it was.
+    Returns where the old one lies now. Raises `StoreRefused`, `StoreDamaged`, and what `prepare` raises."""
+    if not (source / "data.mdb").is_file():
+        raise StoreRefused(f"there is no store in {source}")
+    _make_directory(path)
+    lock = _locked(path / "daemon.lock")
+    aside = path / "restoring"
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(mode=0o700)
+        shutil.copyfile(source / "data.mdb", aside / "data.mdb")
+        os.chmod(aside / "data.mdb", 0o600)
+        room = max(map_bytes, 2 * (aside / "data.mdb").stat().st_size)
+        store = LmdbStore(_opened(aside, room, read_only=False), max(room, map_bytes_max), None)
+        try:
+            _check_versions(store)
+            prepare(store)
+            store.sync()
+        finally:
+            store.close()
+        kept = None
+        if (path / "data.mdb").exists():
+            number = next(n for n in range(1, 10_000) if not (path / f"replaced-{n}.mdb").exists())
+            kept = path / f"replaced-{number}.mdb"
+            os.link(path / "data.mdb", kept)
+        os.replace(aside / "data.mdb", path / "data.mdb")
+        _sync_names(path)
+        shutil.rmtree(aside, ignore_errors=True)
+        return kept
+    finally:
+        os.close(lock)
 
 
 def _opened(path: Path, map_bytes: int, read_only: bool) -> lmdb.Environment:

@@ -17,7 +17,7 @@ from syncd.core.values import decoded, encoded
 from syncd.store import keys
 from syncd.store.api import Reader, StoreDamaged, Writer
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 class SpaceRow(NamedTuple):
@@ -25,7 +25,8 @@ class SpaceRow(NamedTuple):
     members whose role is `owner`.
     `slot_next`, `number_next`, `letter_next`: the first unused slot, document number and dead-letter number.
     `frontier`: up to here all active devices have everything, as of the last step of collection. `floor`: every
-    deletion after it is still known. `log_bytes`: of the payloads of all accepted changes, ever."""
+    deletion after it is still known. `log_bytes`: of the payloads of all accepted changes, ever. `safe`: up to here the
+    last verified backup has it."""
 
     id: int
     epoch: bytes
@@ -43,6 +44,14 @@ class SpaceRow(NamedTuple):
     letter_next: int
     log_bytes: int
     owner_count: int
+    safe: int
+
+
+class EpochRow(NamedTuple):
+    """An epoch that ended when the store was restored. `fork`: its head in the backup, at which the next one began."""
+
+    fork: int
+    ended_ms: int
 
 
 class LogRow(NamedTuple):
@@ -270,9 +279,10 @@ LAPSED: Table[LapsedRow] = Table("lapsed", keys.LAPSED, LapsedRow)
 LEASES: Table[LeaseRow] = Table("lease", keys.LEASE, LeaseRow)
 LEASE_ENDS: Table[tuple[Any, ...]] = Table("lease end", keys.LEASE_END, _single)
 HOLDERS: Table[HolderRow] = Table("holder", keys.HOLDER, HolderRow)
+EPOCHS: Table[EpochRow] = Table("epoch", keys.EPOCH, EpochRow)
 
 TABLES: tuple[Table[Any], ...] = (
     META, SPACES, SPACE_NAMES, DOCUMENTS, BYREV, LOG, ENTRIES, DEVICES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS,
     IDEMPOTENCY, EXPIRIES, API_KEYS, CONSUMERS, CONSUMER_OWNERS, HOLDINGS, TOMBSTONES, LAPSED,
-    LEASES, LEASE_ENDS, HOLDERS, UNIQUE,
+    LEASES, LEASE_ENDS, HOLDERS, UNIQUE, EPOCHS,
 )  # fmt: skip

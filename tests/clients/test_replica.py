@@ -297,7 +297,7 @@ def test_a_void_fills_exactly_what_is_no_longer_held() -> None:
                 answer = m.OutcomeEntry(entry.n, entry.nonce, "gone")
                 replica.take_outcomes(tx, m.Outcomes(SPACE, EPOCH, (answer,)))
         with store.transaction() as tx:
-            forked, _ = replica.take_expired(tx, m.Expired(SPACE, EPOCH, 0, 2), lambda: b"N" * 8)
+            forked, _ = replica.take_expired(tx, m.Expired(SPACE, b"F" * 16, 0, 2), lambda: b"N" * 8)
         assert not forked
         row = replica.space_row(store, SPACE)
         offered = [replica.wire_change(entry) for entry in store.unanswered(SPACE, 1, 100)]
@@ -306,7 +306,7 @@ def test_a_void_fills_exactly_what_is_no_longer_held() -> None:
         assert row.settled == 2
         with store.transaction() as tx:
             voided = m.OutcomeEntry(4, b"N" * 8, "void")
-            replica.take_outcomes(tx, m.Outcomes(SPACE, EPOCH, (voided,)))
+            replica.take_outcomes(tx, m.Outcomes(SPACE, b"F" * 16, (voided,)))
         assert replica.space_row(store, SPACE).settled == 4
 
 

@@ -22,6 +22,7 @@ from syncd.store.tables import (
     DEVICES,
     DOCUMENTS,
     ENTRIES,
+    EPOCHS,
     HOLDERS,
     HOLDINGS,
     IDEMPOTENCY,
@@ -39,6 +40,7 @@ from syncd.store.tables import (
     TABLES,
     TOMBSTONES,
     UNIQUE,
+    EpochRow,
     LapsedRow,
     Table,
 )
@@ -94,6 +96,7 @@ def made() -> MemoryStore:
     daemon.ask(Post(KEY, SPACE, held, None, None, None))
     with daemon.store.write() as tx:
         META.put(tx, keys.meta("schema"), (SCHEMA_VERSION,))
+        EPOCHS.put(tx, keys.epoch(work.row.id, b"o" * 16), EpochRow(0, 1))
     assert not daemon.alarms
     return daemon.store
 
@@ -229,7 +232,7 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("space renamed", dropped(keys.space_name(S)), [
         *[(table, "no such space") for table in
           ("document", "byrev", "log", "device log", "replica", "slot", "low-water", "bucket", "dead letter",
-           "consumer", "tombstone", "lapsed", "lease", "holder", "unique")],
+           "consumer", "tombstone", "lapsed", "lease", "holder", "unique", "epoch")],
         ("space", "has no name"),
     ]),
     ("name of another space", replaced(SPACE_NAMES, keys.space_name(S), ("user/ann",)), [("space", "is named")]),
@@ -240,6 +243,10 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("floor beyond frontier", changed(SPACES, SPACE_KEY, floor=1), [("space", "beyond the frontier")]),
     ("bytes of the space", changed(SPACES, SPACE_KEY, log_bytes=5), [("space", "T, chain or bytes")]),
     ("frontier beyond head", changed(SPACES, SPACE_KEY, frontier=NEVER), [("space", "the frontier")]),
+    ("safe beyond head", changed(SPACES, SPACE_KEY, safe=NEVER), [("space", "a backup has it up to")]),
+    ("parent that never ended", changed(SPACES, SPACE_KEY, parent=b"p" * 16), [("epoch", "did not end at")]),
+    ("epoch that ended late", replaced(EPOCHS, keys.epoch(S, b"e" * 16), (NEVER, 1)), [("epoch", "it ended at")]),
+    ("epoch of no size", replaced(EPOCHS, keys.epoch(S, b"e"), (0, 1)), [("epoch", "it is no epoch that ended")]),
     ("short epoch", changed(SPACES, SPACE_KEY, epoch=b"1"), [("space", "the epoch has 1 bytes")]),
     ("sum of the space", changed(SPACES, SPACE_KEY, sum=7), [("space", "the sum is 0000000000000007")]),
     ("count of the space", changed(SPACES, SPACE_KEY, document_count=9), [("space", "it counts 9")]),

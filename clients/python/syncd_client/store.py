@@ -40,6 +40,7 @@ OUTCOMES_PER_SPACE_MAX = 1_000
 REFUSED_MAX = 10_000
 # Changes held until the server calls them safe. A server without backups never does, so the oldest give way.
 KEPT_PER_SPACE_MAX = 1_000
+KEPT_BYTES_PER_SPACE_MAX = 4 * 1024 * 1024  # of their operations: a phone has other uses for its room
 
 _SPACE_COLUMNS = [field.name for field in fields_of(SpaceRow)]
 
@@ -71,6 +72,10 @@ _LEASE = "SELECT space, collection, id, field, lease, remains, ttl_ms, until, ce
 _SPACES = f"SELECT {', '.join(_SPACE_COLUMNS)} FROM space ORDER BY name"
 _SPACE_BY_NAME = f"SELECT {', '.join(_SPACE_COLUMNS)} FROM space WHERE name = ?"
 _PUT_SPACE = f"INSERT OR REPLACE INTO space VALUES ({', '.join('?' * len(_SPACE_COLUMNS))})"
+# All kept entries but the newest, as many as have the bytes that may be kept.
+_DROP_KEPT = """DELETE FROM entry WHERE space = ? AND is_kept AND n IN (SELECT n FROM
+    (SELECT n, sum(length(operations)) OVER (ORDER BY n DESC) AS total FROM entry WHERE space = ? AND is_kept)
+    WHERE total > ?)"""
 _ENTRY = "SELECT n, last_n, nonce, base, stamp_ms, operations, void_reason, outcome, seq, is_kept, context FROM entry"
 
 
@@ -343,6 +348,7 @@ class Store:
             self._db.execute(
                 "DELETE FROM entry WHERE space = ? AND n <= ? AND is_kept", (space, entry.n - KEPT_PER_SPACE_MAX)
             )
+            self._db.execute(_DROP_KEPT, (space, space, KEPT_BYTES_PER_SPACE_MAX))
             return
         keys = dict.fromkeys(operation.key for operation in entry.operations)
         self._db.executemany("INSERT INTO touch VALUES (?, ?, ?, ?)", [(space, *key, entry.n) for key in keys])

@@ -121,7 +121,7 @@ def read_news(call: Call, space: str, standing: Standing, limit: int) -> News:
         if row is None:
             raise raised("not-found", f"there is no space {space}")
         place = standing(tx, row)
-        refusal = feeding.refused_place(row, space, place)
+        refusal = feeding.refused_place(tx, row, space, place)
         if refusal is not None:
             raise place_problem(refusal)
         shared, key = services.waiters.shared, (row.id, row.head, place, limit)
