@@ -21,7 +21,7 @@ FIELD = "list"
 
 
 class ListWork(Work):
-    every_s_mean = 0.8
+    every_s_mean = 0.4
 
     def __init__(self, world: "World", random: Random, name: str) -> None:
         super().__init__(world, random, name)
@@ -34,7 +34,7 @@ class ListWork(Work):
         space = device.client.space(self.random.choice(self.world.spaces_of(device.user)))
         # Half of the time the same document, so that people meet.
         key = ("c", self.random.choice("aaabc"))
-        if space.view(*key) is None or device.client.store.pages(space.name):
+        if space.view(*key) is None or space.row.resume > space.row.complete:
             return  # another makes it; what is staged may be shown early, which is not this topic's
         operations = self._edit(space, key)
         self.count(operations[0][0].partition(".")[2])
@@ -95,6 +95,7 @@ MUTANTS = (
         "_list",
         "_written(place, True, args[0], by)",
         "_written(None, True, args[0], by)",
+        seeds=((1, "swarm"),),
     ),
     Mutant(
         "the list: a move brings a removed element back",
@@ -102,6 +103,7 @@ MUTANTS = (
         "_list",
         "old = items.get(name)",
         'old = items.get(name) or ((args[0], None, 0, 0, 0) if action == "move" else None)',
+        seeds=((12, "swarm"),),
     ),
     Mutant(
         "the list: equal indexes stand as they came",
@@ -109,6 +111,7 @@ MUTANTS = (
         "_position",
         "return item[0]",
         "return item[0][:-ELEMENT_BYTES]",
+        seeds=((1, "swarm"),),
     ),
     Mutant(
         "the list: the client leaves no room between neighbours",
@@ -123,6 +126,7 @@ MUTANTS = (
         "_placed",
         "if _is_named(item, position) else item for item in items)",
         "for item in items if _is_named(item, position)), key=_position) + sorted((item for item in items)",
+        seeds=((6, "swarm"),),
     ),
 )
 
