@@ -35,7 +35,7 @@ SCHEMA = parsed((Path(__file__).resolve().parents[1] / "syncd.cddl").read_text()
 LIMITS = (
     *("frame_bytes_max", "push_changes_max", "change_operations_max", "change_documents_max", "change_bytes_max"),
     *("value_bytes_max", "document_bytes_max", "delta_bytes_max", "subscriptions_max", "pushes_in_flight_max"),
-    "messages_per_s_max",
+    *("messages_per_s_max", "messages_burst_max", "hello_bytes_max", "frame_containers_max", "container_items_max"),
 )
 HELLO, SUBSCRIBE, PUSH, ACK, PROBE, PING, PONG = 1, 2, 4, 5, 13, 20, 21
 WELCOME, SUBSCRIBED, DELTA, OUTCOMES, EXPIRED, ERROR = 32, 33, 34, 35, 41, 42

@@ -44,6 +44,16 @@ IDLE_SLACK_MS: Final = 5_000  # one retransmission of TCP more than two interval
 MESSAGES_BURST_MAX: Final = 1_000  # a client with 256 spaces reconnects: subscribe and push for each, and acks
 
 
+# What protects the decoder and is the same for each server. Announced with the others, so that a client that makes a
+# frame knows all that it may be refused for.
+FIXED: Final = {
+    "frame_containers_max": CONTAINERS_MAX,
+    "container_items_max": ITEMS_MAX,
+    "hello_bytes_max": HELLO_BYTES_MAX,
+    "messages_burst_max": MESSAGES_BURST_MAX,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one server enforces, under the names of `welcome.limits`."""
@@ -61,8 +71,8 @@ class Limits:
     messages_per_s_max: int = 200  # a busy editor commits 10 changes a second in a few pushes
 
     def welcome(self) -> dict[str, int]:
-        """The map that goes into `welcome`."""
-        return asdict(self)
+        """The map that goes into `welcome`: all that is enforced, also what no configuration changes."""
+        return {**asdict(self), **FIXED}
 
 
 DEFAULT: Final = Limits()

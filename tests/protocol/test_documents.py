@@ -10,6 +10,11 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from protocol.conformance.cddl import SchemaError, parsed
+from protocol.conformance.server import LIMITS
+from syncd.core.changes import CHANGE_BYTES_MAX, DOCUMENTS_MAX, OPERATIONS_MAX
+from syncd.core.documents import DOCUMENT_BYTES_MAX
+from syncd.core.values import ITEMS_MAX, VALUE_BYTES_MAX
+from syncd.wire import limits
 from syncd.wire.codec import CLIENT, SERVER
 from tests.protocol.make_asyncapi import FILE, text
 from tests.protocol.make_vectors import VECTORS
@@ -81,6 +86,26 @@ def test_the_schema_tells_right_from_wrong(rule: str, data: Any, fits: bool) -> 
 def test_a_schema_that_is_not_understood_is_refused(wrong: str) -> None:
     with pytest.raises(SchemaError):
         parsed(wrong)
+
+
+def test_the_limits_of_the_specification_are_those_of_the_welcome_and_of_the_code() -> None:
+    """One table, three places: SPEC section 9, what a welcome announces, what the conformance runner asks for."""
+    section = (PROTOCOL / "SPEC.md").read_text().split("## 9 Limits")[1].split("## 10")[0]
+    told = {
+        name: int(figure.replace(",", ""))
+        for name, figure in re.findall(r"^\| `(\w+_max)` \| (\d[\d,]*\d|\d)", section, re.MULTILINE)
+    }
+    assert told == limits.DEFAULT.welcome()
+    assert set(LIMITS) == set(told)
+    enforced = {
+        "hello_bytes_max": limits.HELLO_BYTES_MAX, "frame_containers_max": limits.CONTAINERS_MAX,
+        "container_items_max": limits.ARRAY_ITEMS_MAX, "messages_burst_max": limits.MESSAGES_BURST_MAX,
+        "change_operations_max": OPERATIONS_MAX, "change_documents_max": DOCUMENTS_MAX,
+        "change_bytes_max": CHANGE_BYTES_MAX, "value_bytes_max": VALUE_BYTES_MAX,
+        "document_bytes_max": DOCUMENT_BYTES_MAX,
+    }  # fmt: skip
+    assert {name: told[name] for name in enforced} == enforced
+    assert limits.ARRAY_ITEMS_MAX == limits.MAP_ITEMS_MAX == ITEMS_MAX
 
 
 @pytest.mark.parametrize("path", sorted(PROTOCOL.glob("**/*.md")), ids=lambda path: path.name)
