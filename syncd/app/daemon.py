@@ -29,7 +29,7 @@ from syncd.app import VERSION, allocator, config, logs
 from syncd.app.admin import Admin
 from syncd.app.config import Settings
 from syncd.app.listening import CannotServe, Listeners, host_port, listeners
-from syncd.app.metrics import Facts, Metrics, summary
+from syncd.app.metrics import CutOffs, Facts, Metrics, summary
 from syncd.app.settings import HOUR_MS
 from syncd.app.systemd import Notifier
 from syncd.core.changes import Change, Void
@@ -74,6 +74,7 @@ _log = getLogger(__name__)
 
 DESCRIPTORS_RESERVED = 128  # for the store, logs, listeners, the admin's connections and the interpreter
 COMMIT_HANGS_MS = 10_000  # a commit takes milliseconds, on a sick disk a second; beyond this probes should know
+CUT_OFFS_S = 60.0  # between two lines about connections that were cut off
 ADMIN_CONNECTIONS_MAX = 64  # operators and probes; more of them are a mistake or an attack
 COMMAND_BYTES = 500  # of a command's own objects, beside what it carries
 WEIGHED_DEPTH_MAX = 32  # of what is posted: operations nest 2 + 16 deep
@@ -183,6 +184,7 @@ class _Daemon:
                 nursery.start_soon(self._serve_admin, listeners.socket, True)
                 nursery.start_soon(self._notifier.run_watchdog)
                 nursery.start_soon(self._tender.run)
+                nursery.start_soon(self._tell_cut_offs)
                 self._tell_ready(announce)
                 number = await anext(signals)
                 _log.info("stopping", extra={"signal": signal.Signals(number).name})
@@ -201,6 +203,14 @@ class _Daemon:
             _log.error("a defect was contained", extra={"alarm": alarm})
         self._counters.decided(decision)
         await self._hub.publish(decision)
+
+    async def _tell_cut_offs(self) -> None:
+        """One line a minute at most. Not a warning: it is what phones do; that all of them do so at once is news."""
+        cut_offs = CutOffs(self._counters)
+        while True:
+            await trio.sleep(CUT_OFFS_S)
+            if news := cut_offs.news():
+                _log.info("connections were cut off", extra={**news, "within_s": int(CUT_OFFS_S)})
 
     def _tell_ready(self, announce: Callable[[Mapping[str, Any]], None]) -> None:
         clients, admin = self._addresses

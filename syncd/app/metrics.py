@@ -79,6 +79,7 @@ class Metrics(Collector):
             ("http_responses", "HTTP answers by status.", "status", c.responses),
             ("http_refusals", "Requests that were not handled, by problem.", "problem", c.refusals),
             ("closes", "Ends of WebSockets by our close code, or `peer`, `lost`.", "code", c.closes),
+            ("cut_off", "Connections ended for what they held unread or unfinished.", "why", c.cut_off),
             ("errors", "Messages `error` that were sent, by name.", "name", c.errors),
             ("rate_limited", "Refusals and pauses by kind of rate.", "kind", c.rate_limited),
             ("authentication_failures", "Credentials that were refused, by reason.", "reason", c.unauthenticated),
@@ -127,6 +128,7 @@ def summary(counters: Counters) -> dict[str, Any]:
     return {
         "upgrades": dict(counters.upgrades),
         "closes": {str(code): count for code, count in counters.closes.items()},
+        "cut_off": dict(counters.cut_off),
         "refusals": dict(counters.refusals),
         "rate_limited": dict(counters.rate_limited),
         "authentication_failures": dict(counters.unauthenticated),
@@ -134,3 +136,19 @@ def summary(counters: Counters) -> dict[str, Any]:
         "deltas_sent": counters.deltas_sent,
         "sent_bytes": counters.bytes_sent,
     }
+
+
+class CutOffs:
+    """What is logged of connections that were cut off: what is new since the last time, so that a thousand phones that
+    leave a train make one line."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._told: dict[str, int] = {}
+
+    def news(self) -> dict[str, int]:
+        """Why, and how many, since the last call. Empty if there were none."""
+        now = dict(self._counters.cut_off)
+        new = {why: count - self._told.get(why, 0) for why, count in now.items() if count > self._told.get(why, 0)}
+        self._told = now
+        return new

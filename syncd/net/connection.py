@@ -25,7 +25,7 @@ from syncd.engine.reading import Cursor
 from syncd.env.ports import Transport, TransportClosed
 from syncd.net import websocket
 from syncd.net.auth import Principal
-from syncd.net.counters import BY_PEER, LOST, Counters
+from syncd.net.counters import BY_PEER, LOST, STALLED, UNFINISHED, Counters
 from syncd.net.delivery import Channel, Delivery
 from syncd.net.formats import format_of
 from syncd.net.http import RECEIVE_BYTES, Upgrade
@@ -179,6 +179,7 @@ class Connection:
         self._services.hub.unfinished.let_go(self)
 
     def give_up(self) -> None:
+        self._counters.cut_off[UNFINISHED] += 1
         self.close(BUSY, "too much is held of messages that do not end")
         self._stop_looking()
 
@@ -556,9 +557,10 @@ class Connection:
                 delivery.abort()
             return
         if delivery.is_stalled and now_s >= delivery.progress_s + self._services.limits.no_progress_s:
-            # Nothing can be said to who takes nothing: a close frame would wait where the rest waits. It is counted and
-            # not logged: phones do so every day, and nobody has anything to repair.
+            # Nothing can be said to who takes nothing: a close frame would wait where the rest waits. It is counted;
+            # whoever logs that adds many up: phones do so every day, and nobody has anything to repair.
             self._counters.closes[NO_PROGRESS] += 1
+            self._counters.cut_off[STALLED] += 1
             self._closing_due_s = now_s
             delivery.abort()
             return

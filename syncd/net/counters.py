@@ -16,6 +16,8 @@ from syncd.engine.commands import Collected, Decision, Posted, Pushed
 
 # How an end is counted that has no close code of ours: the peer closed first, or the stream broke off.
 BY_PEER, LOST = "peer", "lost"
+# Why a connection was cut off for what it held.
+STALLED, UNFINISHED = "no_progress", "unfinished"
 
 COMMIT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)  # an fsync of NVMe, to a sick disk
 BATCH_COMMANDS = (1, 2, 4, 8, 16, 32, 64)  # up to the committer's batch_count_max
@@ -50,6 +52,8 @@ class Counters:
     of rate, whether it was refused or made to wait. `unauthenticated`: failed authentications by reason. `changes`:
     outcomes decided, by name. `pages`: deltas read from the store for one who was behind. `late`: changes made
     before what every active device had by then. `lapsed`: devices that were away too long. `collected`: rows dropped.
+    `cut_off`: connections that were ended for what they held: `no_progress`, answers that they did not read in time;
+    `unfinished`, messages that they began and did not end.
     `foreign_positions`: subscriptions at a position of this epoch that is not of its history: somebody set the store or
     the device back.
     `leases_ended`: leases that ended by time. `lease_clock_lag_ms`: how much of what the wall clock shows is not
@@ -57,7 +61,8 @@ class Counters:
     """
 
     __slots__ = (
-        *("batch_commands", "bytes_sent", "changes", "closes", "collected", "commit_s", "connections", "deltas_sent"),
+        *("batch_commands", "bytes_sent", "changes", "closes", "collected", "commit_s", "connections", "cut_off"),
+        "deltas_sent",
         *("errors", "fell_behind", "foreign_positions", "lapsed", "late", "lease_clock_lag_ms", "leases_ended"),
         *("messages_received", "pages", "rate_limited", "refusals", "responses", "unauthenticated", "upgrades"),
     )
@@ -68,6 +73,7 @@ class Counters:
         self.responses: Counter[int] = Counter()
         self.refusals: Counter[str] = Counter()
         self.closes: Counter[int | str] = Counter()
+        self.cut_off: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.rate_limited: Counter[str] = Counter()
         self.unauthenticated: Counter[str] = Counter()

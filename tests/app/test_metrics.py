@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.events import CloseConnection
 
-from syncd.app.metrics import Facts, Metrics, summary
+from syncd.app.metrics import CutOffs, Facts, Metrics, summary
 from syncd.net.counters import Counters, Histogram
 from tests.e2e.process import running
 from tests.net.harness import world
@@ -121,3 +121,15 @@ def test_the_summary_is_plain_data() -> None:
     counters = Counters()
     counters.closes[4100] += 1
     assert summary(counters)["closes"] == {"4100": 1}
+
+
+def test_what_was_cut_off_is_told_once_and_together() -> None:
+    counters = Counters()
+    cut_offs = CutOffs(counters)
+    assert cut_offs.news() == {}
+    counters.cut_off["no_progress"] += 3
+    counters.cut_off["unfinished"] += 1
+    assert cut_offs.news() == {"no_progress": 3, "unfinished": 1}
+    assert cut_offs.news() == {}
+    counters.cut_off["no_progress"] += 1
+    assert cut_offs.news() == {"no_progress": 1}

@@ -287,4 +287,5 @@ async def test_a_reader_that_takes_nothing_is_cut_off_and_counted_but_is_no_erro
         await trio.sleep(NetLimits().no_progress_s + 1)
         assert [member.device for member in w.hub.members] == [writer.device]
         assert w.hub.counters.closes == {4002: 1}
+        assert w.hub.counters.cut_off == {"no_progress": 1}
         assert w.logs == [], "whoever is woken by the log could repair nothing"

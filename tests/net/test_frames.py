@@ -119,6 +119,7 @@ async def test_of_messages_that_do_not_end_a_bounded_part_is_held_and_the_oldest
         await wait_all_tasks_blocked()
         assert w.hub.unfinished.bytes == 18_000
         assert (await first.closing()).code == 4101
+        assert w.hub.counters.cut_off == {"unfinished": 1}
         await third.send_event(BytesMessage(data=payload[8_000:], message_finished=True))
         assert (await third.expect("pong"))["id"] == 7
         assert w.hub.unfinished.bytes == 10_000
