@@ -12,9 +12,12 @@ from typing import Any
 import trio
 
 from syncd_client import Device, Ports, open_device
+from syncd_client.carriers import Mode
 from syncd_client.errors import Unreachable
+from syncd_client.shell import Connect
 from tests.sim.clocks import SimClock
 from tests.sim.network import Network
+from tests.sim.polling import connect_as
 from tests.sim.sockets import Refused, SimWebSocket, Tap, connect_websocket
 from tests.sim.trace import Trace
 
@@ -34,7 +37,11 @@ class SimDevice:
         token: Callable[["SimDevice"], str],
         tap: Callable[["SimDevice"], Tap],
         refused: Callable[[Refused], None],
+        carrier: tuple[Mode, bool] = ("websocket", False),
+        polled: Callable[[], None] = lambda: None,
     ) -> None:
+        """`carrier`: which one the client is told to use, and whether its network takes the `Upgrade` away. `polled`:
+        hears of each connection that polls carry."""
         self.name, self.user, self.binding = name, user, binding
         self.random = random
         self.clock = SimClock()
@@ -47,6 +54,8 @@ class SimDevice:
         self._awake = trio.Event()
         self._awake.set()
         self._entropy = Random(random.random())
+        self._mode, self._is_stripped = carrier
+        self._polled = polled
         self._scope = trio.CancelScope()
         self._leaving = trio.Event()
         self._is_down = trio.Event()
@@ -100,7 +109,13 @@ class SimDevice:
 
     async def _live(self, *, task_status: trio.TaskStatus[None]) -> None:
         self._scope = trio.CancelScope()
-        ports = Ports(self.clock.now_ms, self._entropy.randbytes, self._connect)
+        connect: Connect = self._connect
+        if self._mode != "websocket":
+            connect = connect_as(
+                self._mode, self._network, self.name, self._entropy.randbytes, self._wait_awake, self._connect,
+                lambda: self._tap(self), self._polled,
+            )  # fmt: skip
+        ports = Ports(self.clock.now_ms, self._entropy.randbytes, connect)
         binding: Any = self.binding
         try:
             with self._scope:
@@ -123,6 +138,6 @@ class SimDevice:
         if not url.startswith("ws://server.invalid"):
             raise Unreachable(url)
         async with connect_websocket(
-            self._network, self.name, subprotocol, self._tap(self), self._wait_awake, self._refused
+            self._network, self.name, subprotocol, self._tap(self), self._wait_awake, self._refused, self._is_stripped
         ) as socket:
             yield socket

@@ -20,6 +20,10 @@ PIECE_BYTES_MIN = 40
 PIECES_MEAN = 16  # of what is sent at once, at most
 
 
+class NobodyListens(TransportClosed):
+    """The machine is there, and says that no program takes connections."""
+
+
 @dataclass(slots=True)
 class Weather:
     """How a device's links behave now. `buffer_bytes`: what a direction holds that nobody has received."""
@@ -330,7 +334,7 @@ class Network:
             await sleep(30)  # nobody answers
             raise TransportClosed("connection timed out")
         if self.listener is None or self.listener.is_closed:
-            raise TransportClosed("connection refused")
+            raise NobodyListens("connection refused")
         self._count += 1
         link = Link(self, device, self._count)
         self.links = [other for other in self.links if not other.is_over]

@@ -37,6 +37,7 @@ from tests.sim.trace import Trace
 
 KEY = token_key("sim", "HS256", b"a secret of at least thirty-two bytes")
 ROOM_BYTES = 1 << 30
+FRAME_BYTES = Limits().delta_bytes_max + 16  # and its head
 DEATH_S = 2.0  # after a failed sync
 
 
@@ -287,13 +288,15 @@ class SimServer:
             raise Violation("S1", "the server goes on after its disk failed", "server")
         for member in self.hub.members:
             delivery = member.delivery
-            assert isinstance(delivery.transport, Socket)
-            # One remainder of what was handed over at once, and control messages behind it.
-            bound = delivery.transport.longest_bytes + self._net_limits.control_bytes_max
+            # One remainder of what was handed over at once, and control messages behind it. Polls take whole frames.
+            limits, is_socket = self._net_limits, isinstance(delivery.transport, Socket)
+            longest = delivery.transport.longest_bytes if isinstance(delivery.transport, Socket) else FRAME_BYTES
+            bound = longest + limits.control_bytes_max
             if delivery.waiting_bytes > bound:
                 raise Violation("S14", f"{delivery.waiting_bytes} bytes wait for one device, more than {bound}")
             since_s = trio.current_time() - delivery.progress_s
-            if delivery.is_stalled and since_s > self._net_limits.no_progress_s + 5:
+            patience_s = limits.no_progress_s if is_socket else max(limits.no_progress_s, limits.polled_no_progress_s)
+            if delivery.is_stalled and since_s > patience_s + 5:
                 raise Violation("S14", f"{delivery.transport.peer} has taken nothing for {since_s:.0f} s", "server")
             if len(delivery.channels) > self._wire_limits.subscriptions_max + self._wire_limits.pushes_in_flight_max:
                 raise Violation("S14", f"a connection has {len(delivery.channels)} channels")

@@ -14,9 +14,10 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, TextMessage
 
 from syncd.env.ports import TransportClosed
+from syncd_client.carriers import JUDGED
+from syncd_client.errors import Absent, Blocked, Unreachable
 from syncd_client.errors import TransportClosed as ClientClosed
-from syncd_client.errors import Unreachable
-from tests.sim.network import Network, Socket
+from tests.sim.network import Network, NobodyListens, Socket
 
 CONNECT_S = 10.0
 RECEIVE_BYTES = 65536
@@ -130,10 +131,13 @@ class SimWebSocket:
                     await send_all(self._socket, answer)
 
 
-async def opened(network: Network, device: str, subprotocol: str) -> tuple[Socket, bytes]:
-    """A socket on which the upgrade is done, and what came after it. Raises `TransportClosed` or `Refused`."""
+async def opened(network: Network, device: str, subprotocol: str, is_stripped: bool = False) -> tuple[Socket, bytes]:
+    """A socket on which the upgrade is done, and what came after it. Raises `TransportClosed` or `Refused`.
+
+    `is_stripped`: something on the way takes out what belongs to one hop only, as old proxies do."""
+    hop = "" if is_stripped else "Upgrade: websocket\r\nConnection: Upgrade\r\n"
     request = (
-        "GET /v1/sync HTTP/1.1\r\nHost: server.invalid\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET /v1/sync HTTP/1.1\r\nHost: server.invalid\r\n{hop}"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
         f"Sec-WebSocket-Protocol: {subprotocol}\r\n\r\n"
     )
@@ -167,14 +171,19 @@ async def connect_websocket(
     tap: Tap,
     wait_awake: Callable[[], Awaitable[None]],
     refused: Callable[[Refused], None],
+    is_stripped: bool = False,
 ) -> AsyncIterator[SimWebSocket]:
     """The `connect` port. Raises `Unreachable`. `wait_awake`: until the device reads again; `refused`: hears of it."""
     try:
         with trio.fail_after(CONNECT_S):
-            socket, rest = await opened(network, device, subprotocol)
+            socket, rest = await opened(network, device, subprotocol, is_stripped)
     except Refused as error:
+        if error.status not in JUDGED:
+            raise Blocked(str(error)) from None
         refused(error)
-        raise Unreachable(str(error)) from None
+        raise Unreachable(str(error), error.retry_after_s or 0.0) from None
+    except NobodyListens as error:
+        raise Absent(str(error)) from None
     except (TransportClosed, trio.TooSlowError) as error:
         raise Unreachable(str(error)) from None
     try:

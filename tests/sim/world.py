@@ -30,6 +30,7 @@ from tests.sim.follower import FOLLOWER, Follower
 from tests.sim.nemesis import Nemesis
 from tests.sim.network import Network, Weather
 from tests.sim.plan import Plan, drawn
+from tests.sim.polling import carriers_of
 from tests.sim.rogue import Rogue
 from tests.sim.server import KEY, SimServer
 from tests.sim.sockets import Refused, ask_http
@@ -103,6 +104,7 @@ class World:
             self._accepted,
         )  # fmt: skip
         self.server.disk_s = self.plan.disk_s
+        self._carriers = carriers_of(seed, profile, [f"d{index}" for index in range(plan.devices)])
         self.devices: list[SimDevice] = []
         self.clones: list[SimDevice] = []
         self.misdeeds: dict[str, int] = {}  # those that came to a verdict
@@ -241,7 +243,8 @@ class World:
     def _machine(self, name: str, user: str, binding: str) -> SimDevice:
         device = SimDevice(
             name, user, binding, self._directory / name, self._fork(), self.network, self.trace,
-            self.token, self._tap, self._refused,
+            self.token, self._tap, self._refused, self._carriers.get(name, ("websocket", False)),
+            lambda: self.count_fault("polls"),
         )  # fmt: skip
         self.people[name] = Person(self, device)
         return device
@@ -413,7 +416,8 @@ class World:
         server, hub = self.server.server, self.server.hub
         assert server is not None and hub is not None
         due_s = trio.current_time() + 300
-        while server.connection_count and trio.current_time() < due_s:
+        # Who polled and went without a word is missed when polls no longer come.
+        while (server.connection_count or server.polled_count) and trio.current_time() < due_s:
             await sleep(1)
         if server.connection_count or hub.room_count or hub.members:
             raise Violation(
