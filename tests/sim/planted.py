@@ -91,7 +91,8 @@ MUTANTS = (
     ),
     Mutant(
         "a refresh that takes a grant away is ignored",
-        "syncd.net.connection", "Connection._refresh", "channel.role < Role.READER", "False",
+        "syncd.net.connection", "Connection._refresh",
+        "self._stand(channel, now)", "self._stand(channel, now) if now.may_read else None",
         seeds=((528, "swarm"),),  # a grant goes from a connection that goes on
     ),
     Mutant(
@@ -299,7 +300,7 @@ MUTANTS = (
     Mutant(
         "a user may have any number of connections",
         "syncd.net.hub", "Hub.has_room_for",
-        "device in self._members or self._users.get(user, 0) < self._limits.connections_per_user_max", "True",
+        "device in self._members or len(self._users.get(user, ())) < self._limits.connections_per_user_max", "True",
         seeds=ROGUE,
     ),
     Mutant(
@@ -394,7 +395,8 @@ MUTANTS = (
     ),
     Mutant(
         "a full store calls itself broken",
-        "syncd.net.connection", "Connection._tell", "kind = KIND_BY_NAME.get(reason, INTERNAL)", "kind = INTERNAL",
+        "syncd.net.connection", "Connection._tell",
+        "kind = KIND_BY_NAME.get(reason, errors.INTERNAL)", "kind = errors.INTERNAL",
         seeds=((5, "swarm"), (3, "swarm")),
     ),
     Mutant(
