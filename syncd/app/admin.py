@@ -22,19 +22,23 @@ import orjson
 
 from syncd.core.ids import ID_BYTES, BadName, check_name, check_space
 from syncd.core.leases import LEASE_ID_BYTES
-from syncd.core.values import decoded
+from syncd.core.values import ValueRefused, decoded
 from syncd.engine import reclaiming
 from syncd.engine.batch import space_row
 from syncd.engine.commands import (
     Command,
     ConfirmLeaseClock,
     CreateKey,
+    DropLetter,
     EndLease,
     Failed,
     MarkSafe,
+    Posted,
     Refused,
     ReleaseLeases,
+    ReplayLetter,
     Result,
+    RetireDevice,
     RevokeKey,
 )
 from syncd.engine.explaining import explained
@@ -49,8 +53,8 @@ from syncd.net.problems import ProblemRaised, problem_response, raised
 from syncd.store import keys
 from syncd.store.api import Reader, Store
 from syncd.store.committer import Committer, Overloaded
-from syncd.store.tables import API_KEYS, LETTERS
-from syncd.wire.codec import json_value
+from syncd.store.tables import API_KEYS, DEVICES, LETTERS
+from syncd.wire.codec import from_json_value, json_value
 
 BODY_BYTES_MAX = 64 * 1024  # 64 scopes of 200 bytes, with room to spare
 SAFE_MAX = 200  # spaces in one request about a backup: their rows are written in one transaction
@@ -58,6 +62,9 @@ SAFE_BYTES_MAX = 300 * SAFE_MAX  # a name of 200 bytes, an epoch, a seq
 KEYS_MAX = 1_000  # listed at most: keys stand for backends, of which a company has tens
 LEASES_PAGE_MAX = 1_000  # told at once: each costs the reading of its document
 LEASE_KEY_BYTES_MAX = 512
+DEVICES_PAGE, DEVICES_PAGE_MAX = 100, 1_000
+DEVICES_READ = 10_000  # rows looked at for one page: some 20 ms of the loop
+LETTER_BYTES_MAX = 8 * 1024 * 1024  # operations of 256 KiB as JSON, whatever they hold
 LETTERS_PAGE = 100
 LETTERS_PAGE_MAX = 1_000  # a page is read in one go on the loop
 
@@ -93,17 +100,45 @@ def explanation(tx: Reader, space: str, collection: str, document_id: str, field
     return answer
 
 
-def dead_letters(tx: Reader, space: str, first: int, limit: int) -> list[dict[str, Any]]:
-    """The dead letters of a space from the number `first` on, oldest first. Raises `BadName`."""
+def devices(tx: Reader, user: str | None, after: str, limit: int) -> dict[str, Any]:
+    """Devices of one user or of all, by id, from behind the id `after`; `after` of the answer: where the next page goes
+    on, None at the end. A page looks at `DEVICES_READ` rows at most. Raises `BadName`."""
+    start, stop = keys.table_range(keys.DEVICE)
+    if after:
+        start = keys.device(_device_id(after)) + b"\0"
+    found: list[dict[str, Any]] = []
+    for count, (key, row) in enumerate(DEVICES.scan(tx, (start, stop)), 1):
+        if row.kind == "device" and user in (None, row.user):
+            installation = None if row.installation is None else row.installation.hex()
+            shown = {"device": key[1:].hex(), "user": row.user, "installation": installation}
+            found.append(shown | {"bound_ms": row.bound_ms, "retired_ms": row.retired_ms})
+        if len(found) == limit or count == DEVICES_READ:
+            return {"devices": found, "after": key[1:].hex()}
+    return {"devices": found, "after": None}
+
+
+def _device_id(text: str) -> bytes:
+    try:
+        device = bytes.fromhex(text)
+    except ValueError:
+        device = b""
+    if len(device) != ID_BYTES:
+        raise BadName(f"a device id is {2 * ID_BYTES} hexadecimal digits, not {text[:40]!r}")
+    return device
+
+
+def dead_letters(tx: Reader, space: str, first: int, limit: int, kind: str | None = None) -> list[dict[str, Any]]:
+    """The dead letters of a space from the number `first` on, oldest first, of one kind or of all. Raises `BadName`."""
     row = space_row(tx, check_space(space))
     if row is None:
         return []
     stop = keys.space_range(keys.LETTER, row.id)[1]
     found = []
-    for key, letter in islice(LETTERS.scan(tx, (keys.letter(row.id, first), stop)), limit):
+    rows = LETTERS.scan(tx, (keys.letter(row.id, first), stop))
+    for key, letter in islice(((key, letter) for key, letter in rows if kind in (None, letter.kind)), limit):
         fields = letter._asdict()
         fields |= {"letter": int.from_bytes(key[-8:]), "device": letter.device.hex()}
-        fields["payload"] = json_value(decoded(letter.payload))
+        fields |= {"payload": json_value(decoded(letter.payload)), "replay": json_value(letter.replay)}
         found.append(fields)
     return found
 
@@ -202,7 +237,12 @@ class Admin:
             _Route("POST", "/admin/leases/end", (), False, self._end_lease),
             _Route("POST", "/admin/leases/release", (), False, self._release_leases),
             _Route("POST", "/admin/leases/confirm-clock", (), False, self._confirm_clock),
-            _Route("GET", "/admin/deadletters", ("space", "from", "limit"), False, self._list_letters),
+            _Route("GET", "/admin/deadletters", ("space", "from", "limit", "kind"), False, self._list_letters),
+            _Route("GET", "/admin/deadletters/", ("space",), False, self._get_letter),
+            _Route("POST", "/admin/deadletters/", ("space",), False, self._replay_letter),
+            _Route("DELETE", "/admin/deadletters/", ("space",), False, self._drop_letter),
+            _Route("GET", "/admin/devices", ("user", "after", "limit"), False, self._list_devices),
+            _Route("DELETE", "/admin/devices/", (), False, self._retire_device),
         )
         self._routes = tuple(route for route in routes if is_trusted or route.is_open)
 
@@ -299,13 +339,47 @@ class Admin:
         with self._store.read() as tx:
             return json_content(200, {"consumers": consumers_of(tx, call.query["space"])})
 
+    async def _get_letter(self, call: _Call) -> Response:
+        space, number = _letter_of(call)
+        with self._store.read() as tx:
+            found = dead_letters(tx, space, number, 1)
+        if not found or found[0]["letter"] != number:
+            raise raised("not-found", f"there is no dead letter {number} in {space}")
+        return json_content(200, found[0])
+
+    async def _replay_letter(self, call: _Call) -> Response:
+        """As it is, or with other operations in its place. Asked again, it answers what came of the first time."""
+        space, number = _letter_of(call)
+        body = _json_object(call.request, {"operations"}, LETTER_BYTES_MAX) if call.request.body else {}
+        try:
+            operations = from_json_value(body.get("operations"))
+        except ValueRefused as error:
+            raise raised("invalid-request", str(error), pointer="/operations") from None
+        posted = await self._executed(ReplayLetter(space, number, operations))
+        assert isinstance(posted, Posted), "what is not refused has an outcome"
+        told = {"outcome": posted.outcome, "seq": posted.seq, "detail": json_value(posted.detail)}
+        return json_content(200, told | {"position": str(posted.position)})
+
+    async def _drop_letter(self, call: _Call) -> Response:
+        await self._executed(DropLetter(*_letter_of(call)))
+        return Response(204, ())
+
+    async def _list_devices(self, call: _Call) -> Response:
+        limit = _count(call.query, "limit", DEVICES_PAGE, DEVICES_PAGE_MAX)
+        with self._store.read() as tx:
+            return json_content(200, devices(tx, call.query.get("user"), call.query.get("after", ""), limit))
+
+    async def _retire_device(self, call: _Call) -> Response:
+        await self._executed(RetireDevice(_device_id(call.name)))
+        return Response(204, ())
+
     async def _list_letters(self, call: _Call) -> Response:
         if "space" not in call.query:
             raise raised("malformed-request", "the query parameter 'space' is missing", parameter="space")
         first = _count(call.query, "from", 0, 2**53 - 1)
         limit = _count(call.query, "limit", LETTERS_PAGE, LETTERS_PAGE_MAX)
         with self._store.read() as tx:
-            letters = dead_letters(tx, call.query["space"], first, limit)
+            letters = dead_letters(tx, call.query["space"], first, limit, call.query.get("kind"))
         return json_content(200, {"letters": letters})
 
     async def _list_leases(self, call: _Call) -> Response:
@@ -330,7 +404,7 @@ class Admin:
         await self._executed(ConfirmLeaseClock())
         return Response(204, ())
 
-    async def _executed(self, command: Command) -> None:
+    async def _executed(self, command: Command) -> Result:
         try:
             result = await self._committer.execute(command)
         except Overloaded as error:
@@ -339,6 +413,7 @@ class Admin:
             raise raised("store-full" if result.reason == "store_full" else "internal", result.detail)
         if isinstance(result, Refused):
             raise raised("not-found" if result.reason == "unknown" else "invalid-request", result.detail)
+        return result
 
 
 def _matches(route: str, path: str) -> bool:
@@ -353,6 +428,14 @@ def _last_segment(route: str, path: str) -> str:
         return unquote(path[len(route) :], errors="strict")
     except UnicodeDecodeError:
         raise raised("malformed-request", "a segment of the path is percent-encoded UTF-8") from None
+
+
+def _letter_of(call: _Call) -> tuple[str, int]:
+    if "space" not in call.query:
+        raise raised("malformed-request", "the query parameter 'space' is missing", parameter="space")
+    if not (call.name.isascii() and call.name.isdecimal() and len(call.name) <= 16):
+        raise raised("malformed-request", "a dead letter has a number")
+    return check_space(call.query["space"]), int(call.name)
 
 
 def _count(query: Mapping[str, str], name: str, default: int, most: int) -> int:

@@ -6,6 +6,7 @@ it asks the running daemon over its admin socket, or reads the store by itself w
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 configuration refused, 4 store damaged, 5 no daemon answers.
 """
 
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import IO, Any, NoReturn, TypeVar
 
 import click
 
@@ -371,6 +372,97 @@ def list_letters(space: str, first: int, limit: int, file: Path | None, state_di
         lambda tx: {"letters": admin.dead_letters(tx, space, first, limit)},
     )  # fmt: skip
     show.letters(space, found["letters"], as_json)
+
+
+@deadletters.command("show")
+@click.argument("space")
+@click.argument("letter", type=click.IntRange(0, 2**53 - 1))
+@_settings_options
+@_json_option
+def show_letter(space: str, letter: int, file: Path | None, state_dir: Path | None, as_json: bool) -> None:
+    """Show one dead letter whole, and what came of its replay."""
+    found = _asked(
+        _loaded(file, state_dir), ("admin", "deadletters", str(letter)), {"space": space},
+        lambda tx: next(iter(admin.dead_letters(tx, space, letter, 1)), None),
+    )  # fmt: skip
+    if found is None or found["letter"] != letter:
+        raise Failure(f"there is no dead letter {letter} in {space}")
+    show.facts(found, as_json)
+
+
+@deadletters.command("replay")
+@click.argument("space")
+@click.argument("letter", type=click.IntRange(0, 2**53 - 1))
+@click.option("--operations", type=click.File(), help="A JSON file with other operations in their place; '-' is stdin.")
+@_settings_options
+@_json_option
+def replay_letter(
+    space: str, letter: int, operations: IO[str] | None, file: Path | None, state_dir: Path | None, as_json: bool
+) -> None:
+    """Replay a dead letter as a change of the server, and print its outcome. A letter is replayed once; asked again,
+    this prints the outcome of the first time."""
+    try:
+        body = {} if operations is None else {"operations": json.load(operations)}
+    except ValueError as error:
+        raise Failure(f"the operations are no JSON: {error}") from None
+    told = client.request(
+        _loaded(file, state_dir).admin_socket, "POST", ("admin", "deadletters", str(letter)),
+        query={"space": space}, body=body,
+    )  # fmt: skip
+    show.facts(told, as_json)
+
+
+@deadletters.command("drop")
+@click.argument("space")
+@click.argument("letter", type=click.IntRange(0, 2**53 - 1))
+@_settings_options
+def drop_letter(space: str, letter: int, file: Path | None, state_dir: Path | None) -> None:
+    """Drop a dead letter for good."""
+    path = ("admin", "deadletters", str(letter))
+    client.request(_loaded(file, state_dir).admin_socket, "DELETE", path, query={"space": space})
+
+
+@cli.command(short_help="Show what a restore lost for good.")
+@click.argument("space")
+@_settings_options
+@_json_option
+def lost(space: str, file: Path | None, state_dir: Path | None, as_json: bool) -> None:
+    """Show the changes of a space that neither the restored backup nor their device has any more: from n to n."""
+    query = {"space": space, "kind": "lost", "limit": admin.LETTERS_PAGE_MAX}
+    found = _asked(
+        _loaded(file, state_dir), ("admin", "deadletters"), query,
+        lambda tx: {"letters": admin.dead_letters(tx, space, 0, admin.LETTERS_PAGE_MAX, "lost")},
+    )  # fmt: skip
+    show.letters(space, found["letters"], as_json)
+
+
+@cli.group()
+def devices() -> None:
+    """Device ids, and who uses them."""
+
+
+@devices.command("list")
+@click.option("--user", help="Only the devices of this user.")
+@click.option("--after", default="", help="Go on behind this device id.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, admin.DEVICES_PAGE_MAX))
+@_settings_options
+@_json_option
+def list_devices(
+    user: str | None, after: str, limit: int, file: Path | None, state_dir: Path | None, as_json: bool
+) -> None:
+    """Show devices with their user and installation, by id."""
+    query = {"user": user, "after": after or None, "limit": limit}
+    read = lambda tx: admin.devices(tx, user, after, limit)  # noqa: E731
+    show.devices(_asked(_loaded(file, state_dir), ("admin", "devices"), query, read), as_json)
+
+
+@devices.command("retire")
+@click.argument("device")
+@_settings_options
+def retire_device(device: str, file: Path | None, state_dir: Path | None) -> None:
+    """Take nothing new from a device id. A device that still runs goes on under another id: to shut it out, end its
+    token, or the user's role."""
+    client.request(_loaded(file, state_dir).admin_socket, "DELETE", ("admin", "devices", device))
 
 
 @cli.command(short_help="Check every record of the store.")

@@ -164,6 +164,31 @@ def letters(space: str, found: Sequence[Mapping[str, Any]], as_json: bool) -> No
     _print(table, f"there are no dead letters in {space}", bool(found))
 
 
+def facts(found: Mapping[str, Any], as_json: bool) -> None:
+    """One thing, a line for each of its facts."""
+    if as_json:
+        click.echo(json_text(found))
+        return
+    table = _table("", "")
+    for name, value in found.items():
+        is_plain = isinstance(value, str | int) and not name.endswith("_ms")
+        table.add_row(_label(name), str(value) if is_plain or name.endswith("_ms") else json_text(value))
+    _print(table, "", is_filled=True)
+
+
+def devices(found: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json_text(found))
+        return
+    table = _table("device", "user", "installation", "bound", "retired")
+    for each in found["devices"]:
+        retired = "" if each["retired_ms"] is None else _time(each["retired_ms"])
+        table.add_row(each["device"], each["user"], each["installation"] or "", _time(each["bound_ms"]), retired)
+    _print(table, "there are no such devices", bool(found["devices"]))
+    if found["after"] is not None:
+        click.echo(f"There may be more: --after {found['after']}")
+
+
 def consumers(space: str, found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     if as_json:
         click.echo(json_text(found))

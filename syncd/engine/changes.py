@@ -30,6 +30,7 @@ from syncd.store.tables import DEVICES, ENTRIES, EntryRow, LetterRow
 from syncd.wire.limits import DEFAULT
 from syncd.wire.messages import OutcomeEntry
 
+LOST_IN_RESTORE = "lost_in_restore"  # the reason of a void for what no backup and no device has any more
 MET_MAX = 16  # concurrent changes named in an outcome: enough to explain, bounded for a change of 1,000 operations
 DELTA_BYTES_MAX = DEFAULT.delta_bytes_max
 # The documents that one seq alters have this at most; the rest of a delta is names and frame.
@@ -150,6 +151,11 @@ def _recorded(push: _Push, change: Change | Void | RefusedChange, n: int) -> Ent
     """Decide one new change and write it into its device's log."""
     if isinstance(change, Void):
         entry = EntryRow(change.nonce, "void", None, {"reason": change.reason}, 0, 0, None)
+        if change.reason == LOST_IN_RESTORE and n == change.n:
+            told, payload = (None, None), encoded([n, change.last])
+            push.work.letter(
+                LetterRow("lost", push.author.device, n, 0, 0, change.reason, push.work.now_ms, *told, payload)
+            )
     elif isinstance(change, RefusedChange):
         detail: dict[str, Any] = {"reason": change.reason}
         if change.op is not None:

@@ -142,6 +142,31 @@ class PostEvents:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplayLetter:
+    """Replay a dead letter, once; `operations`: others in its place, as they came. Answer: `Posted`, the outcome of the
+    first time, or `Refused` (`unknown`, `invalid`)."""
+
+    space: str
+    number: int
+    operations: Any
+
+
+@dataclass(frozen=True, slots=True)
+class DropLetter:
+    """Answer: `Done`, or `Refused("unknown")`."""
+
+    space: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetireDevice:
+    """Take nothing new from a device id any more. Answer: `Done`, or `Refused("unknown")`."""
+
+    device: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class MarkSafe:
     """A verified backup, taken at `made_ms`, has these spaces: (name, epoch, seq). It is told in parts, the time with
     the last. Answer: `Done`."""
@@ -251,7 +276,8 @@ class ConfirmLeaseClock:
 
 
 Command = (
-    MarkSafe | Bind | Attach | Forget | Lose | Purge | Push | Ack | Post | PostEvents | CreateKey | RevokeKey
+    MarkSafe | ReplayLetter | DropLetter | RetireDevice
+    | Bind | Attach | Forget | Lose | Purge | Push | Ack | Post | PostEvents | CreateKey | RevokeKey
     | PutConsumer | UseConsumer | AckConsumer | DropConsumer | Collect
     | TendLeases | EndLease | ReleaseLeases | ConfirmLeaseClock
 )  # fmt: skip

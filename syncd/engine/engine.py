@@ -10,7 +10,7 @@ from or written to a space without the role for it at this moment.
 from collections.abc import Callable, Sequence
 
 from syncd.core.changes import Change, RefusedChange, Void
-from syncd.engine import reading
+from syncd.engine import letters, reading
 from syncd.engine.batch import Batch, SpaceWork, is_other
 from syncd.engine.changes import take
 from syncd.engine.commands import (
@@ -28,6 +28,7 @@ from syncd.engine.commands import (
     Decision,
     Done,
     DropConsumer,
+    DropLetter,
     EndLease,
     Expired,
     Forget,
@@ -41,7 +42,9 @@ from syncd.engine.commands import (
     PutConsumer,
     Refused,
     ReleaseLeases,
+    ReplayLetter,
     Result,
+    RetireDevice,
     RevokeKey,
     TendLeases,
     UseConsumer,
@@ -105,6 +108,12 @@ class Engine:
                 return _create_key(batch, command)
             case RevokeKey():
                 return _revoke_key(batch, command)
+            case ReplayLetter():
+                return letters.replayed(batch, command)
+            case DropLetter():
+                return letters.dropped(batch, command)
+            case RetireDevice():
+                return letters.retired(batch, command)
             case MarkSafe():
                 return marked_safe(batch, command)
             case PutConsumer():

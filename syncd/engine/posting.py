@@ -124,10 +124,19 @@ def _refused_position(batch: Batch, command: Post, work: SpaceWork | None) -> Re
     return None
 
 
-def authored(batch: Batch, work: SpaceWork, author: Author, role: Role, base: int, operations: Any) -> OutcomeEntry:
-    """One change made here, in the name of a backend or of the server itself, and settled at once."""
+def authored(
+    batch: Batch,
+    work: SpaceWork,
+    author: Author,
+    role: Role,
+    base: int,
+    operations: Any,
+    stamp: int | None = None,
+) -> OutcomeEntry:
+    """One change made here, at `stamp` or now, in the name of a backend or of the server, and settled at once."""
     replica = work.replica_made(author.device)
-    change = parsed_change([replica.highest + 1, batch.entropy(NONCE_BYTES), base, batch.now_ms, operations])
+    stamp = batch.now_ms if stamp is None else stamp
+    change = parsed_change([replica.highest + 1, batch.entropy(NONCE_BYTES), base, stamp, operations])
     assert not isinstance(change, Void), "five items are a change"
     taken = take(batch, work, author, role, (change,))
     replica = work.replica_made(author.device)

@@ -161,7 +161,7 @@ def _devices(tx: Reader) -> Findings:
 
 def _holdings(tx: Reader) -> Findings:
     """What is counted of each user and key is there. (Who made a space stands nowhere else.)"""
-    devices = _counted(tx, DEVICES, lambda row: keys.owner(row.user) if row.kind not in ("key", "server") else None)
+    devices = _counted(tx, DEVICES, _counted_owner)
     remembered = _counted(tx, EXPIRIES, lambda row: row[0] if row else None)
     for key, held in _rows(tx, HOLDINGS, keys.table_range(keys.HOLDINGS)):
         owner = key[1:]
@@ -178,6 +178,10 @@ def _holdings(tx: Reader) -> Findings:
             yield Finding(HOLDINGS.name, held.user, f"{held.spaces} spaces are counted")
     for owner in (devices or Counter()) | (remembered or Counter()):
         yield Finding(HOLDINGS.name, owner.hex(), "its devices or idempotency keys are not counted")
+
+
+def _counted_owner(row: Any) -> bytes | None:
+    return keys.owner(row.user) if row.kind not in ("key", "server") and row.retired_ms is None else None
 
 
 def _counted(tx: Reader, table: Table[Any], owner: Callable[[Any], bytes | None]) -> Counter[bytes] | None:

@@ -17,7 +17,7 @@ from syncd.core.values import decoded, encoded
 from syncd.store import keys
 from syncd.store.api import Reader, StoreDamaged, Writer
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 
 class SpaceRow(NamedTuple):
@@ -113,7 +113,8 @@ class LapsedRow(NamedTuple):
 
 class LetterRow(NamedTuple):
     """A dead letter: what was refused or gave way, and why. `kind`: `change` (payload: operations), `document` or
-    `value` (payload: the state that was ended, with `collection` and `document_id`)."""
+    `value` (payload: the state that was ended, with `collection` and `document_id`), or `lost` (payload: the first and
+    last n that a device gave up after a restore). `replay`: outcome, seq and detail of its replay."""
 
     kind: str
     device: bytes
@@ -125,6 +126,7 @@ class LetterRow(NamedTuple):
     collection: str | None
     document_id: str | None
     payload: bytes
+    replay: Sequence[Any] | None = None
 
 
 class IdempotencyRow(NamedTuple):

@@ -10,7 +10,19 @@ import trio
 from syncd.app import admin, daemon
 from syncd.app.admin import Admin
 from syncd.core.changes import Void, parsed_change
-from syncd.engine.commands import Ack, Author, Command, CreateKey, Event, Forget, Post, PostEvents, Push, RevokeKey
+from syncd.engine.commands import (
+    Ack,
+    Author,
+    Bind,
+    Command,
+    CreateKey,
+    Event,
+    Forget,
+    Post,
+    PostEvents,
+    Push,
+    RevokeKey,
+)
 from syncd.engine.grants import Grant, Role
 from syncd.net.exchange import Health, Request, Response
 from tests.http.harness import Server
@@ -22,6 +34,7 @@ TRUSTED = [
     "/admin/explain?space=a&collection=b&id=c",
     "/admin/deadletters?space=a",
     "/admin/leases?space=a",
+    "/admin/devices",
 ]
 
 SHOP = Author(b"k" * 16, None, "key", "key:shop", (Grant("**", Role.OWNER),))
@@ -271,3 +284,39 @@ async def test_leases_are_listed_by_pages(operators: Operators, monkeypatch: pyt
         after = found["next"]
     assert seen == [(bytes([number]) * 16).hex() for number in range(5)]
     assert (await operators.ask("GET", "/admin/leases?space=shop&after=xx"))[0] == 400
+
+
+async def test_a_dead_letter_is_shown_edited_replayed_once_and_dropped(operators: Operators) -> None:
+    server, device = operators.server, bytes(range(1, 17))
+    author = Author(device, bytes(16), "device", "ann", (Grant("**", Role.OWNER),))
+    change = parsed_change([1, bytes(8), 0, 5, [["reg.set", "c", "1", "f", b"x"]]])
+    await server.committer.execute(Push(author, "a/b", None, (change,)))
+    (letter,) = (await operators.ask("GET", "/admin/deadletters?space=a%2Fb&kind=change"))[1]["letters"]
+    target = f"/admin/deadletters/{letter['letter']}?space=a%2Fb"
+    assert (await operators.ask("GET", target)) == (200, letter)
+    assert (await operators.ask("GET", "/admin/deadletters/99?space=a%2Fb"))[0] == 404
+    assert (await operators.ask("GET", "/admin/deadletters?space=a%2Fb&kind=lost"))[1] == {"letters": []}
+    body = {"operations": [["create", "c", "1"], ["reg.set", "c", "1", "f", {"$b": "eA"}]]}
+    told = [await operators.ask("POST", target, body) for _ in range(2)]
+    assert told[0] == told[1]
+    assert (told[0][0], told[0][1]["outcome"], told[0][1]["seq"]) == (200, "applied", 1)
+    assert (await operators.ask("GET", target))[1]["replay"][:2] == ["applied", 1]
+    for wrong in ({"operations": {"$x": 1}}, {"operation": []}):
+        assert (await operators.ask("POST", target, wrong))[0] == 422
+    assert (await operators.ask("DELETE", target))[0] == 204
+    assert (await operators.ask("POST", target))[0] == 404
+
+
+async def test_devices_are_listed_by_user_and_retired(operators: Operators) -> None:
+    server, device = operators.server, bytes(range(1, 17))
+    author = Author(device, bytes(16), "device", "ann", (Grant("**", Role.OWNER),))
+    await server.committer.execute(Bind(author))
+    (shown,) = (await operators.ask("GET", "/admin/devices?user=ann"))[1]["devices"]
+    assert (shown["device"], shown["installation"], shown["retired_ms"]) == (device.hex(), "00" * 16, None)
+    assert (await operators.ask("GET", "/admin/devices?user=ben"))[1] == {"devices": [], "after": None}
+    assert (await operators.ask("GET", f"/admin/devices?after={device.hex()}"))[1] == {"devices": [], "after": None}
+    assert (await operators.ask("DELETE", f"/admin/devices/{device.hex()}"))[0] == 204
+    (shown,) = (await operators.ask("GET", "/admin/devices"))[1]["devices"]
+    assert shown["retired_ms"] is not None
+    assert (await operators.ask("DELETE", f"/admin/devices/{'ff' * 16}"))[0] == 404
+    assert (await operators.ask("DELETE", "/admin/devices/none"))[0] == 400
