@@ -39,9 +39,10 @@ class SimDevice:
         refused: Callable[[Refused], None],
         carrier: tuple[Mode, bool] = ("websocket", False),
         polled: Callable[[], None] = lambda: None,
+        loses: Callable[[], bool] = lambda: False,
     ) -> None:
         """`carrier`: which one the client is told to use, and whether its network takes the `Upgrade` away. `polled`:
-        hears of each connection that polls carry."""
+        hears of each connection that polls carry. `loses`: whether an answer to a poll is lost now."""
         self.name, self.user, self.binding = name, user, binding
         self.random = random
         self.clock = SimClock()
@@ -55,7 +56,7 @@ class SimDevice:
         self._awake.set()
         self._entropy = Random(random.random())
         self._mode, self._is_stripped = carrier
-        self._polled = polled
+        self._polled, self._loses = polled, loses
         self._scope = trio.CancelScope()
         self._leaving = trio.Event()
         self._is_down = trio.Event()
@@ -113,7 +114,7 @@ class SimDevice:
         if self._mode != "websocket":
             connect = connect_as(
                 self._mode, self._network, self.name, self._entropy.randbytes, self._wait_awake, self._connect,
-                lambda: self._tap(self), self._polled,
+                lambda: self._tap(self), self._polled, self._loses,
             )  # fmt: skip
         ports = Ports(self.clock.now_ms, self._entropy.randbytes, connect)
         binding: Any = self.binding

@@ -38,8 +38,9 @@ def carriers_of(seed: int, profile: str, names: list[str]) -> dict[str, tuple[Mo
 class PolledStream:
     """A `lanes.Stream`. What the network calls a closed transport is an OSError to a client."""
 
-    def __init__(self, socket: Socket, wait_awake: WaitAwake) -> None:
-        self._socket, self._wait_awake = socket, wait_awake
+    def __init__(self, socket: Socket, wait_awake: WaitAwake, loses: Callable[[], bool]) -> None:
+        """`loses`: whether what has come now is lost on its last metre, and the stream with it."""
+        self._socket, self._wait_awake, self._loses = socket, wait_awake, loses
 
     async def send(self, data: bytes) -> None:
         try:
@@ -50,7 +51,11 @@ class PolledStream:
     async def receive(self) -> bytes:
         await self._wait_awake()
         try:
-            return await self._socket.receive(RECEIVE_BYTES)
+            data = await self._socket.receive(RECEIVE_BYTES)
+            if self._loses():
+                self._socket.abort()
+                raise OSError("the connection broke")
+            return data
         except TransportClosed as closed:
             raise OSError(str(closed)) from None
 
@@ -93,12 +98,13 @@ def connect_as(
     websocket: Connect,
     tap: Callable[[], Tap],
     opened: Callable[[], None],
+    loses: Callable[[], bool],
 ) -> Connect:
     """The `connect` port of a device that polls, or may. `opened`: polls carry a connection from now on."""
 
     async def dial(place: Place) -> PolledStream:
         try:
-            return PolledStream(await network.connect(device), wait_awake)
+            return PolledStream(await network.connect(device), wait_awake, loses)
         except NobodyListens as closed:
             raise Absent(str(closed)) from None
         except TransportClosed as closed:

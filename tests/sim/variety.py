@@ -22,7 +22,9 @@ SEEDS_JUDGED = 200  # and from here on, it fails the run
 UNUSED_CLOSES = (1001, 1011, 1013, 4000, 4300, 4904, 4905)
 UNUSED_ERRORS = ("internal", "too_many_devices", "too_many_spaces")
 EXPECTED: dict[str, tuple[str, ...]] = {
-    "fault": tuple(sorted({*FAULTS, *LATER_FAULTS, "early display", "follower crashed", "polls"} - {"power-cut"})),
+    "fault": tuple(
+        sorted({*FAULTS, *LATER_FAULTS, "early display", "follower crashed", "polls", "lost answer"} - {"power-cut"})
+    ),
     "misdeed": tuple(sorted(MISDEEDS)),
     "power cut at": ("commit.before", "commit.after", "publish.before"),
     "outcome": (

@@ -44,6 +44,7 @@ RATES = {
     "address_failures": Rate(0.1, 3.0), "user_bytes": Rate(4000.0, 20_000.0), "user_changes": Rate(5.0, 20.0),
 }  # fmt: skip
 TOKEN_SLACK_MS = 1000  # tokens tell whole seconds
+LOST_SHARE = 0.05  # of what comes to a device that polls
 HEARD_S = 5.0  # by then a goaway has been heard
 CROWD_COUNT = 8  # so many who are told the same are no accident
 LIVENESS_S = 900.0  # three of the longest backoffs, and the time in which a dead connection is noticed
@@ -104,6 +105,7 @@ class World:
             self._accepted,
         )  # fmt: skip
         self.server.disk_s = self.plan.disk_s
+        self._losses = Random(f"{profile}/{seed}/losses")
         self._carriers = carriers_of(seed, profile, [f"d{index}" for index in range(plan.devices)])
         self.devices: list[SimDevice] = []
         self.clones: list[SimDevice] = []
@@ -244,10 +246,17 @@ class World:
         device = SimDevice(
             name, user, binding, self._directory / name, self._fork(), self.network, self.trace,
             self.token, self._tap, self._refused, self._carriers.get(name, ("websocket", False)),
-            lambda: self.count_fault("polls"),
+            lambda: self.count_fault("polls"), self._loses_answer,
         )  # fmt: skip
         self.people[name] = Person(self, device)
         return device
+
+    def _loses_answer(self) -> bool:
+        """Now and then the answer to a poll, or to a message, is lost after the server has sent it."""
+        is_lost = self.is_safe_phase and self._losses.random() < LOST_SHARE
+        if is_lost:
+            self.count_fault("lost answer")
+        return is_lost
 
     async def run_clone(self, device: SimDevice, with_installation: bool, life_s: float) -> None:
         """A copy of this device's disk lives for so long beside it, and is used."""
