@@ -27,6 +27,7 @@ import trio
 
 from syncd.app import VERSION, allocator, config, logs
 from syncd.app.admin import Admin
+from syncd.app.collector import Collector
 from syncd.app.config import Settings
 from syncd.app.listening import CannotServe, Listeners, host_port, listeners
 from syncd.app.metrics import CutOffs, Facts, Metrics, summary
@@ -152,6 +153,7 @@ class _Daemon:
             env.clock, env.offload, env.faults, adds_data=adds_data, size_bytes=size_bytes,
             observe=self._counters.committed,
         )  # fmt: skip
+        self._collector = Collector(store, self._committer, env.clock.now_ms, _retention(settings))
         auth = settings.config.auth
         authenticator = Authenticator(
             config.verifying_keys(settings), issuer=auth.issuer or None, audience=auth.audience or None,
@@ -177,6 +179,7 @@ class _Daemon:
             async with trio.open_nursery() as nursery:
                 committed = trio.Event()
                 await nursery.start(partial(self._run_committer, committed))
+                nursery.start_soon(self._collector.run)
                 if listeners.proxied is not None:
                     nursery.start_soon(listeners.proxied.run)
                 await nursery.start(self._server.serve, (listeners.clients,))

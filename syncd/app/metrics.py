@@ -103,6 +103,8 @@ class Metrics(Collector):
             "syncd_lease_clock_lag_seconds", "Time shown by the wall clock that is not confirmed to have passed.",
             c.lease_clock_lag_ms / 1000,
         )  # fmt: skip
+        yield CounterMetricFamily("syncd_reconciliations", "Comparisons that devices began.", c.reconciled)
+        yield CounterMetricFamily("syncd_repaired_documents", "Documents that these found to differ.", c.repaired)
         yield CounterMetricFamily("syncd_collected_rows", "Rows that nobody needs any more, dropped.", c.collected)
 
 

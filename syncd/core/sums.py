@@ -12,6 +12,7 @@ from syncd.core.documents import Document
 from syncd.core.values import Value, encoded, encoded_each
 
 BUCKET_COUNT: Final = 1024
+BUCKET_SHIFT: Final = 54  # of a key hash
 SUM_MASK: Final = 2**64 - 1
 CHAIN_START: Final = bytes(8)
 
@@ -24,9 +25,14 @@ def hashed(item: tuple[Value, ...]) -> int:
     return first
 
 
+def key_hash(collection: str, document_id: str) -> int:
+    """What stands for a document's name where 8 bytes have to do."""
+    return hashed(("k", collection, document_id))
+
+
 def bucket_of(collection: str, document_id: str) -> int:
     """The bucket, 0-1023, of a document: the top ten bits of its key hash."""
-    return hashed(("k", collection, document_id)) >> 54
+    return key_hash(collection, document_id) >> BUCKET_SHIFT
 
 
 def document_sum(collection: str, document_id: str, document: Document | None) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 from syncd.core.documents import Document
 from syncd.core.ids import MEMBERS, RESERVED_DEVICE_PREFIX, SEQ_MAX
-from syncd.core.sums import CHAIN_START, SUM_MASK, bucket_of, chained, sum_change
+from syncd.core.sums import BUCKET_SHIFT, CHAIN_START, SUM_MASK, chained, key_hash, sum_change
 from syncd.engine import leases
 from syncd.engine.commands import Author, Refused, Regrant
 from syncd.engine.grants import Role
@@ -33,6 +33,7 @@ from syncd.store.tables import (
     DOCUMENTS,
     HOLDERS,
     HOLDINGS,
+    KEY_HASHES,
     LAPSED,
     LETTERS,
     LOW_WATERS,
@@ -384,13 +385,19 @@ class SpaceWork:
         if not document.is_live and not is_kept(name[0]):
             TOMBSTONES.put(self._tx, keys.tombstone(self.row.id, document.rev, document.number), ())
         change = sum_change(*name, stored, document)
-        number = bucket_of(*name)
+        hashed = key_hash(*name)
+        number = hashed >> BUCKET_SHIFT
+        was_live = stored is not None and stored.is_live
+        if document.is_live and not was_live:
+            KEY_HASHES.put(self._tx, keys.key_hash(self.row.id, hashed, document.number), name)
+        elif was_live and not document.is_live:
+            self._tx.delete(keys.key_hash(self.row.id, hashed, document.number))
         if number not in self._buckets:
             row = BUCKETS.get(self._tx, keys.bucket(self.row.id, number))
             self._buckets[number] = 0 if row is None else row[0]
         self._buckets[number] = (self._buckets[number] + change) & SUM_MASK
         self.sum = (self.sum + change) & SUM_MASK
-        self.document_count += document.is_live - (stored is not None and stored.is_live)
+        self.document_count += document.is_live - was_live
 
 
 class Batch:

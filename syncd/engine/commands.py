@@ -321,7 +321,8 @@ class Done:
 @dataclass(frozen=True, slots=True)
 class Attached:
     """The subscription stands. `space_id`, `slot` name it in reads; `highest`: n recorded of this device; `safe`: up to
-    where its changes need not be kept any more."""
+    where its changes need not be kept any more; `is_forgotten`: it has to reconcile, as deletions may be forgotten that
+    it has not heard of."""
 
     space: str
     space_id: int
@@ -331,6 +332,7 @@ class Attached:
     role: str
     highest: int
     safe: int
+    is_forgotten: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from syncd.engine.commands import (
     Ack,
     AckConsumer,
     Attach,
-    Attached,
     Author,
     Bind,
     Bound,
@@ -49,7 +48,7 @@ from syncd.engine.commands import (
     TendLeases,
     UseConsumer,
 )
-from syncd.engine.epochs import fork_of, marked_safe, safe_seq
+from syncd.engine.epochs import fork_of, marked_safe
 from syncd.engine.feeding import consumer_acked, consumer_dropped, consumer_made, consumer_used
 from syncd.engine.frontier import Retention, collected, low_after_ack, low_on_arrival
 from syncd.engine.grants import Role
@@ -224,10 +223,7 @@ def _attach(batch: Batch, command: Attach) -> Result:
         low = low_on_arrival(work, command.complete, command.start)
         replica = replica._replace(low=low, applied=command.complete, seen_ms=work.now_ms)
         work.set_replica(author.device, replica)
-    return Attached(
-        command.space, work.row.id, replica.slot, work.row.epoch, work.head, role.name.lower(), replica.highest,
-        safe_seq(batch.tx, work.row, work.head),
-    )  # fmt: skip
+    return reading.attached_to(batch.tx, command, work.row, work.head, role, replica)
 
 
 def _forget(batch: Batch, command: Forget) -> Result:

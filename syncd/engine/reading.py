@@ -89,8 +89,14 @@ def attached(tx: Reader, command: Attach) -> Attached | Expired | Refused | None
     assert row is not None, "a missing space is refused"
     if replica is None or (replica.low is None and not is_other(tx, author)):
         return None
-    safe, role = safe_seq(tx, row, row.head), granted.name.lower()
-    return Attached(command.space, row.id, replica.slot, row.epoch, row.head, role, replica.highest, safe)
+    return attached_to(tx, command, row, row.head, granted, replica)
+
+
+def attached_to(tx: Reader, command: Attach, row: SpaceRow, head: int, granted: Role, replica: ReplicaRow) -> Attached:
+    """The subscription that stands."""
+    is_forgotten = is_below_floor(row, command.complete, command.start)
+    safe, role = safe_seq(tx, row, head), granted.name.lower()
+    return Attached(command.space, row.id, replica.slot, row.epoch, head, role, replica.highest, safe, is_forgotten)
 
 
 def refused_attach(
@@ -115,8 +121,6 @@ def refused_attach(
         return Refused("bad_position", f"complete {complete} lies beyond resume {resume}")
     if (complete == 0 < resume) != (command.start is not None):
         return Refused("bad_position", "'start' is given exactly in the middle of a first download")
-    if is_below_floor(row, complete, command.start):
-        return Refused("bad_position", "what was deleted since this position is forgotten")
     if max(resume, command.start or 0) > row.head or not _is_chained(tx, row, complete, command.chain):
         # Not this epoch's history: what the client holds came from a server state that no longer exists. The low-water
         # was acknowledged to this state, but where it reaches `complete`, it cannot be what both share.
@@ -128,6 +132,12 @@ def refused_attach(
         )
         return Expired(command.space, row.epoch, low if low < complete else 0, highest, alarm)
     return None
+
+
+def is_forgotten(tx: Reader, cursor: Cursor) -> bool:
+    """Whether no page can be given at this place any more: it has to be looked for in each page's own transaction."""
+    row = space_row(tx, cursor.space)
+    return row is not None and is_below_floor(row, cursor.complete, cursor.start)
 
 
 def is_below_floor(row: SpaceRow, complete: int, start: int | None) -> bool:
@@ -150,8 +160,9 @@ def _barred(tx: Reader, command: Attach, row: SpaceRow | None) -> Refused:
 
 
 def _is_chained(tx: Reader, row: SpaceRow, complete: int, chain: bytes | None) -> bool:
-    """Whether the chain value that the client repeats is ours at its position."""
-    if chain is None or complete == 0:
+    """Whether the chain value that the client repeats is ours at its position. Below the floor the log may be gone, and
+    all that the client holds is going to be compared."""
+    if chain is None or complete == 0 or complete < row.floor:
         return True
     log = LOG.get(tx, keys.log(row.id, complete))
     return log is not None and log.chain == chain
@@ -173,7 +184,8 @@ def outcomes_after(
 
 
 def page(tx: Reader, cursor: Cursor, bytes_target: int = PAGE_BYTES, rows_max: int = PAGE_ROWS_MAX) -> Delta:
-    """The next delta for a subscription; `complete` says that it is the last, and reaches the head."""
+    """The next delta for a subscription; `complete` says that it is the last, and reaches the head. The caller has
+    looked, in the same transaction, that the place is not forgotten."""
     row = space_row(tx, cursor.space)
     assert row is not None and row.id == cursor.space_id, "a subscription outlives no space"
     assert cursor.complete <= cursor.resume <= row.head, "positions never pass the head"

@@ -24,7 +24,10 @@ from syncd.engine.grants import Role
 from syncd.engine.reading import Cursor
 from syncd.env.ports import Transport, TransportClosed
 from syncd.net import websocket
+from syncd.net.acks import Acks
+from syncd.net.answers import answer_to
 from syncd.net.auth import Principal
+from syncd.net.comparing import asked
 from syncd.net.counters import BY_PEER, LOST, STALLED, UNFINISHED, Counters
 from syncd.net.delivery import Channel, Delivery
 from syncd.net.formats import format_of
@@ -52,7 +55,7 @@ class Connection:
     """Speaks for one device, from the upgrade to the end of the byte stream."""
 
     __slots__ = (
-        *("_acks", "_acks_due_s", "_author", "_authorization", "_closing_due_s", "_expires_ms", "_forgetting"),
+        *("_acks", "_author", "_authorization", "_closing_due_s", "_expires_ms", "_forgetting"),
         *("_in_flight", "_inbound", "_is_pausing", "_room", "_services", "_session", "_session_id", "_unread"),
         *("delivery", "due"),
     )
@@ -78,8 +81,7 @@ class Connection:
         self._in_flight = 0
         self._is_pausing = False  # the reader reads nothing for now: the user sends more than its share
         self._room: trio.Event | None = None  # the reader waits for an answered push
-        self._acks: dict[str, m.Ack] | None = None
-        self._acks_due_s = 0.0
+        self._acks = Acks()
         self._forgetting: set[str] | None = None  # spaces with a `Forget` that is not carried out yet
 
     # -- the reader ----------------------------------------------------------------------------------------------
@@ -189,6 +191,8 @@ class Connection:
                 await self._push(message)
             case m.Ack():
                 self._ack(message)
+            case m.Sums():
+                await self._sums(message)
             case m.Subscribe():
                 self._subscribe(message)
             case m.Unsubscribe():
@@ -328,8 +332,7 @@ class Connection:
             self._send(error(errors.NOT_SUBSCRIBED, "there is no subscription to end", space=space))
             return
         self.delivery.drop(channel, Step.UNSUBSCRIBE)
-        if self._acks is not None:
-            self._submit_acks()
+        self._submit_acks()
         if message.forget and self._submit(Forget(self._known(), space), partial(self._forgotten, space), space):
             self._forgetting = (self._forgetting or set()) | {space}
 
@@ -365,13 +368,30 @@ class Connection:
             with suppress(Overloaded):  # then it is when it comes back
                 self._services.committer.submit(Lose(self._known(), channel.space), lambda result: None)
 
+    async def _sums(self, message: m.Sums) -> None:
+        question = asked(message)
+        while self.delivery.is_comparing:  # nothing more is read meanwhile: so little is held of what a device holds
+            await self._wait_room()
+        channel = self.delivery.channels.get(message.space)
+        if channel is None or channel.state is Subscription.NONE or message.epoch != channel.epoch:
+            self._send(error(errors.NOT_SUBSCRIBED, "sums are of a space with a subscription", space=message.space))
+        else:
+            self.delivery.compare(channel, message.buckets, question)
+
+    async def _wait_room(self) -> None:
+        self._room = trio.Event()
+        await self._room.wait()
+        self._room = None
+
+    def compared(self) -> None:
+        if self._room is not None:
+            self._room.set()
+
     # -- changes and acks ----------------------------------------------------------------------------------------
 
     async def _push(self, message: m.Push) -> None:
         while self._in_flight >= self._services.wire_limits.pushes_in_flight_max:  # N2
-            self._room = trio.Event()
-            await self._room.wait()
-            self._room = None
+            await self._wait_room()
         if self._session.is_closed:
             return
         self._submit_acks()  # N1
@@ -396,29 +416,17 @@ class Connection:
         if channel is None or channel.state is Subscription.NONE:
             self._send(error(errors.NOT_SUBSCRIBED, "an ack is for a space with a subscription", space=message.space))
             return
-        if not self._acks:
-            self._acks = {}
-            self._acks_due_s = trio.current_time() + self._services.limits.ack_flush_s
-            self._services.wheel.schedule(self, self._acks_due_s)
-        self._acks[message.space] = message
+        due_s = trio.current_time() + self._services.limits.ack_flush_s
+        if self._acks.put(message, due_s):
+            self._services.wheel.schedule(self, due_s)
 
     def _submit_acks(self) -> None:
-        """What waited goes to the committer. An ack that it does not take is lost: the next one says more."""
-        if not self._acks:
-            return
-        acks, self._acks = self._acks, None
-        for ack in acks.values():
-            command = commands.Ack(
-                self._known(), ack.space, ack.epoch, ack.applied, ack.oldest_base, ack.settled
-            )  # fmt: skip
-            try:
-                self._services.committer.submit(command, partial(self._guarded, partial(self._acked, ack.space)))
-            except Overloaded:
-                return
+        if self._acks.due_s is not None:
+            self._acks.submit(self._known(), self._services.committer, self._acked)
 
     def _acked(self, space: str, result: Result) -> None:
         if isinstance(result, commands.Expired | commands.Refused):
-            self._tell(space, result)
+            self._guarded(partial(self._tell, space), result)
 
     # -- answers -------------------------------------------------------------------------------------------------
 
@@ -441,22 +449,15 @@ class Connection:
 
     def _tell(self, space: str, result: Result) -> None:
         """A request about a space that did not do what it was meant to."""
-        match result:
-            case commands.Expired(_, epoch, fork, highest, alarm):
-                self._services.met_expiry(alarm)
-                channel = self.delivery.channels.get(space)
-                if channel is not None:
-                    self.delivery.drop(channel, Step.EXPIRED)
-                self._send(m.Expired(space, epoch, fork, highest))
-            case commands.Refused("device_bound", detail):
-                self._refuse(ProtocolError(errors.DEVICE_BOUND, detail))
-            case commands.Refused(reason, detail):
-                self._send(error(KIND_BY_NAME.get(reason, errors.FORBIDDEN), detail, space=space))
-            case commands.Failed(reason, detail):
-                kind = KIND_BY_NAME.get(reason, errors.INTERNAL)
-                self._send(error(kind, detail, space=space, after_ms=self._services.limits.backoff_ms))
-            case _:
-                raise AssertionError(f"not an answer to a request about a space: {result}")
+        channel = self.delivery.channels.get(space)
+        if isinstance(result, commands.Expired):
+            self._services.met_expiry(result.alarm)
+            if channel is not None:
+                self.delivery.drop(channel, Step.EXPIRED)
+        try:
+            self._send(answer_to(space, result, self._services.limits.backoff_ms))
+        except ProtocolError as refused:
+            self._refuse(refused)
 
     def _send(self, *messages: m.ServerMessage) -> None:
         payload = self._session.send(*messages)
@@ -530,8 +531,8 @@ class Connection:
             return self._closing_due_s
         deadline_ms = self._session.deadline_ms
         times = [] if deadline_ms is None else [deadline_ms / 1000]
-        if self._acks:
-            times.append(self._acks_due_s)
+        if self._acks.due_s is not None:
+            times.append(self._acks.due_s)
         if self.delivery.is_stalled:
             times.append(self.delivery.progress_s + self._services.limits.no_progress_s)
         if self._expires_ms is not None:
@@ -567,7 +568,7 @@ class Connection:
         if self._expires_ms is not None and self._services.clock.now_ms() >= self._expires_ms:
             self._end(errors.TOKEN_EXPIRED, "the token has expired and was not refreshed in time")
             return
-        if self._acks and now_s >= self._acks_due_s:
+        if self._acks.due_s is not None and now_s >= self._acks.due_s:
             self._submit_acks()
         if self._room is not None or self._is_pausing:
             session.heard(_now_ms())  # it is we who do not read

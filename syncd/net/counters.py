@@ -58,13 +58,15 @@ class Counters:
     the device back.
     `leases_ended`: leases that ended by time. `lease_clock_lag_ms`: how much of what the wall clock shows is not
     confirmed to have passed.
+    `reconciled`: comparisons that devices began; `repaired`: documents that these found to differ.
     """
 
     __slots__ = (
         *("batch_commands", "bytes_sent", "changes", "closes", "collected", "commit_s", "connections", "cut_off"),
         "deltas_sent",
         *("errors", "fell_behind", "foreign_positions", "lapsed", "late", "lease_clock_lag_ms", "leases_ended"),
-        *("messages_received", "pages", "rate_limited", "refusals", "responses", "unauthenticated", "upgrades"),
+        *("messages_received", "pages", "rate_limited", "reconciled", "refusals", "repaired", "responses"),
+        *("unauthenticated", "upgrades"),
     )
 
     def __init__(self) -> None:
@@ -86,6 +88,7 @@ class Counters:
         self.late = self.lapsed = self.collected = 0
         self.foreign_positions = 0
         self.leases_ended = self.lease_clock_lag_ms = 0
+        self.reconciled = self.repaired = 0
         self.commit_s = Histogram(COMMIT_S)
         self.batch_commands = Histogram(BATCH_COMMANDS)
 

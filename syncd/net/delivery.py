@@ -22,20 +22,24 @@ from typing import Final, Protocol
 
 import trio
 
+from syncd.core.ids import Position
 from syncd.engine import reading
 from syncd.engine.commands import Attached, Pushed
 from syncd.engine.grants import Role
 from syncd.engine.reading import Cursor
+from syncd.engine.repair import Question
 from syncd.env.ports import Transport, TransportClosed
+from syncd.net.comparing import Comparison
 from syncd.net.counters import Counters
 from syncd.net.formats import FORMATS, Format
 from syncd.net.pages import Page, Pages
 from syncd.net.standing import Standing
 from syncd.store.api import Reader, Store
-from syncd.wire.messages import Outcomes, ServerMessage, Subscribed
+from syncd.wire.messages import Differ, Outcomes, Repair, ServerMessage, Subscribed
 from syncd.wire.session import Step, Subscription, subscription_after
 
 OUTCOMES_MAX: Final = 1000  # outcome entries in one message (SPEC 6)
+RECONCILE: Final = "reconcile"  # the mode of a subscription that stands below the floor
 
 
 class Room:
@@ -92,6 +96,10 @@ class Owner(Protocol):
         """Called in the handler of an exception that is a defect of ours: end the connection."""
         ...
 
+    def compared(self) -> None:
+        """What a device holds of a space was compared, or need not be any more: the next one may say so."""
+        ...
+
 
 class Channel:
     """One space of one connection.
@@ -100,11 +108,12 @@ class Channel:
     over; of use only while live. `role`: as it was told last. `attached_at`: the head at which it was let in: what
     changed roles before that counted then. `cursor`: where the pages go on; None while live or not attached.
     `outcome_n`: the outcomes up to this n are handed over (or were settled before). `answer`: attached, but
-    `subscribed` is not handed over yet. `is_owed`: there are outcomes that the pump has to read from the store.
+    `subscribed` is not handed over yet. `comparison`: while it reconciles, once the device has begun. `is_owed`: there
+    are outcomes that the pump has to read from the store.
     """
 
     __slots__ = (
-        *("answer", "attached_at", "cursor", "delivery", "epoch", "is_owed", "outcome_n", "pos"),
+        *("answer", "attached_at", "comparison", "cursor", "delivery", "epoch", "is_owed", "outcome_n", "pos"),
         *("role", "room", "slot", "space", "space_id", "state"),
     )
 
@@ -120,6 +129,7 @@ class Channel:
         self.is_owed = False
         self.cursor: Cursor | None = None
         self.answer: Attached | None = None
+        self.comparison: Comparison | None = None
 
     def moved(self, step: Step) -> None:
         self.state = subscription_after(self.state, step)
@@ -341,12 +351,39 @@ class Delivery:
         self._wait(channel)
         self._start_pump()
 
+    @property
+    def is_comparing(self) -> bool:
+        """Whether something is held of what a device said that it holds: one such thing at a time bounds the memory."""
+        return any(each.comparison is not None and each.comparison.is_waiting for each in self.channels.values())
+
+    def compare(self, channel: Channel, sums: bytes | None, question: Question | None) -> None:
+        """The device says what it holds, as it was told to or has found a difference: no more deltas. Or it asks
+        about the buckets that differ; one that was not told which they are asks in vain."""
+        if channel.state is Subscription.ATTACHING or (sums is None and channel.comparison is None):
+            return  # it will hear where the subscription stands, and say again what it has to
+        if channel.state is Subscription.LIVE:
+            assert channel.room is not None
+            del channel.room.live[self.format.number][channel]
+        channel.moved(Step.SUMS)
+        if sums is not None:
+            channel.cursor, channel.comparison = None, Comparison(sums)
+            self._wiring.counters.reconciled += 1
+        else:
+            assert channel.comparison is not None
+            channel.comparison.question = question
+        self._wait(channel)
+        self._start_pump()
+
     def _detach(self, channel: Channel) -> None:
         if channel.room is not None:
             channel.room.live[self.format.number].pop(channel, None)
             self._wiring.rooms.leave(channel.room)
             channel.room = None
         channel.state, channel.answer, channel.cursor = Subscription.NONE, None, None
+        if channel.comparison is not None:
+            channel.comparison = None
+            if self._owner is not None:
+                self._owner.compared()
         if self._waiting is not None:
             self._waiting.pop(channel, None)
 
@@ -398,7 +435,7 @@ class Delivery:
         channel.outcome_n = min(channel.outcome_n, first - 1)
         channel.is_owed = True
         channel.space_id, channel.slot, channel.epoch = result.space_id, result.slot, result.epoch
-        if channel.state is Subscription.NONE:
+        if channel.state in (Subscription.NONE, Subscription.RECONCILING):
             self._wait(channel)
             self._start_pump()
         return True
@@ -460,6 +497,8 @@ class Delivery:
         commit is in this transaction and whose result has not been called back yet.
         """
         page: Page | None = None
+        forgotten: Position | None = None
+        repair: Differ | Repair | None = None
         if channel.answer is not None and not channel.is_owed and channel.answer.highest <= channel.outcome_n:
             # When it was attached nothing was recorded that it has not been told, and no result was left to the pump
             # since; what commits from then on is called back before its delta is handed out.
@@ -469,7 +508,7 @@ class Delivery:
         assert owner is not None, "it lets go only of what is closed"
         with self._wiring.store.read() as tx:
             now = owner.standing(tx, channel.space)
-            if channel.state is Subscription.BEHIND and not now.may_read:
+            if channel.state in (Subscription.BEHIND, Subscription.RECONCILING) and not now.may_read:
                 owner.bar(channel, now)
                 return False
             outcomes = reading.outcomes_after(
@@ -478,7 +517,12 @@ class Delivery:
             is_told = len(outcomes) < OUTCOMES_MAX
             if is_told and channel.state is Subscription.BEHIND:
                 assert channel.cursor is not None
-                page = self._wiring.pages.page(tx, channel.cursor, self.format)
+                if reading.is_forgotten(tx, channel.cursor):
+                    forgotten = reading.position(tx, channel.space)
+                else:
+                    page = self._wiring.pages.page(tx, channel.cursor, self.format)
+            elif is_told and channel.state is Subscription.RECONCILING and channel.comparison is not None:
+                repair = self._compared(tx, channel, channel.comparison)
         data = b""
         if outcomes:
             channel.outcome_n = outcomes[-1].n
@@ -490,9 +534,30 @@ class Delivery:
             elif page is not None and page.data:
                 data += page.data
                 self._wiring.counters.pages += 1
+            elif forgotten is not None:
+                role = channel.role.name.lower()
+                # `safe` 0: nothing new is said of it.
+                again = Subscribed(channel.space, channel.epoch, forgotten.seq, 0, role, RECONCILE)
+                data += self.format.encoded(again)
+                channel.moved(Step.FORGOTTEN)
+            elif repair is not None:
+                data += self.format.encoded(repair)
         if data:
             self._hand_over(data)
         return not is_told or self._needs_more(channel, page)
+
+    def _compared(self, tx: Reader, channel: Channel, comparison: Comparison) -> Differ | Repair | None:
+        """A step of a comparison: what there is to say about it. At its end the channel is behind, at a new place."""
+        told, is_over = comparison.step(tx, channel.space)
+        if isinstance(told, Repair):
+            self._wiring.counters.repaired += len(told.docs) + len(told.gone) // 8
+        if is_over:
+            channel.moved(Step.REPAIRED)
+            channel.cursor = Cursor(channel.space, channel.space_id, comparison.at, comparison.at, None)
+            channel.comparison = None
+        if self._owner is not None and not (channel.comparison and channel.comparison.is_waiting):
+            self._owner.compared()
+        return told
 
     def _needs_more(self, channel: Channel, page: Page | None) -> bool:
         """After outcomes, and an answer or a page, were handed over: move the channel on."""
@@ -501,8 +566,16 @@ class Delivery:
         if channel.state is Subscription.NONE:
             del self.channels[channel.space]  # nothing was owed but outcomes
             return False
+        if channel.state is Subscription.RECONCILING:
+            return channel.comparison is not None and channel.comparison.is_waiting
+        if channel.answer is None and page is None:
+            return True  # a comparison is over: on with the pages
         cursor = channel.cursor
         assert cursor is not None
+        if channel.answer is not None and channel.answer.is_forgotten:
+            channel.moved(Step.FORGOTTEN)
+            channel.answer = None
+            return False
         if channel.answer is not None:
             channel.moved(Step.ATTACHED)
             is_complete = _is_at_head(channel.answer, cursor)
@@ -521,5 +594,5 @@ def _is_at_head(answer: Attached, cursor: Cursor) -> bool:
 
 def _subscribed(answer: Attached, cursor: Cursor | None) -> Subscribed:
     assert cursor is not None
-    mode = "live" if _is_at_head(answer, cursor) else "catch-up"
+    mode = RECONCILE if answer.is_forgotten else "live" if _is_at_head(answer, cursor) else "catch-up"
     return Subscribed(answer.space, answer.epoch, answer.head, answer.safe, answer.role, mode)

@@ -26,6 +26,7 @@ from syncd.store.checking import Findings
 from syncd.store.checking import Space as _Space
 from syncd.store.checking import get as _get
 from syncd.store.checking import rows as _rows
+from syncd.store.fsck_collection import key_hashes, lapsed, tombstones
 from syncd.store.fsck_leases import books, lease_ends
 from syncd.store.fsck_unique import unique_keys
 from syncd.store.tables import (
@@ -42,6 +43,7 @@ from syncd.store.tables import (
     HOLDERS,
     HOLDINGS,
     IDEMPOTENCY,
+    KEY_HASHES,
     LAPSED,
     LEASES,
     LETTERS,
@@ -82,7 +84,7 @@ def check(tx: Reader) -> Findings:
 
 _BY_SPACE: Final = (
     *(DOCUMENTS, BYREV, LOG, ENTRIES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS, CONSUMERS, TOMBSTONES, LAPSED),
-    *(LEASES, HOLDERS, UNIQUE, EPOCHS),
+    *(LEASES, HOLDERS, UNIQUE, EPOCHS, KEY_HASHES),
 )
 
 
@@ -278,27 +280,6 @@ def _byrev(space: _Space) -> Findings:
             yield space.found(BYREV, f"rev {rev} number {number}", f"there is no document {_named(*row)}")
         elif not isinstance(document, _Damaged) and document.number == number and document.rev != rev:
             yield space.found(BYREV, f"rev {rev} number {number}", f"{_named(*row)} has rev {document.rev}")
-
-
-def _tombstones(space: _Space) -> Findings:
-    """The index of tombstones has each of them, and nothing else."""
-    for key, _ in space.tx.scan(*keys.space_range(keys.TOMBSTONE, space.row.id)):
-        _, rev, number = keys.parse_tombstone(key)
-        named = _get(space.tx, BYREV, keys.byrev(space.row.id, rev, number))
-        if named is None:
-            yield space.found(TOMBSTONES, f"rev {rev} number {number}", "no document has its place there")
-            continue
-        document = (
-            None if isinstance(named, _Damaged) else _get(space.tx, DOCUMENTS, keys.document(space.row.id, *named))
-        )
-        if isinstance(document, Document) and document.is_live and document.rev == rev:
-            yield space.found(TOMBSTONES, f"rev {rev} number {number}", f"{_named(*named)} lives")
-    for key, row in space.rows(DOCUMENTS):
-        if isinstance(row, _Damaged) or row.is_live or keys.parse_document(key)[1] == MEMBERS:
-            continue  # those of members stay for ever, and are not listed
-        if space.tx.get(keys.tombstone(space.row.id, row.rev, row.number)) is None:
-            what = _named(*keys.parse_document(key)[1:])
-            yield space.found(TOMBSTONES, f"rev {row.rev} number {row.number}", f"{what} is deleted and not listed")
 
 
 def _sums(space: _Space) -> Findings:
@@ -528,23 +509,6 @@ def _low_waters(space: _Space) -> Findings:
             yield space.found(LOW_WATERS, f"{low} slot {slot}", f"the replica's low-water is {replica.low}")
 
 
-def _lapsed(space: _Space) -> Findings:
-    """Who has lapsed holds no low-water, and had one."""
-    for key, row in space.rows(LAPSED):
-        _, slot = keys.parse_lapsed(key)
-        what = f"slot {slot}"
-        owner = _get(space.tx, SLOTS, keys.slot(space.row.id, slot))
-        if owner is None or isinstance(owner, _Damaged):
-            if slot >= space.row.slot_next:
-                yield space.found(LAPSED, what, "the slot was never given")
-            continue
-        replica = _get(space.tx, REPLICAS, keys.replica(space.row.id, owner[0]))
-        if isinstance(replica, ReplicaRow) and replica.slot == slot and replica.low is not None:
-            yield space.found(LAPSED, what, f"its device is active, with the low-water {replica.low}")
-        if not isinstance(row, _Damaged) and not 0 <= row.low <= space.row.head:
-            yield space.found(LAPSED, what, f"its low-water was {row.low}, the head is {space.row.head}")
-
-
 def _letters(space: _Space) -> Findings:
     for key, _ in space.tx.scan(*keys.space_range(keys.LETTER, space.row.id)):
         _, number = keys.parse_letter(key)
@@ -593,6 +557,6 @@ STORE_CHECKS: Final[tuple[Callable[[Reader], Findings], ...]] = (
     _outside, _records, _meta, _spaces, _devices, _holdings, _idempotency, _consumer_owners, lease_ends,
 )  # fmt: skip
 SPACE_CHECKS: Final[tuple[Callable[[_Space], Findings], ...]] = (
-    _documents, books, unique_keys, _byrev, _tombstones, _sums, _log, _device_logs, _replicas, _holders, _slots,
-    _low_waters, _lapsed, _letters, _consumers, _epochs,
+    _documents, books, unique_keys, _byrev, tombstones, key_hashes, _sums, _log, _device_logs, _replicas, _holders,
+    _slots, _low_waters, lapsed, _letters, _consumers, _epochs,
 )  # fmt: skip

@@ -32,6 +32,7 @@ name that is followed by another; ids and hashes have fixed sizes.
 | `X` | holder | space, hash of the user, device id | HolderRow: a device that has a copy of the space |
 | `Y` | epoch | space, epoch | EpochRow: an epoch that ended, when the store was restored |
 | `o` | lease end | ms, and the lease's key | nothing: leases that end by themselves, by time |
+| `p` | key hash | space, hash of a name, number | collection, id: the live documents, by bucket |
 """
 
 from hashlib import sha256
@@ -46,7 +47,7 @@ EPOCH = b"Y"
 TOMBSTONE, LAPSED = b"V", b"W"
 UNIQUE = b"U"
 LEASE, LEASE_END = b"T", b"o"
-HOLDER = b"X"
+HOLDER, KEY_HASH = b"X", b"p"
 
 HASH_BYTES = 16
 LEASE_ID_BYTES = 16
@@ -197,6 +198,22 @@ def parse_tombstone(key: bytes) -> tuple[int, int, int]:
     """(space, rev, number)"""
     _, space, rev, number = _SPACE_SEQ_U32.unpack(key)
     return space, rev, number
+
+
+def key_hash(space: int, hashed: int, number: int) -> bytes:
+    return _SPACE_SEQ_U32.pack(KEY_HASH, space, hashed, number)
+
+
+def key_hash_range(space: int, first: int, stop: int) -> tuple[bytes, bytes]:
+    """The live documents with first <= key hash < stop, by rising hash."""
+    end = _SPACE_ONLY.pack(KEY_HASH, space + 1) if stop >> 64 else _SPACE_SEQ.pack(KEY_HASH, space, stop)
+    return _SPACE_SEQ.pack(KEY_HASH, space, first), end
+
+
+def parse_key_hash(key: bytes) -> tuple[int, int, int]:
+    """(space, key hash, number)"""
+    _, space, hashed, number = _SPACE_SEQ_U32.unpack(key)
+    return space, hashed, number
 
 
 def lapsed(space: int, slot: int) -> bytes:

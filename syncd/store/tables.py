@@ -282,9 +282,10 @@ LEASES: Table[LeaseRow] = Table("lease", keys.LEASE, LeaseRow)
 LEASE_ENDS: Table[tuple[Any, ...]] = Table("lease end", keys.LEASE_END, _single)
 HOLDERS: Table[HolderRow] = Table("holder", keys.HOLDER, HolderRow)
 EPOCHS: Table[EpochRow] = Table("epoch", keys.EPOCH, EpochRow)
+KEY_HASHES: Table[tuple[Any, ...]] = Table("key hash", keys.KEY_HASH, _single)
 
 TABLES: tuple[Table[Any], ...] = (
     META, SPACES, SPACE_NAMES, DOCUMENTS, BYREV, LOG, ENTRIES, DEVICES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS,
     IDEMPOTENCY, EXPIRIES, API_KEYS, CONSUMERS, CONSUMER_OWNERS, HOLDINGS, TOMBSTONES, LAPSED,
-    LEASES, LEASE_ENDS, HOLDERS, UNIQUE, EPOCHS,
+    LEASES, LEASE_ENDS, HOLDERS, UNIQUE, EPOCHS, KEY_HASHES,
 )  # fmt: skip

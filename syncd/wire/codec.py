@@ -8,8 +8,6 @@ Invariants: K1 a frame is decoded whole or not at all. K2 whatever the bytes, `d
 what a frame holds of arrays and maps is counted while, or before, they are made: beyond `CONTAINERS_MAX` no more are.
 """
 
-import base64
-import binascii
 import json
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import MISSING, fields
@@ -20,9 +18,13 @@ import orjson
 
 from syncd.core.changes import Change, ChangeMalformed, RefusedChange, Void, parsed_change
 from syncd.core.ids import ID_BYTES, NONCE_BYTES, SEQ_MAX
-from syncd.core.values import DEPTH_MAX, Value, ValueRefused, encoded
+from syncd.core.sums import BUCKET_COUNT
+from syncd.core.values import Value, ValueRefused, encoded
 from syncd.wire import messages as m
 from syncd.wire.errors import MALFORMED, RATE_LIMITED, TOO_MANY_CHANGES, UNKNOWN_MESSAGE, ProtocolError
+from syncd.wire.json_values import NESTING
+from syncd.wire.json_values import from_json_value as from_json_value  # the codec's, to whoever reads JSON
+from syncd.wire.json_values import json_value as json_value
 from syncd.wire.limits import (
     ARRAY_ITEMS_MAX,
     CONTAINERS_MAX,
@@ -32,64 +34,6 @@ from syncd.wire.limits import (
     MESSAGES_BURST_MAX,
     Limits,
 )
-
-# -- values in JSON ---------------------------------------------------------------------------------------------------
-
-_TO_STANDARD = str.maketrans("-_+/", "+/!!")
-# An argument of an operation lies three arrays below `changes`. What is deeper than that and a value may be is left as
-# it is, for `normalized` to refuse: this function must not run out of stack first.
-_JSON_DEPTH_MAX = DEPTH_MAX + 4
-_NESTING: Final = frozenset({list, dict})
-
-
-def json_value(value: Value) -> Value:
-    """The JSON form of a value: bytes as `{"$b": base64url}`, map keys that begin with `$` with one more."""
-    kind = type(value)
-    if kind is bytes:
-        return {"$b": base64.urlsafe_b64encode(value).rstrip(b"=").decode()}
-    if kind is dict:
-        return {"$" + key if key.startswith("$") else key: json_value(item) for key, item in value.items()}
-    if kind is list or isinstance(value, tuple):
-        return [json_value(item) for item in value]
-    return value
-
-
-def from_json_value(value: Value, depth: int = 0) -> Value:
-    """The value that a JSON form stands for; what needs no change is handed back. Raises `ValueRefused`."""
-    kind = type(value)
-    if (kind is not list and kind is not dict) or depth > _JSON_DEPTH_MAX:
-        return value
-    # Without a call for each number, and without a new object where nothing in it is written otherwise in JSON.
-    is_flat = _NESTING.isdisjoint(map(type, value if kind is list else value.values()))
-    if kind is list:
-        if is_flat:
-            return value
-        return [from_json_value(item, depth + 1) if type(item) in _NESTING else item for item in value]
-    if len(value) == 1 and "$b" in value:
-        return _from_base64(value["$b"])
-    if is_flat and "$" not in {key[:1] for key in value}:
-        return value
-    result = {}
-    for key, item in value.items():
-        if key.startswith("$"):
-            if not key.startswith("$$"):
-                raise ValueRefused(f"in JSON, a map key that begins with $ is written with one more: {key[:40]!r}")
-            key = key[1:]
-        result[key] = from_json_value(item, depth + 1)
-    return result
-
-
-def _from_base64(text: object) -> bytes:
-    if type(text) is str:
-        try:
-            data = base64.b64decode(text.translate(_TO_STANDARD) + "=" * (-len(text) % 4), validate=True)
-        except (binascii.Error, ValueError):
-            data = b""
-        # Unused low bits of the last character could differ: one value, one form.
-        if base64.urlsafe_b64encode(data).rstrip(b"=").decode() == text:
-            return data
-    raise ValueRefused('bytes in JSON are {"$b": base64url without padding}')
-
 
 # -- types of keys ----------------------------------------------------------------------------------------------------
 
@@ -206,6 +150,24 @@ def _unjson_context(raw: Any) -> Any:
     return read
 
 
+def _packed(size: int, least: int = 0, most: int = SEQ_MAX) -> Type:
+    """So many items of `size` bytes, one after the other."""
+    expected = f"{least} items of {size} bytes" if least == most else f"items of {size} bytes"
+
+    def read(raw: Any) -> bytes:
+        if type(raw) is not bytes or len(raw) % size or not least <= len(raw) // size <= most:
+            raise _Wrong(expected)
+        return raw
+
+    return Type(read, lambda raw: read(_unhex(raw, len(raw) // 2) if type(raw) is str else raw), bytes.hex)
+
+
+def _read_numbers(raw: Any) -> tuple[int, ...]:
+    if type(raw) is not list or any(type(item) is not int for item in raw):
+        raise _Wrong("an array of integers")
+    return tuple(raw)
+
+
 def _docs_json(docs: tuple[m.DocumentEntry, ...]) -> list[Any]:
     # Field names are keys of the message, not of a value: they are not escaped.
     return [
@@ -233,6 +195,10 @@ TEXT_MAP = Type(_read_text_map, _read_text_map)
 COUNT_MAP = Type(_unread, _unread)
 CHANGES = Type(_read_changes, _read_json_changes)
 DOCUMENTS = Type(_unread, _unread, _docs_json)
+BUCKET_SUMS = _packed(8, BUCKET_COUNT, BUCKET_COUNT)
+PAIRS = _packed(16)
+HASHES = Type(_unread, _unread, bytes.hex)
+NUMBERS = Type(_read_numbers, _read_numbers)
 OUTCOMES = Type(_unread, _unread, _outcomes_json)
 
 # -- the schema -------------------------------------------------------------------------------------------------------
@@ -283,6 +249,7 @@ CLIENT: Final = (
     _schema(3, m.Unsubscribe, space=TEXT, forget_=BOOLEAN),
     _schema(4, m.Push, space=TEXT, epoch_=ID, changes=CHANGES),
     _schema(5, m.Ack, space=TEXT, epoch=ID, applied=COUNT, oldest_base=COUNT, settled=COUNT),
+    _schema(6, m.Sums, space=TEXT, epoch=ID, buckets_=BUCKET_SUMS, of_=NUMBERS, documents_=PAIRS, last_=BOOLEAN),
     _schema(9, m.Purged, space=TEXT),
     _schema(10, m.Refresh, token=TEXT),
     _schema(11, m.Background, keepalive_ms_=COUNT),
@@ -304,6 +271,11 @@ SERVER: Final = (
     ),
     _schema(35, m.Outcomes, space=TEXT, epoch=ID, outcomes=OUTCOMES, gap_=FROM_ONE, forked_=FROM_ONE),
     _schema(36, m.Revoked, space=TEXT, seq_=COUNT, reason=TEXT),
+    _schema(37, m.Differ, space=TEXT, epoch=ID, at=COUNT, t=COUNT, chain=HASH, buckets=NUMBERS),
+    _schema(
+        38, m.Repair, space=TEXT, epoch=ID, at=COUNT, t=COUNT, chain=HASH, docs=DOCUMENTS, gone=HASHES, done_=BOOLEAN,
+        last_=BOOLEAN, sum_=HASH,
+    ),
     _schema(41, m.Expired, space=TEXT, epoch=ID, fork=COUNT, highest=COUNT),
     _schema(42, m.Error, code=COUNT, name=TEXT, retry=TEXT, after_ms_=COUNT, detail_=TEXT, space_=TEXT),
     _schema(43, m.Goaway, code=COUNT, retry_after_ms=COUNT, spread_ms=COUNT, resume_url_=TEXT),
@@ -463,8 +435,8 @@ def _key_count(value: Value) -> int:
         if type(items) is dict:
             count += len(items)
             items = items.values()
-        if not _NESTING.isdisjoint(map(type, items)):
-            waiting.extend([item for item in items if type(item) in _NESTING])
+        if not NESTING.isdisjoint(map(type, items)):
+            waiting.extend([item for item in items if type(item) in NESTING])
     return count
 
 

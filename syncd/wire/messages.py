@@ -84,6 +84,19 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True)
+class Sums:
+    """What the device holds. First `buckets`: 1,024 sums. Then, of the buckets that differ, `of`: some of them, with
+    `documents`: pairs of key hash and sum; `last`: it asks of no others."""
+
+    space: str
+    epoch: bytes
+    buckets: bytes | None = None
+    of: tuple[int, ...] | None = None
+    documents: bytes | None = None
+    last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Purged:
     space: str
 
@@ -179,6 +192,35 @@ class Outcomes:
 
 
 @dataclass(frozen=True, slots=True)
+class Differ:
+    """The buckets that differ at seq `at`."""
+
+    space: str
+    epoch: bytes
+    at: int
+    t: int
+    chain: bytes
+    buckets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """Documents that differ, whole, as of seq `at`, and the key hashes (8 bytes each) of which there are none. `done`:
+    the question is answered; `last`: it was the last one; `sum`: what the device has to come to."""
+
+    space: str
+    epoch: bytes
+    at: int
+    t: int
+    chain: bytes
+    docs: tuple[DocumentEntry, ...]
+    gone: bytes = b""
+    done: bool = False
+    last: bool = False
+    sum: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Revoked:
     space: str
     reason: str
@@ -217,6 +259,7 @@ ClientMessage = (
     | Unsubscribe
     | Push
     | Ack
+    | Sums
     | Purged
     | Refresh
     | Background
@@ -226,4 +269,6 @@ ClientMessage = (
     | Ping
     | Pong
 )
-ServerMessage = Welcome | Subscribed | Delta | Outcomes | Revoked | Expired | Error | Goaway | Ping | Pong
+ServerMessage = (
+    Welcome | Subscribed | Delta | Outcomes | Revoked | Differ | Repair | Expired | Error | Goaway | Ping | Pong
+)

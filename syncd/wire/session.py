@@ -47,11 +47,11 @@ class Verdict(Enum):
 
 
 RECEIVED: Final = (
-    *("hello", "subscribe", "unsubscribe", "push", "ack", "purged", "refresh", "background", "foreground"),
+    *("hello", "subscribe", "unsubscribe", "push", "ack", "sums", "purged", "refresh", "background", "foreground"),
     *("probe", "bye", "ping", "pong"),
 )
 SENT: Final = (
-    *("welcome", "subscribed", "delta", "outcomes", "revoked", "expired"),
+    *("welcome", "subscribed", "delta", "outcomes", "revoked", "differ", "repair", "expired"),
     *("error", "closing error", "goaway", "ping", "pong", "close"),
 )
 # What `welcome` announces. "first-flight": frames that follow the hello's before the welcome wait, and are then taken
@@ -109,6 +109,7 @@ class Subscription(Enum):
     ATTACHING = "attaching"  # the engine makes it durable; nothing has been sent
     BEHIND = "behind"  # reads pages from its own position; commits of others only leave it further behind
     LIVE = "live"  # every delta that commits is handed to it
+    RECONCILING = "reconciling"  # is told what differs, as it asks; gets no deltas
 
 
 class Step(Enum):
@@ -119,13 +120,16 @@ class Step(Enum):
     REFUSED = "refused: revoked, expired or error sent"
     PAGE = "page sent"
     FINAL_PAGE = "final page sent, nothing committed since"
+    FORGOTTEN = "it stands below the floor: subscribed sent, mode reconcile"
+    SUMS = "sums received"
+    REPAIRED = "nothing differs, or the last repair sent"
     BLOCKED = "a delta could not be handed to the socket"
     UNSUBSCRIBE = "unsubscribe received"
     REVOKED = "revoked sent"
     EXPIRED = "expired sent"
 
 
-_NONE, _ATTACHING, _BEHIND, _LIVE = Subscription
+_NONE, _ATTACHING, _BEHIND, _LIVE, _RECONCILING = Subscription
 
 # None: cannot happen (a defect of the server). A second `subscribe` starts anew: the client saw a gap.
 SUBSCRIPTION: Final[dict[Subscription, dict[Step, Subscription | None]]] = {
@@ -135,6 +139,9 @@ SUBSCRIPTION: Final[dict[Subscription, dict[Step, Subscription | None]]] = {
         Step.REFUSED: _NONE,
         Step.PAGE: None,
         Step.FINAL_PAGE: None,
+        Step.FORGOTTEN: None,
+        Step.SUMS: _NONE,  # answered by `not_subscribed`
+        Step.REPAIRED: None,
         Step.BLOCKED: None,
         Step.UNSUBSCRIBE: _NONE,  # answered by `not_subscribed`
         Step.REVOKED: _NONE,
@@ -146,6 +153,9 @@ SUBSCRIPTION: Final[dict[Subscription, dict[Step, Subscription | None]]] = {
         Step.REFUSED: _NONE,
         Step.PAGE: None,
         Step.FINAL_PAGE: None,
+        Step.FORGOTTEN: _RECONCILING,
+        Step.SUMS: _ATTACHING,  # likewise: no mode was told yet
+        Step.REPAIRED: None,
         Step.BLOCKED: None,
         Step.UNSUBSCRIBE: _NONE,
         Step.REVOKED: _NONE,
@@ -157,6 +167,9 @@ SUBSCRIPTION: Final[dict[Subscription, dict[Step, Subscription | None]]] = {
         Step.REFUSED: None,
         Step.PAGE: _BEHIND,
         Step.FINAL_PAGE: _LIVE,
+        Step.FORGOTTEN: _RECONCILING,
+        Step.SUMS: _RECONCILING,
+        Step.REPAIRED: None,
         Step.BLOCKED: _BEHIND,
         Step.UNSUBSCRIBE: _NONE,
         Step.REVOKED: _NONE,
@@ -168,7 +181,24 @@ SUBSCRIPTION: Final[dict[Subscription, dict[Step, Subscription | None]]] = {
         Step.REFUSED: None,
         Step.PAGE: None,
         Step.FINAL_PAGE: None,
+        Step.FORGOTTEN: None,
+        Step.SUMS: _RECONCILING,
+        Step.REPAIRED: None,
         Step.BLOCKED: _BEHIND,
+        Step.UNSUBSCRIBE: _NONE,
+        Step.REVOKED: _NONE,
+        Step.EXPIRED: _NONE,
+    },
+    _RECONCILING: {
+        Step.SUBSCRIBE: _ATTACHING,
+        Step.ATTACHED: None,
+        Step.REFUSED: None,
+        Step.PAGE: None,
+        Step.FINAL_PAGE: None,
+        Step.FORGOTTEN: None,
+        Step.SUMS: _RECONCILING,  # also a question about some buckets, and a new beginning
+        Step.REPAIRED: _BEHIND,
+        Step.BLOCKED: None,
         Step.UNSUBSCRIBE: _NONE,
         Step.REVOKED: _NONE,
         Step.EXPIRED: _NONE,
@@ -407,7 +437,7 @@ def _is_closing(message: m.Error) -> bool:
 
 
 def _checked(message: m.ClientMessage) -> m.ClientMessage | m.Error:
-    if isinstance(message, m.Subscribe | m.Unsubscribe | m.Push | m.Ack | m.Purged):
+    if isinstance(message, m.Subscribe | m.Unsubscribe | m.Push | m.Ack | m.Sums | m.Purged):
         try:
             check_space(message.space)
         except BadName as wrong:

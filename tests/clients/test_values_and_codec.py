@@ -161,6 +161,7 @@ kinds: dict[str, st.SearchStrategy[Any]] = {
     "str": names,
     "bool": st.booleans(),
     "bytes": st.binary(min_size=16, max_size=16),
+    "tuple[int, ...]": st.lists(counts, max_size=3).map(tuple),
     "tuple[str, ...]": st.lists(names, max_size=2).map(tuple),
     "Mapping[str, str]": st.dictionaries(names, names, max_size=2),
     "Mapping[str, int]": st.dictionaries(names, counts, max_size=2),
@@ -177,6 +178,8 @@ def messages(draw: st.DrawFn) -> Any:
     for field in fields(type_):
         annotation = str(field.type).removesuffix(" | None")
         strategy = eight if field.name in ("chain", "sum") else kinds[annotation]
+        if field.name in ("documents", "gone") or (type_ is m.Sums and field.name == "buckets"):
+            strategy = st.integers(0, 2).flatmap(lambda count: st.binary(min_size=16 * count, max_size=16 * count))
         if field.default is not MISSING or str(field.type).endswith("None"):
             strategy = st.none() | strategy if field.default in (MISSING, None) else strategy
         body[field.name] = draw(strategy)

@@ -19,6 +19,7 @@ from wsproto.extensions import PerMessageDeflate
 
 from syncd.engine.commands import Command, Decision, Failed, Push, Result
 from syncd.engine.engine import Engine
+from syncd.engine.frontier import Retention
 from syncd.engine.grants import Grant, Role
 from syncd.env.memory import BUFFER_BYTES, InlineOffload, MemoryListener, MemoryTransport
 from syncd.env.ports import Environment, Offload, TransportClosed
@@ -37,9 +38,10 @@ BASE_MS = 1_795_000_000_000
 KEY = token_key("test", "HS256", b"a secret of at least thirty-two bytes")
 SPACE = "room/1"
 CODES = {
-    "hello": 1, "subscribe": 2, "unsubscribe": 3, "push": 4, "ack": 5, "purged": 9, "refresh": 10, "background": 11,
-    "foreground": 12, "probe": 13, "bye": 14, "ping": 20, "pong": 21, "welcome": 32, "subscribed": 33, "delta": 34,
-    "outcomes": 35, "revoked": 36, "expired": 41, "error": 42, "goaway": 43,
+    "hello": 1, "subscribe": 2, "unsubscribe": 3, "push": 4, "ack": 5, "sums": 6, "purged": 9, "refresh": 10,
+    "background": 11, "foreground": 12, "probe": 13, "bye": 14, "ping": 20, "pong": 21, "welcome": 32,
+    "subscribed": 33, "delta": 34, "outcomes": 35, "revoked": 36, "differ": 37, "repair": 38, "expired": 41,
+    "error": 42, "goaway": 43,
 }  # fmt: skip
 NAMES = {code: name for name, code in CODES.items()}
 
@@ -151,6 +153,7 @@ async def world(
     offload: Offload | None = None,
     api: Api | None = None,
     entropy: Entropy | None = None,
+    retention: Retention | None = None,
 ) -> AsyncIterator[World]:
     """A running server."""
     offload = offload or InlineOffload()
@@ -160,7 +163,7 @@ async def world(
     limits = limits or NetLimits()
     hub = Hub(limits, wire_limits)
     commands: list[Command] = []
-    engine = Engine(Entropy().token)
+    engine = Engine(Entropy().token, None, retention)
 
     def decide(tx: Any, now_ms: int, batch: Any) -> Decision:
         commands.extend(batch)

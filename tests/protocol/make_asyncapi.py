@@ -28,6 +28,10 @@ KINDS: list[tuple[Type, dict[str, Any]]] = [
     (codec.COUNT_MAP, {"type": "object", "additionalProperties": COUNT}),
     (codec.CHANGES, {**ARRAY, "minItems": 1, "maxItems": 1000, "items": {**ARRAY, "minItems": 5, "maxItems": 6}}),
     (codec.DOCUMENTS, {**ARRAY, "items": {**ARRAY, "minItems": 5, "maxItems": 5}}),
+    (codec.NUMBERS, {**ARRAY, "items": {"type": "integer", "minimum": 0, "maximum": 1023}}),
+    (codec.BUCKET_SUMS, {"type": "string", "pattern": "^[0-9a-f]{16384}$"}),
+    (codec.PAIRS, {"type": "string", "pattern": "^([0-9a-f]{32})*$"}),
+    (codec.HASHES, {"type": "string", "pattern": "^([0-9a-f]{16})*$"}),
     (codec.OUTCOMES, {**ARRAY, "items": {**ARRAY, "minItems": 5, "maxItems": 5}}),
 ]
 

@@ -5,15 +5,11 @@ Owns these scripts, written by hand; `make_sessions` has the others, and the way
 
 from typing import Any
 
-from tests.protocol.make_sessions import (
-    AT_TWO,
-    CREATE,
+from tests.protocol.make_sessions import AT_TWO, CREATE, OPEN, TITLE, A, B
+from tests.protocol.make_vectors import VECTORS, text_of
+from tests.protocol.session_steps import (
     EPOCH,
-    OPEN,
     SPACE,
-    TITLE,
-    A,
-    B,
     Step,
     change,
     client,
@@ -25,7 +21,6 @@ from tests.protocol.make_sessions import (
     server,
     subscribe,
 )
-from tests.protocol.make_vectors import VECTORS, text_of
 
 SESSIONS: dict[str, tuple[str, list[Step]]] = {
     "revoked-and-purged": (

@@ -6,14 +6,9 @@ requests that carry them. The format is described in protocol/vectors/README.md.
 
 from typing import Any
 
-from tests.protocol.make_sessions import (
-    AT_TWO,
-    CREATE,
-    MINE,
-    OPEN,
-    TITLE,
-    A,
-    B,
+from tests.protocol.make_sessions import AT_TWO, CREATE, MINE, OPEN, TITLE, A, B
+from tests.protocol.make_vectors import VECTORS, text_of
+from tests.protocol.session_steps import (
     change,
     client,
     commit,
@@ -27,7 +22,6 @@ from tests.protocol.make_sessions import (
     subscribe,
     subscribed,
 )
-from tests.protocol.make_vectors import VECTORS, text_of
 
 Step = dict[str, Any]
 KINDS = ("opening", "message", "poll")

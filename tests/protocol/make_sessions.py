@@ -6,79 +6,33 @@ spelled out in `make_vectors`. The format is described in protocol/vectors/READM
 
 from typing import Any
 
-from tests.protocol.make_vectors import VECTORS, hashed, text_of
+from tests.protocol.make_vectors import VECTORS, text_of
+from tests.protocol.session_steps import (
+    ANY,
+    NEW_EPOCH,
+    SPACE,
+    Step,
+    bucket,
+    bucket_sums,
+    change,
+    client,
+    commit,
+    delta,
+    differ,
+    document_sums,
+    expect,
+    key_hash,
+    note,
+    outcome,
+    outcomes,
+    push,
+    repair,
+    server,
+    subscribe,
+    subscribed,
+    sum_of,
+)
 from tests.wire.strategies import json_value
-
-SPACE = "team/board"
-EPOCH, NEW_EPOCH = "e0" * 16, "e1" * 16
-ANY = "*"
-Step = dict[str, Any]
-Fields = dict[str, Any]
-
-
-def sum_of(documents: dict[str, tuple[int, Fields]]) -> str:
-    """The sum of a space: "collection/id" -> (rev, visible fields), with values that JSON writes as they are."""
-    total = 0
-    for name, (rev, fields) in documents.items():
-        collection, document = name.split("/")
-        total += hashed(["d", collection, document, rev])
-        total += sum(hashed(["f", collection, document, field, value]) for field, (_, value) in fields.items())
-    return (total % 2**64).to_bytes(8).hex()
-
-
-def client(*messages: list[Any]) -> Step:
-    return {"client": list(messages)}
-
-
-def server(*messages: list[Any]) -> Step:
-    return {"server": list(messages)}
-
-
-def commit(*operations: list[Any]) -> Step:
-    return {"commit": {"space": SPACE, "operations": list(operations)}}
-
-
-def expect(view: dict[str, Fields] | None = None, **facts: Any) -> Step:
-    told = {} if view is None else {"view": view}
-    return {"expect": {"space": SPACE, **told, **facts}}
-
-
-def subscribe(complete: int = 0, resume: int | None = None, epoch: str | None = EPOCH, **more: Any) -> list[Any]:
-    where = {"complete": complete, "resume": complete if resume is None else resume}
-    return [2, {"space": SPACE, "epoch": epoch, **where, "settled": 0, **more}]
-
-
-def subscribed(head: int, mode: str = "live", epoch: str = EPOCH) -> list[Any]:
-    return [33, {"space": SPACE, "epoch": epoch, "head": head, "safe": 0, "role": "owner", "mode": mode}]
-
-
-def delta(
-    from_: int, to: int, *docs: list[Any], after: int | None = None, complete: bool = True, **more: Any
-) -> list[Any]:
-    body = {"space": SPACE, "epoch": EPOCH, "from": from_, "after": from_ if after is None else after, "to": to}
-    body |= {"t": 1_000 + to, "chain": f"{to:016x}", "docs": list(docs), **more}
-    return [34, {**body, "complete": True} if complete else body]
-
-
-def outcomes(*entries: list[Any], epoch: str = EPOCH, **more: Any) -> list[Any]:
-    return [35, {"space": SPACE, "epoch": epoch, "outcomes": list(entries), **more}]
-
-
-def outcome(n: int, name: str, seq: int | None = None, detail: Any = None) -> list[Any]:
-    return [n, f"$nonce({n})", name, seq, detail]
-
-
-def change(n: int, base: int = 0, *operations: list[Any]) -> list[Any]:
-    return [n, ANY, base, ANY, list(operations) if operations else ANY]
-
-
-def push(*changes: list[Any], epoch: str | None = EPOCH) -> list[Any]:
-    return [4, {"space": SPACE, "epoch": epoch, "changes": list(changes)}]
-
-
-def note(name: str, rev: int, state: int, **fields: Any) -> list[Any]:
-    return ["notes", name, rev, state, {field: value and ["reg", value] for field, value in fields.items()}]
-
 
 WELCOME: list[Any] = [
     32,
@@ -98,7 +52,7 @@ WELCOME: list[Any] = [
 HELLO = [1, {"device": ANY, "installation": ANY, "time": ANY}]
 OPEN: list[Step] = [{"connect": True}, client(HELLO), server(WELCOME)]
 JOIN: list[Step] = [{"subscribe": SPACE}, *OPEN]
-A, B = {"title": ["reg", "a"]}, {"title": ["reg", "b"]}
+A, B, C = {"title": ["reg", "a"]}, {"title": ["reg", "b"]}, {"title": ["reg", "c"]}
 # A replica that is complete at 2: n1 made at 1, n2 at 2.
 AT_TWO: list[Step] = [
     *JOIN,
@@ -508,20 +462,40 @@ SESSIONS: dict[str, tuple[str, list[Step]]] = {
         ],
     ),
     "sum-mismatch": (
-        "A sum that differs: synced and staged state goes, never the outbox; the download begins at 0.",
+        "A sum that differs: the client says what it holds, and is brought the one document that differs.",
         [
             *AT_TWO,
             commit(CREATE, TITLE),
             client(push(change(1, 2))),
             server(delta(2, 3, note("n1", 3, 0, title="b"), sum="00" * 8)),
-            client(subscribe(0, start=None)),
-            expect({"notes/mine": MINE}, complete=0, resume=0, outbox=[1]),
-            server(
-                subscribed(3, "catch-up"),
-                delta(0, 3, note("n2", 2, 1, title="b"), note("n1", 3, 1, title="c"), start=3,
-                      sum=sum_of({"notes/n1": (3, {"title": ["reg", "c"]}), "notes/n2": (2, B)})),
-            ),
-            expect({"notes/n1": {"title": ["reg", "c"]}, "notes/n2": B, "notes/mine": MINE}, complete=3, outbox=[1]),
+            client(bucket_sums({"notes/n1": (3, B), "notes/n2": (2, B)})),
+            expect({"notes/n1": B, "notes/n2": B, "notes/mine": MINE}, complete=3, outbox=[1]),
+            server(differ(3, bucket("notes/n1"))),
+            client(document_sums({"notes/n1": (3, B)})),
+            server(delta(3, 4, note("n9", 4, 1))),  # one that was under way: of no use, as it comes again
+            server(repair(3, note("n1", 3, 1, title="c"), sum=sum_of({"notes/n1": (3, C), "notes/n2": (2, B)}))),
+            expect({"notes/n1": C, "notes/n2": B, "notes/mine": MINE}, complete=3, resume=3, outbox=[1]),
+            server(delta(3, 4, note("n2", 4, 0, title="a"), sum=sum_of({"notes/n1": (3, C), "notes/n2": (4, A)}))),
+            expect({"notes/n1": C, "notes/n2": A, "notes/mine": MINE}, complete=4, outbox=[1]),
+        ],
+    ),
+    "reconcile": (
+        "A position below the floor: what was deleted goes, what was made comes, and all at once.",
+        [
+            *AT_TWO,
+            {"close": 1012},
+            *OPEN,
+            client(subscribe(2, chain=ANY)),
+            server(subscribed(9, "reconcile")),
+            client(bucket_sums({"notes/n1": (1, A), "notes/n2": (2, B)})),
+            server(differ(9, *sorted({bucket("notes/n1"), bucket("notes/n3")}))),
+            client(document_sums({"notes/n1": (1, A)}, "notes/n3")),
+            server(repair(10, note("n3", 7, 1, title="c"), last=None, done=None)),
+            expect({"notes/n1": A, "notes/n2": B}, complete=2),
+            server(repair(11, gone=key_hash("notes/n1"))),
+            expect({"notes/n2": B, "notes/n3": C}, complete=9, resume=9),
+            server(delta(9, 11, note("n2", 11, 0, title="c"), sum=sum_of({"notes/n2": (11, C), "notes/n3": (7, C)}))),
+            expect({"notes/n2": C, "notes/n3": C}, complete=11),
         ],
     ),
     "replay": (

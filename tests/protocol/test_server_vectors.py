@@ -62,6 +62,8 @@ def server_message(case: dict[str, Any]) -> m.ServerMessage | None:
         32: m.Welcome,
         33: m.Subscribed,
         34: m.Delta,
+        37: m.Differ,
+        38: m.Repair,
         35: m.Outcomes,
         36: m.Revoked,
         41: m.Expired,

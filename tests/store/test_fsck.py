@@ -7,6 +7,7 @@ from zlib import crc32
 import pytest
 
 from syncd.core.fields import Field
+from syncd.core.sums import key_hash
 from syncd.engine.batch import Batch
 from syncd.engine.commands import CreateKey, Event, Forget, Idempotency, Post, PostEvents, PutConsumer
 from syncd.engine.feeding import owner_hash
@@ -26,6 +27,7 @@ from syncd.store.tables import (
     HOLDERS,
     HOLDINGS,
     IDEMPOTENCY,
+    KEY_HASHES,
     LAPSED,
     LEASE_ENDS,
     LEASES,
@@ -212,6 +214,7 @@ TTL_ENDS = 1000 + 1010 + DAY_MS
 TTL_END = keys.lease_end(TTL_ENDS, S, D_NUMBER, TTL, "left")
 STRICT_LEASE, TTL_LEASE = [KEY_SLOT, 2, 2, None, False], [KEY_SLOT, 3, 3, TTL_ENDS, False]
 A, B, C = (keys.document(S, "notes", name) for name in "abc")
+A_HASHED = keys.key_hash(S, key_hash("notes", "a"), 1)
 SPACE_KEY = keys.space(SPACE)
 ANN_REPLICA = keys.replica(S, ANN.device)
 BEN_REPLICA = keys.replica(S, BEN.device)
@@ -232,7 +235,7 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("space renamed", dropped(keys.space_name(S)), [
         *[(table, "no such space") for table in
           ("document", "byrev", "log", "device log", "replica", "slot", "low-water", "bucket", "dead letter",
-           "consumer", "tombstone", "lapsed", "lease", "holder", "unique", "epoch")],
+           "consumer", "tombstone", "lapsed", "lease", "holder", "unique", "epoch", "key hash")],
         ("space", "has no name"),
     ]),
     ("name of another space", replaced(SPACE_NAMES, keys.space_name(S), ("user/ann",)), [("space", "is named")]),
@@ -257,7 +260,8 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("numbers", changed(SPACES, SPACE_KEY, number_next=5), [("document", "was never given")]),
     # documents
     ("document gone", both(dropped(A), changed(SPACES, SPACE_KEY, document_count=3)), [
-        ("byrev", "no document notes/a"), ("bucket", "its documents have 0000"), ("space", "the sum is"),
+        ("key hash", "no such live document"), ("byrev", "no document notes/a"),
+        ("bucket", "its documents have 0000"), ("space", "the sum is"),
     ]),
     ("rev moved", changed(DOCUMENTS, C, rev=5), [
         ("document", "not listed in byrev"), ("byrev", "has rev 5"), ("tombstone", "deleted and not listed"),
@@ -362,6 +366,10 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("tombstone not listed", dropped(keys.tombstone(S, 4, 3)), [("tombstone", "is deleted and not listed")]),
     ("tombstone of the living", lambda tx: listed_as_deleted(tx), [("tombstone", "notes/a lives")]),
     ("tombstone of nothing", replaced(TOMBSTONES, keys.tombstone(S, 4, 9), ()), [("tombstone", "no document")]),
+    ("key hash gone", dropped(A_HASHED), [("key hash", "lives and is not listed")]),
+    ("key hash of nothing", replaced(KEY_HASHES, keys.key_hash(S, 5, 1), ("notes", "a")), [
+        ("key hash", "no such live document"),
+    ]),
     ("lapsed and active", replaced(LAPSED, keys.lapsed(S, BEN_SLOT), LapsedRow(1, 0)), [("lapsed", "is active")]),
     ("lapsed in the future", changed(LAPSED, keys.lapsed(S, CAT_SLOT), low=NEVER), [("lapsed", "was")]),
     ("lapsed of no slot", replaced(LAPSED, keys.lapsed(S, 50), LapsedRow(1, 0)), [("lapsed", "never given")]),

@@ -94,6 +94,14 @@ _BODIES: dict[int, st.SearchStrategy[dict[str, Any]]] = {
         {},
     ),
     5: _body({"space": good_spaces, "epoch": ids, "applied": seqs, "oldest_base": seqs, "settled": seqs}, {}),
+    6: _body({"space": good_spaces, "epoch": ids, "buckets": st.binary(min_size=8_192, max_size=8_192)}, {})
+    | _body(
+        {"space": good_spaces, "epoch": ids, "of": st.lists(st.integers(0, 1_023), max_size=3)},
+        {
+            "documents": st.integers(0, 3).flatmap(lambda n: st.binary(min_size=16 * n, max_size=16 * n)),
+            "last": st.booleans(),
+        },
+    ),
     9: _body({"space": good_spaces}, {}),
     10: _body({"token": texts}, {}),
     11: _body({}, {"keepalive_ms": seqs}),
@@ -194,6 +202,11 @@ server_messages: st.SearchStrategy[m.ServerMessage] = st.one_of(
         st.none() | counts,
     ),
     st.builds(m.Revoked, good_spaces, texts, maybe_seq),
+    st.builds(m.Differ, good_spaces, ids, seqs, seqs, hashes, st.lists(st.integers(0, 1_023), max_size=3).map(tuple)),
+    st.builds(
+        m.Repair, good_spaces, ids, seqs, seqs, hashes, st.lists(entries, max_size=3).map(tuple),
+        st.lists(hashes, max_size=3).map(b"".join), st.booleans(), st.booleans(), st.none() | hashes,
+    ),
     st.builds(m.Expired, good_spaces, ids, seqs, seqs),
     st.builds(
         m.Error, seqs, texts, st.sampled_from(("now", "backoff", "never", "reauth", "resync")), maybe_seq,

@@ -317,6 +317,24 @@ def _outcome(raw: Any, binding: Binding, where: str) -> m.OutcomeEntry:
     )
 
 
+def _packed(size: int) -> Kind:
+    """Items of `size` bytes, one after the other."""
+
+    def into(raw: Any, binding: Binding, where: str) -> bytes:
+        length = len(raw) // 2 if binding.is_json and isinstance(raw, str) else len(raw) if type(raw) is bytes else 0
+        data: bytes = _sized(length).into(raw, binding, where)
+        if len(data) % size:
+            raise _wrong(where, f"items of {size} bytes", raw)
+        return data
+
+    return Kind(lambda value, binding: value.hex() if binding.is_json else value, into)
+
+
+def _numbers_into(raw: Any, binding: Binding, where: str) -> tuple[int, ...]:
+    return tuple(_count_into(item, binding, where) for item in _array(raw, 0, where, "an array of integers"))
+
+
+NUMBERS = Kind(lambda value, binding: list(value), _numbers_into)
 CHANGES = Kind(lambda value, binding: [change_wire(change, binding) for change in value], _changes_into)
 DOCS = Kind(_docs_out, _docs_into)
 OUTCOMES = Kind(_outcomes_out, _outcomes_into)
@@ -327,11 +345,11 @@ OUTCOMES = Kind(_outcomes_out, _outcomes_into)
 _ID_KEYS = ("device", "installation", "session", "epoch")
 _H8_KEYS = ("chain", "sum")
 _TEXT_KEYS = ("token", "space", "user", "role", "mode", "reason", "name", "retry", "detail", "server", "resume_url")
-_BOOL_KEYS = ("forget", "end", "resumed")
+_BOOL_KEYS = ("forget", "end", "resumed", "done", "last")
 _COUNT_KEYS = (
     *("time", "frame_bytes_max", "keepalive_ms", "complete", "resume", "start", "settled", "applied", "oldest_base"),
     *("id", "ping_ms", "ack_ms", "expires", "head", "safe", "from", "after", "to", "t", "gap", "forked", "seq"),
-    *("fork", "highest", "code", "after_ms", "retry_after_ms", "spread_ms"),
+    *("at", "fork", "highest", "code", "after_ms", "retry_after_ms", "spread_ms"),
 )
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(_ID_KEYS, ID),
@@ -346,10 +364,14 @@ _KINDS: dict[str, Kind] = {
     "changes": CHANGES,
     "docs": DOCS,
     "outcomes": OUTCOMES,
+    "of": NUMBERS,
+    "buckets": NUMBERS,
+    "documents": _packed(16),
+    "gone": _packed(8),
 }
 # Where an attribute of a message and its key on the wire differ. `complete` is a seq in subscribe, a boolean in delta.
 _RENAMED: dict[type, dict[str, str]] = {m.Delta: {"from_seq": "from"}}
-_KIND_OVERRIDES: dict[tuple[type, str], Kind] = {(m.Delta, "complete"): BOOL}
+_KIND_OVERRIDES: dict[tuple[type, str], Kind] = {(m.Delta, "complete"): BOOL, (m.Sums, "buckets"): _packed(8)}
 # Keys that are always sent, as null if they have no value.
 _NULLABLE = {(m.Subscribe, "epoch"), (m.Push, "epoch")}
 
@@ -359,6 +381,7 @@ CODES: dict[type, int] = {
     m.Unsubscribe: 3,
     m.Push: 4,
     m.Ack: 5,
+    m.Sums: 6,
     m.Purged: 9,
     m.Refresh: 10,
     m.Background: 11,
@@ -372,6 +395,8 @@ CODES: dict[type, int] = {
     m.Delta: 34,
     m.Outcomes: 35,
     m.Revoked: 36,
+    m.Differ: 37,
+    m.Repair: 38,
     m.Expired: 41,
     m.Error: 42,
     m.Goaway: 43,

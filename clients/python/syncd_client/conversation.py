@@ -221,11 +221,11 @@ class Conversation:
 
 
 def _frames(messages: Sequence[m.ClientMessage]) -> list[list[m.ClientMessage]]:
-    """Messages in their order, in frames: a push alone, because it may fill one; small ones together."""
+    """Messages in their order, in frames: a push or sums alone, because they may fill one; small ones together."""
     frames: list[list[m.ClientMessage]] = []
     for message in messages:
-        fits = frames and len(frames[-1]) < FRAME_MESSAGES_MAX and not isinstance(frames[-1][-1], m.Push)
-        if fits and not isinstance(message, m.Push):
+        fits = frames and len(frames[-1]) < FRAME_MESSAGES_MAX and not isinstance(frames[-1][-1], m.Push | m.Sums)
+        if fits and not isinstance(message, m.Push | m.Sums):
             frames[-1].append(message)
         else:
             frames.append([message])

@@ -115,6 +115,18 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True)
+class Sums:
+    """What is held: first `buckets`, 1,024 sums; then `of` some of those that differ, pairs of key hash and sum."""
+
+    space: str
+    epoch: bytes
+    buckets: bytes | None = None
+    of: tuple[int, ...] | None = None
+    documents: bytes | None = None
+    last: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Refresh:
     token: str
 
@@ -199,6 +211,32 @@ class Outcomes:
 
 
 @dataclass(frozen=True, slots=True)
+class Differ:
+    space: str
+    epoch: bytes
+    at: int
+    t: int
+    chain: bytes
+    buckets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """Documents that differ, whole, and the key hashes (8 bytes each) of which the space has none."""
+
+    space: str
+    epoch: bytes
+    at: int
+    t: int
+    chain: bytes
+    docs: tuple[DocumentEntry, ...]
+    gone: bytes = b""
+    done: bool | None = None
+    last: bool | None = None
+    sum: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Revoked:
     space: str
     reason: str
@@ -237,6 +275,7 @@ ClientMessage: TypeAlias = (
     | Unsubscribe
     | Push
     | Ack
+    | Sums
     | Purged
     | Refresh
     | Background
@@ -246,7 +285,9 @@ ClientMessage: TypeAlias = (
     | Ping
     | Pong
 )
-ServerMessage: TypeAlias = Welcome | Subscribed | Delta | Outcomes | Revoked | Expired | Error | Goaway | Ping | Pong
+ServerMessage: TypeAlias = (
+    Welcome | Subscribed | Delta | Outcomes | Revoked | Differ | Repair | Expired | Error | Goaway | Ping | Pong
+)
 Message: TypeAlias = ClientMessage | ServerMessage
 
 

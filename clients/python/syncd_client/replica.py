@@ -37,12 +37,13 @@ from .messages import (
 from .operations import Operation
 from .renaming import cut_off, note_fork, take_up_lost, with_former
 from .replay import State, replayed
-from .sums import MODULUS, document_sum, hashed, sum_bytes
+from .sums import MODULUS, bucket_of, document_sum, hashed, key_hash, sum_bytes
 from .tables import DocumentRow, Entry, Key, OutcomeRow, RefusedRow, SpaceRow, Tables
 from .values import INTEGER_MAX
 
 # As many changes as a push may hold: a void makes the server record each n that it gives up.
 VOID_CHANGES_MAX = 1_000
+REPAIRS_MAX = 2  # in a row without success; then whatever is wrong, a download is rid of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What became of a delta: `ignored`, `staged`, `applied`, `gap` (subscribe again) or `drift` (download again)."""
+    """What became of a delta: `ignored`, `staged`, `applied`, `gap` (subscribe again), `doubt` (applied, but the sum is
+    not the server's: reconcile) or `drift` (reconciling did not help: download again)."""
 
     what: str
     touched: tuple[Key, ...] = ()
@@ -176,26 +178,68 @@ def take_delta(tx: Tables, delta: Delta) -> Applied:
         start = delta.start if row.start is None else row.start
         tx.put_space(replace(row, resume=max(row.resume, delta.to), start=start))
         return Applied("staged")
-    return _apply(tx, row, delta)
+    return apply(tx, row, delta)
 
 
-def _apply(tx: Tables, row: SpaceRow, delta: Delta) -> Applied:
-    total = row.sum
+def apply(tx: Tables, row: SpaceRow, delta: Delta) -> Applied:
+    """Apply what is staged, and then this: the space stands at `delta.to`."""
+    added: dict[int, int] = {}
     touched: dict[Key, None] = {}
     for docs in [*tx.pages(row.name), delta.docs]:
         for doc in docs:
-            total = (total + _put_document(tx, row.name, doc)) % MODULUS
+            number = bucket_of(key_hash(doc.collection, doc.id))
+            added[number] = added.get(number, 0) + _put_document(tx, row.name, doc)
             touched[(doc.collection, doc.id)] = None
     tx.drop_pages(row.name)
-    if delta.sum is not None and sum_bytes(total) != delta.sum:
-        drop_synced(tx, row.name)
-        return Applied("drift")
+    total = (row.sum + sum(added.values())) % MODULUS
+    kept = tx.bucket_sums(row.name) if added else {}
+    for number, change in added.items():
+        if change:
+            tx.put_bucket_sum(row.name, number, (kept.get(number, 0) + change) % MODULUS)
     row = replace(
         row, complete=delta.to, resume=delta.to, start=None, chain=delta.chain, t_ms=max(row.t_ms, delta.t), sum=total
     )
     touched.update(dict.fromkeys(_retire_seen(tx, row)))
+    if delta.sum is None or sum_bytes(total) == delta.sum:
+        tx.put_space(row if delta.sum is None else replace(row, doubts=0))
+        return Applied("applied", tuple(touched))
+    row = replace(row, doubts=row.doubts + 1)
     tx.put_space(row)
-    return Applied("applied", tuple(touched))
+    if row.doubts > REPAIRS_MAX:
+        drop_synced(tx, row.name)
+        return Applied("drift")
+    recount(tx, row)
+    return Applied("doubt", tuple(touched))
+
+
+def recount(tx: Tables, row: SpaceRow) -> bool:
+    """Compute the sums from the documents as they are stored, whatever was kept; whether they were what was kept."""
+    sums: dict[int, int] = {}
+    for document in tx.rehashed(row.name):
+        number = bucket_of(key_hash(*document.key))
+        total = document_sum(document.collection, document.id, document.rev, document.fields)
+        sums[number] = (sums.get(number, 0) + total) % MODULUS
+    kept = {number: total for number, total in tx.bucket_sums(row.name).items() if total}
+    sums = {number: total for number, total in sums.items() if total}
+    total = sum(sums.values()) % MODULUS
+    if kept == sums and total == row.sum:
+        return True
+    tx.drop_bucket_sums(row.name)
+    for number, each in sums.items():
+        tx.put_bucket_sum(row.name, number, each)
+    tx.put_space(replace(row, sum=total))
+    return False
+
+
+def verify(tx: Tables, space: str) -> bool:
+    """Look at every stored document. If one is not what was synced, the space is reconciled when there is a connection;
+    until then it is shown as it is."""
+    row = space_row(tx, space)
+    if recount(tx, row):
+        return True
+    row = space_row(tx, space)
+    tx.put_space(replace(row, doubts=max(1, row.doubts)))
+    return False
 
 
 def _put_document(tx: Tables, space: str, doc: DocumentEntry) -> int:
@@ -228,8 +272,9 @@ def drop_synced(tx: Tables, space: str) -> tuple[Key, ...]:
     row = space_row(tx, space)
     touched = tuple(document.key for document in tx.documents(space))
     tx.drop_documents(space)
+    tx.drop_bucket_sums(space)
     tx.drop_pages(space)
-    tx.put_space(replace(row, complete=0, resume=0, start=None, chain=None, sum=0))
+    tx.put_space(replace(row, complete=0, resume=0, start=None, chain=None, sum=0, doubts=0))
     return touched
 
 

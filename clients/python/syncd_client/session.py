@@ -21,10 +21,12 @@ from dataclasses import dataclass, field, replace
 from dataclasses import fields as fields_of
 from typing import Any, TypeAlias
 
+from . import mending as mend
 from . import messages as m
 from . import renaming, replica
 from .codec import change_bytes
 from .errors import PeerError
+from .mending import Mending
 from .policy import State
 from .tables import Entry, Key, OutcomeRow, SpaceRow, Tables
 
@@ -104,6 +106,9 @@ class Link:
     is_purge_due: bool = False  # the server waits to hear that this copy is gone
     is_early: bool = False  # asked for, and perhaps pushed to, in the first flight
     complete: int = 0  # where the subscription in force stands: a row behind it was forgotten and joined again
+    mending: Mending | None = None  # while the space reconciles: no delta is looked at
+    must_mend: bool = False  # the server wants it
+    is_mended: bool = False  # it did, and the next sum will tell whether it helped
 
     def rewind(self, n: int) -> None:
         self.cursor_n = n
@@ -181,6 +186,8 @@ class Session:
             return self._subscribed(tx, message)
         if isinstance(message, m.Delta):
             return self._delta(tx, message, now_s)
+        if isinstance(message, m.Differ | m.Repair):
+            return self._compared(tx, message, now_s)
         if isinstance(message, m.Outcomes):
             return self._outcomes(tx, message, now_s)
         if isinstance(message, m.Revoked):
@@ -219,6 +226,8 @@ class Session:
                 link.rewind(row.settled + 1)
             link.stale_gaps, link.is_early = 0, False
         link.head, link.is_purge_due = message.head, False
+        if message.mode == "reconcile":
+            link.must_mend, link.mending = True, None
         if link.retry_s == float("inf"):  # pushes were refused for good, and the role is perhaps another now
             link.retry_s = 0.0
             link.rewind(row.settled + 1)
@@ -227,21 +236,49 @@ class Session:
 
     def _delta(self, tx: Tables, delta: m.Delta, now_s: float) -> list[Effect]:
         link = self._link(delta.space)
-        if link.phase not in ("asked", "open"):
+        if link.phase not in ("asked", "open") or link.mending is not None:
             return []
         result = replica.take_delta(tx, delta)
         if result.what == "gap" and link.phase == "open":
             self._retry(delta.space, link, now_s, 0.0)
+        return self._applied(delta.space, link, result, delta.to, now_s, is_summed=delta.sum is not None)
+
+    def _applied(
+        self, space: str, link: Link, result: replica.Applied, to: int, now_s: float, *, is_summed: bool
+    ) -> list[Effect]:
+        """What follows when the space has moved to `to`, or could not."""
         if result.what == "drift":
             # The first download again is at once; one that still differs must not become a loop at network speed.
-            self._retry(delta.space, link, now_s, 0.0 if link.failures == 0 else _pause_s(link))
-            return [Touched(delta.space, None), Notice("drift", delta.space, f"checksum differs at {delta.to}")]
-        if result.what == "applied":
-            link.complete = delta.to
-            link.failures = 0 if delta.sum is not None else link.failures
-            self._changed(delta.space)
-            return [Touched(delta.space, result.touched)]
-        return []
+            self._retry(space, link, now_s, 0.0 if link.failures == 0 else _pause_s(link))
+            detail = f"checksum differs at {to}, although it was repaired: everything is downloaded again"
+            return [Touched(space, None), Notice("drift", space, detail)]
+        if result.what not in ("applied", "doubt"):
+            return []
+        link.complete = to
+        self._changed(space)
+        effects: list[Effect] = [Touched(space, result.touched)]
+        if result.what == "doubt":
+            link.is_mended = False
+            effects.append(Notice("drift", space, f"checksum differs at {to}: what differs is fetched"))
+        elif is_summed:
+            link.failures, link.is_mended = 0, False
+        return effects
+
+    def _compared(self, tx: Tables, message: m.Differ | m.Repair, now_s: float) -> list[Effect]:
+        link, row = self._link(message.space), replica.space_row(tx, message.space)
+        mending = link.mending
+        if mending is None or message.epoch != row.epoch or (isinstance(message, m.Repair) and mending.differ is None):
+            return []
+        take: Any = mend.take_differ if isinstance(message, m.Differ) else mend.take_repair
+        result: m.Sums | replica.Applied | None = take(tx, row, mending, message)
+        if isinstance(result, m.Sums):
+            self._replies.append(result)
+        if not isinstance(result, replica.Applied):
+            return []
+        assert mending.differ is not None
+        link.mending, link.must_mend, link.is_mended = None, False, True
+        is_summed = isinstance(message, m.Differ) or message.sum is not None
+        return self._applied(message.space, link, result, mending.differ.at, now_s, is_summed=is_summed)
 
     def _outcomes(self, tx: Tables, message: m.Outcomes, now_s: float) -> list[Effect]:
         link = self._link(message.space)
@@ -436,7 +473,11 @@ class Session:
             link.phase, link.acked, link.forget = "none", None, False
         if row.is_subscribed and link.phase == "none":
             link.phase, link.complete = "asked", row.complete
+            link.mending, link.must_mend, link.is_mended = None, False, False
             result.append(replica.subscribe_message(row))
+        if link.phase == "open" and link.mending is None and (link.must_mend or (row.doubts and not link.is_mended)):
+            link.mending = mend.Mending()
+            result.append(mend.opening(tx, row))
         if not row.is_subscribed or link.phase in ("open", "shut"):
             result.extend(self._pushes(tx, row, link, now_s))
         return result
@@ -517,7 +558,8 @@ class Session:
     def is_complete(self, row: SpaceRow) -> bool:
         """The space had everything that the server had when the subscription began."""
         link = self.links.get(row.name)
-        return link is not None and link.phase == "open" and row.complete >= link.head
+        is_sure = link is not None and link.mending is None and not row.doubts
+        return link is not None and is_sure and link.phase == "open" and row.complete >= link.head
 
     def is_shut(self, space: str) -> bool:
         link = self.links.get(space)

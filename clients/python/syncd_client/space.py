@@ -117,6 +117,15 @@ class Space:
         """The sum of the synced documents (section 8 of the protocol), 8 bytes."""
         return sum_bytes(self.row.sum)
 
+    def verify(self) -> bool:
+        """Look at every stored document: whether each is what was synced. If not, the space is reconciled with the
+        server when there is a connection, and what differs is fetched. Reads all documents of the space."""
+        with self._store.transaction() as tx:
+            is_right = replica.verify(tx, self.name)
+        if not is_right:
+            self._device.touched(self.name, None)
+        return is_right
+
     @property
     def is_complete(self) -> bool:
         """This connection has brought all that the server had when the space was subscribed."""

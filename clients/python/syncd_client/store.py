@@ -26,10 +26,11 @@ import msgpack
 from .errors import StoreError
 from .messages import DocumentEntry, Former
 from .operations import Operation, operation_read
+from .sums import key_hash, sum_bytes
 from .tables import DocumentRow, Entry, Key, LeaseRow, OutcomeRow, RefusedRow, SpaceRow
 from .values import Value, packed
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 APPLICATION_ID = 0x73796E64  # "synd": tells this file from any other SQLite database
 
 # Another process holds the write lock for the length of one fsync; ten seconds are a disk in trouble, not a queue.
@@ -48,8 +49,10 @@ _SCHEMA = f"""
 CREATE TABLE setting (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE space ({", ".join(name + (" TEXT PRIMARY KEY" if name == "name" else "") for name in _SPACE_COLUMNS)})
     WITHOUT ROWID;
-CREATE TABLE document (space TEXT, collection TEXT, id TEXT, rev INTEGER, fields BLOB,
+CREATE TABLE document (space TEXT, collection TEXT, id TEXT, rev INTEGER, fields BLOB, hash BLOB,
     PRIMARY KEY (space, collection, id)) WITHOUT ROWID;
+CREATE INDEX document_by_hash ON document (space, hash);
+CREATE TABLE bucket (space TEXT, number INTEGER, sum BLOB, PRIMARY KEY (space, number)) WITHOUT ROWID;
 CREATE TABLE page (space TEXT, upto INTEGER, docs BLOB, PRIMARY KEY (space, upto)) WITHOUT ROWID;
 CREATE TABLE entry (space TEXT, n INTEGER, last_n INTEGER, nonce BLOB, base INTEGER, stamp_ms INTEGER, operations BLOB,
     void_reason TEXT, outcome TEXT, seq INTEGER, is_kept INTEGER, context BLOB, PRIMARY KEY (space, n)) WITHOUT ROWID;
@@ -278,14 +281,52 @@ class Store:
         return [_document(row) for row in self._rows(f"{sql} AND collection = ? ORDER BY id", space, collection)]
 
     def put_document(self, space: str, row: DocumentRow) -> None:
-        values = (space, row.collection, row.id, row.rev, packed(dict(row.fields)))
-        self._db.execute("INSERT OR REPLACE INTO document VALUES (?, ?, ?, ?, ?)", values)
+        values = (space, row.collection, row.id, row.rev, packed(dict(row.fields)), key_hash(*row.key))
+        self._db.execute("INSERT OR REPLACE INTO document VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def drop_document(self, space: str, key: Key) -> None:
         self._db.execute("DELETE FROM document WHERE space = ? AND collection = ? AND id = ?", (space, *key))
 
     def drop_documents(self, space: str) -> None:
         self._db.execute("DELETE FROM document WHERE space = ?", (space,))
+
+    # Sums are unsigned and 64 bits long, SQLite's integers are signed: they are kept as 8 bytes, and so are key hashes.
+
+    def bucket_sums(self, space: str) -> dict[int, int]:
+        rows = self._rows("SELECT number, sum FROM bucket WHERE space = ?", space)
+        return {number: int.from_bytes(total, "big") for number, total in rows}
+
+    def put_bucket_sum(self, space: str, number: int, total: int) -> None:
+        self._db.execute("INSERT OR REPLACE INTO bucket VALUES (?, ?, ?)", (space, number, sum_bytes(total)))
+
+    def drop_bucket_sums(self, space: str) -> None:
+        self._db.execute("DELETE FROM bucket WHERE space = ?", (space,))
+
+    def bucket_documents(self, space: str, number: int) -> list[tuple[bytes, DocumentRow]]:
+        """The documents of one bucket, each with its key hash."""
+        sql = "SELECT collection, id, rev, fields, hash FROM document WHERE space = ? AND hash >= ? AND hash <= ?"
+        first, last = (number << 54).to_bytes(8, "big"), ((number + 1 << 54) - 1).to_bytes(8, "big")
+        return [(row[4], _document(row[:4])) for row in self._rows(f"{sql} ORDER BY hash", space, first, last)]
+
+    def keys_at(self, space: str, hashed: bytes) -> list[Key]:
+        sql = "SELECT collection, id FROM document WHERE space = ? AND hash = ? ORDER BY collection, id"
+        return [(row[0], row[1]) for row in self._rows(sql, space, hashed)]
+
+    def rehashed(self, space: str) -> Iterator[DocumentRow]:
+        """All documents, after what cannot be read is dropped and each has its right key hash again."""
+        rows = self._rows("SELECT collection, id, rev, fields, hash FROM document WHERE space = ?", space)
+        for row in rows:
+            try:
+                document = _document(row[:4])
+                hashed = key_hash(*document.key)
+            except (ValueError, TypeError, AttributeError, LookupError, msgpack.UnpackException):
+                self._db.execute(
+                    "DELETE FROM document WHERE space = ? AND collection = ? AND id = ?", (space, row[0], row[1])
+                )
+                continue
+            if hashed != row[4]:
+                self.put_document(space, document)
+            yield document
 
     def add_page(self, space: str, to: int, docs: tuple[DocumentEntry, ...]) -> None:
         wires = [[doc.collection, doc.id, doc.rev, doc.state, dict(doc.fields)] for doc in docs]

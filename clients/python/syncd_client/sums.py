@@ -12,10 +12,20 @@ from collections.abc import Mapping
 from .values import Value, encoded
 
 MODULUS = 2**64
+BUCKET_COUNT = 1_024
 
 
 def hashed(array: list[Value]) -> int:
     return int.from_bytes(hashlib.sha256(encoded(array)).digest()[:8], "big")
+
+
+def key_hash(collection: str, id: str) -> bytes:
+    """What stands for a document's name: 8 bytes. Its top ten bits are the bucket."""
+    return sum_bytes(hashed(["k", collection, id]))
+
+
+def bucket_of(hash_: bytes) -> int:
+    return int.from_bytes(hash_[:2], "big") >> 6
 
 
 def document_sum(collection: str, id: str, rev: int, fields: Mapping[str, tuple[str, Value]]) -> int:
