@@ -14,9 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import trio
+
 from syncd.core.ids import Dot
 from syncd.core.vector import VersionVector
 from tests.oracle.histories import Answer, Difference, _check_met
+from tests.oracle.members import MEMBERS, Asker, role_of, said_of
+from tests.oracle.members import judged as judged_member
 from tests.oracle.oracle import Oracle, Told, packed
 from tests.oracle.replica import sum_of
 
@@ -80,6 +84,15 @@ class SpaceAudit:
     sums: dict[int, int] = field(default_factory=lambda: {0: 0})
     committed_s: dict[int, float] = field(default_factory=dict)  # virtual time of the commit that ended at a seq
     posts: int = 0
+    regrants: list[tuple[int, dict[str, int | None]]] = field(default_factory=list)  # at which seq whose role changed
+
+    def said(self, user: str, seq: int) -> int | None:
+        """What the space said of a user's role when this seq was its head."""
+        found = None
+        for at, said in self.regrants:
+            if at <= seq and user in said:
+                found = said[user]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +104,7 @@ class Pushing:
     space: str
     device: bytes
     installation: bytes
-    role: int
+    asker: Asker
     changes: Sequence[Sent]
 
 
@@ -101,6 +114,7 @@ class Auditor:
         self.made: dict[tuple[str, bytes], Made] = {}  # by space and nonce: n is another under another id of the device
         self.installations: dict[bytes, bytes] = {}  # of each device, the one to which the server has bound it
         self.forks = 0
+        self.users: dict[bytes, str] = {}  # of devices
         self.posted: dict[bytes, tuple[Any, ...]] = {}  # Idempotency-Key -> what was answered
         self.events: set[bytes] = set()
         self.outcomes: dict[str, int] = {}
@@ -164,7 +178,7 @@ class Auditor:
             audit.highest[device] = n
             if fate is None:
                 dot = Dot(device, n)
-                self._judge(audit, push.now_ms, node, space, dot, True, push.role, change, outcome, seq, detail)
+                self._judge(audit, push.now_ms, node, space, dot, True, push.asker, change, outcome, seq, detail)
             elif (outcome, seq) != (fate, None):
                 raise Violation("S17", f"{space}: n = {n} of {node} must end as {fate}, and is {outcome}", node)
             else:
@@ -192,7 +206,7 @@ class Auditor:
         self,
         now_ms: int,
         space: str,
-        role: int,
+        asker: Asker,
         key: bytes | None,
         base: int | None,
         operations: Sequence[Sequence[Any]],
@@ -213,7 +227,7 @@ class Auditor:
         audit.posts += 1
         dot = Dot(b"backend" + audit.posts.to_bytes(9), 1)
         change = Sent(1, 1, b"", base, now_ms, told)
-        self._judge(audit, now_ms, "server", space, dot, False, role, change, outcome, seq, detail)
+        self._judge(audit, now_ms, "server", space, dot, False, asker, change, outcome, seq, detail)
         if head != audit.oracle.head:
             raise Violation("S4", f"{space}: a post was told the head {head}, which is {audit.oracle.head}")
         self._touched[space] = None
@@ -229,7 +243,7 @@ class Auditor:
             if space is not None:
                 audit = self.space(space)
                 answer = ("applied", audit.oracle.head + 1, None, audit.oracle.head + 1)
-                self.posted_change(now_ms, space, 3, None, None, operations, answer)
+                self.posted_change(now_ms, space, Asker(None, 3), None, None, operations, answer)
 
     def batch_ended(self, now_s: float) -> None:
         for space in self._touched:
@@ -275,7 +289,7 @@ class Auditor:
         space: str,
         dot: Dot,
         has_memory: bool,
-        role: int,
+        asker: Asker,
         change: Sent,
         outcome: str,
         seq: int | None,
@@ -283,7 +297,7 @@ class Auditor:
     ) -> None:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
         where = f"{space}: the outcome of n = {change.n} of {node}, {change.operations}"
-        if role < WRITER:
+        if role_of(audit.oracle, asker) < WRITER:
             if (outcome, seq) != ("forbidden", None):
                 raise Violation("S11", f"{where} is {outcome}, and its author may not write", node)
             return
@@ -299,7 +313,9 @@ class Auditor:
         time = max(audit.times[-1], now_ms)
         operations, vectors, bases = _plain(audit, change, vector)
         told = Told(dot, vector, vectors, change.stamp, time, operations, bases)
-        judged = audit.oracle.judge(told)
+        users = [operation[2] for operation in operations if operation[1] == MEMBERS]
+        before = {user: said_of(audit.oracle, user) for user in users}
+        judged = judged_member(audit.oracle, told, asker) if users else audit.oracle.judge(told)
         op = detail.get("op") if detail else None
         is_told = detail is not None or judged.op is None
         if (outcome, seq) != (judged.outcome, judged.seq) or (is_told and op != judged.op):
@@ -315,6 +331,11 @@ class Auditor:
                 raise Violation("S17", f"{where}: {difference}", node) from None
             audit.times.append(time)
             audit.prefix.append(audit.prefix[-1].advanced(dot))
+            said = {user: said_of(audit.oracle, user) for user in users}
+            if said != before:
+                audit.regrants.append((seq, said))
+                audit.sums[seq] = sum_of(audit.oracle.state())
+                audit.committed_s[seq] = trio.current_time()
 
 
 def _plain(

@@ -23,6 +23,7 @@ from syncd.engine.commands import (
     Result,
 )
 from syncd.engine.grants import role_on
+from tests.oracle.members import Asker
 from tests.sim.auditor import Auditor, Pushing, Sent, Violation
 from tests.sim.topic import Work
 
@@ -42,18 +43,19 @@ class CommitReader:
                     role = int(role_on(author.grants, space))
                     entries = [(e.n, e.nonce, e.outcome, e.seq, e.detail) for e in result.outcomes]
                     push = Pushing(
-                        now_ms, self._name(author.device), space, author.device, author.installation or b"", role,
-                        [_sent(change) for change in changes],
+                        now_ms, self._name(author.device), space, author.device, author.installation or b"",
+                        Asker(author.user, role), [_sent(change) for change in changes],
                     )  # fmt: skip
                     self._auditor.pushed(push, entries, result.gap, result.forked)
                 case Bind(author), Bound():
                     self._auditor.installations.setdefault(author.device, author.installation or b"")
+                    self._auditor.users[author.device] = author.user
                 case Post(), Posted(outcome, seq, detail, position):
                     key = None if command.idempotency is None else command.idempotency.key
                     base = None if command.base is None else command.base.seq
-                    role = int(role_on(command.author.grants, command.space))
+                    asker = Asker(None, int(role_on(command.author.grants, command.space)))
                     self._auditor.posted_change(
-                        now_ms, command.space, role, key, base, command.operations,
+                        now_ms, command.space, asker, key, base, command.operations,
                         (outcome, seq, detail, position.seq),
                     )  # fmt: skip
                 case PostEvents(), EventResults(told):
@@ -66,10 +68,17 @@ class CommitReader:
         self._check_deltas(decision)
 
     def _check_deltas(self, decision: Decision) -> None:
+        ends: dict[str, list[int]] = {}
         for delta in decision.deltas:
-            head = self._auditor.space(delta.space).oracle.head
-            if delta.to != head:
-                raise Violation("S2", f"{delta.space}: a commit that ends at {head} is published up to {delta.to}")
+            ends.setdefault(delta.space, []).append(delta.to)
+        for space, tos in ends.items():
+            audit = self._auditor.space(space)
+            if tos[-1] != audit.oracle.head:
+                raise Violation("S2", f"{space}: a commit that ends at {audit.oracle.head} is published up to {tos}")
+            first = next(delta.from_ for delta in decision.deltas if delta.space == space)
+            cuts = [seq for seq, _ in audit.regrants if seq > first]
+            if cuts != [seq for seq in tos if seq in cuts] or len(tos) > len(cuts) + 1:
+                raise Violation("S11", f"{space}: roles change at {cuts}, and the deltas end at {tos}", "server")
 
 
 def _sent(change: Change | Void | RefusedChange) -> Sent:

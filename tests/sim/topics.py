@@ -4,7 +4,8 @@ The files that they stand in import nothing of this one.
 """
 
 from tests.sim.lists import LISTS
+from tests.sim.members import MEMBERSHIP
 from tests.sim.topic import Topic
 from tests.sim.unique import UNIQUE
 
-TOPICS: tuple[Topic, ...] = (LISTS, UNIQUE)
+TOPICS: tuple[Topic, ...] = (LISTS, UNIQUE, MEMBERSHIP)

@@ -136,6 +136,8 @@ class Wiretap:
     def _subscribe(self, body: dict[str, Any]) -> None:
         heard = self._spaces.setdefault(body["space"], Heard())
         heard.is_strict = heard.is_strict and heard.asked == heard.answered
+        if heard.asked and self._auditor.space(body["space"]).regrants:
+            heard.is_strict = False  # `subscribed` comes again when a role changes: whose answer it is cannot be told
         heard.asked += 1
         heard.complete, heard.resume = body["complete"], body["resume"]
         heard.is_first = not heard.complete
@@ -156,7 +158,8 @@ class Wiretap:
                 self._fail("S11", "is welcomed with a token that nobody looked at")
             elif name == "subscribed":
                 heard = self._spaces[body["space"]]
-                heard.answered, heard.revoked = heard.answered + 1, False
+                heard.answered, heard.revoked = min(heard.answered + 1, heard.asked), False
+                self._check_said(body["space"], body["head"])
             elif name == "delta":
                 self._delta(body)
             elif name == "outcomes":
@@ -185,7 +188,9 @@ class Wiretap:
         audit, heard = self._auditor.space(space), self._spaces[space]
         if to > audit.oracle.head:
             self._fail("S4", f"hears of {space} up to {to}, and the head is {audit.oracle.head}")
-        if heard.revoked or not self._might_read(space, audit.committed_s.get(to, 0.0)):
+        said = self._check_said(space, to - 1)
+        might = (said or 0) >= READER or self._might_read(space, audit.committed_s.get(to, 0.0))
+        if heard.revoked or not might:
             self._fail("S11", f"hears of {space}, which it may not read")
         if body.get("complete") and body.get("sum") is not None:
             total = int.from_bytes(raw(body["sum"]))
@@ -214,6 +219,18 @@ class Wiretap:
         where it is taken: the server's clock may step while the answer is under way."""
         sent_s, facts = self._held[0]
         return any(at_s >= sent_s for at_s in facts.accepted_s)
+
+    def _check_said(self, space: str, seq: int) -> int | None:
+        """What the space says of this user at a seq, which must not be that it is denied: unless it was let in again
+        behind it, and so may read also what it had missed."""
+        audit, user = self._auditor.space(space), self._auditor.users.get(self._device, "")
+        said = audit.said(user, seq)
+        if said == 0:
+            later = [roles[user] for at, roles in audit.regrants if at > seq and user in roles]
+            said = next((role for role in later if role != 0), said)
+        if said == 0:
+            self._fail("S11", f"hears of {space} behind seq {seq}, at which it is denied")
+        return said
 
     def _might_read(self, space: str, committed_s: float) -> bool:
         """Whether a token that was in force when this was committed, or a later one, allows it."""

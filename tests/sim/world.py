@@ -466,7 +466,13 @@ class World:
     # -- for the final checks ------------------------------------------------------------------------------------
 
     def may_read(self, device: SimDevice, space: str) -> bool:
-        return self.roles[device.user].get(space, 0) >= READER
+        return self.role(device, space) >= READER
+
+    def role(self, device: SimDevice, space: str) -> int:
+        """By the token that the user gets now, and by what the space says now."""
+        audit = self.auditor.space(space)
+        said = audit.said(device.user, audit.oracle.head)
+        return 0 if said == 0 else max(said or 0, self.roles[device.user].get(space, 0))
 
     def may_write(self, device: SimDevice, space: str) -> bool:
-        return self.roles[device.user].get(space, 0) >= WRITER
+        return self.role(device, space) >= WRITER
