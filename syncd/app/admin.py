@@ -44,6 +44,7 @@ from syncd.engine.commands import (
 from syncd.engine.explaining import explained
 from syncd.engine.feeding import consumers
 from syncd.engine.leases import frozen
+from syncd.engine.roster import members, unpurged
 from syncd.env.ports import Clock, Entropy
 from syncd.net.api.calls import parsed_query
 from syncd.net.api.consumers import consumer_json
@@ -186,6 +187,12 @@ def _hex(text: object, what: str, bytes_max: int = LEASE_ID_BYTES) -> bytes:
     return value
 
 
+def members_of(tx: Reader, space: str) -> dict[str, Any]:
+    """The members of a space, and the devices that have lost the right to read it and have not confirmed that their
+    copy is gone. Raises `BadName`."""
+    return {"members": members(tx, check_space(space)), "unpurged": unpurged(tx, space)}
+
+
 # -- HTTP -------------------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +244,7 @@ class Admin:
             _Route("POST", "/admin/leases/end", (), False, self._end_lease),
             _Route("POST", "/admin/leases/release", (), False, self._release_leases),
             _Route("POST", "/admin/leases/confirm-clock", (), False, self._confirm_clock),
+            _Route("GET", "/admin/members", ("space",), False, self._list_members),
             _Route("GET", "/admin/deadletters", ("space", "from", "limit", "kind"), False, self._list_letters),
             _Route("GET", "/admin/deadletters/", ("space",), False, self._get_letter),
             _Route("POST", "/admin/deadletters/", ("space",), False, self._replay_letter),
@@ -372,6 +380,12 @@ class Admin:
     async def _retire_device(self, call: _Call) -> Response:
         await self._executed(RetireDevice(_device_id(call.name)))
         return Response(204, ())
+
+    async def _list_members(self, call: _Call) -> Response:
+        if "space" not in call.query:
+            raise raised("malformed-request", "the query parameter 'space' is missing", parameter="space")
+        with self._store.read() as tx:
+            return json_content(200, members_of(tx, call.query["space"]))
 
     async def _list_letters(self, call: _Call) -> Response:
         if "space" not in call.query:

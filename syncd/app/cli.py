@@ -346,11 +346,20 @@ def explain(
 @_json_option
 def consumers(space: str, file: Path | None, state_dir: Path | None, as_json: bool) -> None:
     """Show the named consumers of a space: whose they are, where they stand, and how far behind the head."""
-    found = _asked(
-        _loaded(file, state_dir), ("admin", "consumers"), {"space": space},
-        lambda tx: {"consumers": admin.consumers_of(tx, space)},
-    )  # fmt: skip
+    where, query = ("admin", "consumers"), {"space": space}
+    found = _asked(_loaded(file, state_dir), where, query, lambda tx: {"consumers": admin.consumers_of(tx, space)})
     show.consumers(space, found["consumers"], as_json)
+
+
+@cli.command(short_help="Show who may what in a space, and which revoked devices have not confirmed.")
+@click.argument("space")
+@_settings_options
+@_json_option
+def members(space: str, file: Path | None, state_dir: Path | None, as_json: bool) -> None:
+    """Show the members of a space, and the devices that lost the right to read it and have not confirmed a purge."""
+    where, query = ("admin", "members"), {"space": space}
+    found = _asked(_loaded(file, state_dir), where, query, lambda tx: admin.members_of(tx, space))
+    show.members(space, found, as_json)
 
 
 @cli.group()
@@ -367,10 +376,8 @@ def deadletters() -> None:
 def list_letters(space: str, first: int, limit: int, file: Path | None, state_dir: Path | None, as_json: bool) -> None:
     """Show the dead letters of a space, oldest first."""
     query = {"space": space, "from": first, "limit": limit}
-    found = _asked(
-        _loaded(file, state_dir), ("admin", "deadletters"), query,
-        lambda tx: {"letters": admin.dead_letters(tx, space, first, limit)},
-    )  # fmt: skip
+    found = _asked(_loaded(file, state_dir), ("admin", "deadletters"), query,
+                   lambda tx: {"letters": admin.dead_letters(tx, space, first, limit)})  # fmt: skip
     show.letters(space, found["letters"], as_json)
 
 

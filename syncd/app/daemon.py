@@ -147,7 +147,10 @@ class _Daemon:
         self._counters = Counters()
         self._gate = Gate(limits, self._counters)
         self._hub = Hub(limits, wire, self._counters)
-        engine = Engine(env.entropy.token, Quotas(**settings.config.quotas.model_dump()), _retention(settings))
+        engine = Engine(
+            env.entropy.token, Quotas(**settings.config.quotas.model_dump()), _retention(settings),
+            revocation_grace_ms=1000 * settings.config.retention.revocation_grace_s,
+        )  # fmt: skip
         self._committer: Committer[Command, Result, Decision] = Committer(
             store, engine.decide, lambda decision: decision.results, self._published, Failed,
             env.clock, env.offload, env.faults, adds_data=adds_data, size_bytes=size_bytes,

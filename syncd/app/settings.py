@@ -299,6 +299,11 @@ class Retention(Table):
         RETENTION.history_ms // DAY_MS, 0, 36_500, "days",
         "For so long `syncd explain` can tell who changed what, even if all devices have it.",
     )  # fmt: skip
+    revocation_grace_s: int = _integer(
+        0, 0, 604_800, "seconds",
+        "After a member is denied, what its devices had written before they could know of it is taken for so long."
+        " To read, and to alter members, ends at once in any case.",
+    )  # fmt: skip
 
 
 class Keepalive(Table):

@@ -219,6 +219,22 @@ def leases(space: str, found: Mapping[str, Any], as_json: bool) -> None:
         click.echo(f"more: --after {found['next']}")
 
 
+def members(space: str, found: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json_text(found))
+        return
+    table = _table("user", "role", "since seq")
+    for member in found["members"]:
+        table.add_row(member["user"], member["role"] or "-", str(member["seq"]))
+    _print(table, f"there are no members in {space}: its tokens say who may what", bool(found["members"]))
+    if found["unpurged"]:
+        click.echo()
+        table = _table("not confirmed as deleted: device", "user", "seq", "since")
+        for held in found["unpurged"]:
+            table.add_row(held["device"], held["user"], str(held["seq"] or "token"), _time(held["since_ms"]))
+        _print(table, "", True)
+
+
 class _Counting:
     """A reader that counts the rows that are read, for the progress display."""
 

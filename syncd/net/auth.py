@@ -49,6 +49,7 @@ SECRET_PREFIX = "sk_"  # tells an API key from a token at a glance, and lets sec
 SECRET_ENTROPY_BYTES = 32
 SCOPES_MAX = 64
 EVENTS_WRITE, CHANGES_WRITE, DOCUMENTS_READ, ADMIN = "events:write", "changes:write", "documents:read", "admin"
+MEMBERS_WRITE = "members:write"  # and all that it takes: the role owner
 REALM = "syncd"
 
 REASONS: Final = frozenset({
@@ -432,11 +433,12 @@ def check_scope(scope: str) -> str:
     if scope in (EVENTS_WRITE, ADMIN):
         return scope
     name, pattern = _split(scope)
-    if name in (CHANGES_WRITE, DOCUMENTS_READ) and pattern is not None:
+    if name in (CHANGES_WRITE, DOCUMENTS_READ, MEMBERS_WRITE) and pattern is not None:
         parsed_grant(pattern, "reader")
         return scope
     raise BadName(
-        f"a scope is {EVENTS_WRITE}, {CHANGES_WRITE}:PATTERN, {DOCUMENTS_READ}:PATTERN or {ADMIN}, not {scope[:80]!r}"
+        f"a scope is {EVENTS_WRITE}, {CHANGES_WRITE}:PATTERN, {DOCUMENTS_READ}:PATTERN, {MEMBERS_WRITE}:PATTERN or"
+        f" {ADMIN}, not {scope[:80]!r}"
     )
 
 
@@ -447,7 +449,7 @@ def _split(scope: str) -> tuple[str, str | None]:
 
 
 def scope_grants(scopes: Iterable[str]) -> tuple[Grant, ...]:
-    """What scopes give on spaces: to write includes to read; `admin` is the owner of all."""
+    """What scopes give on spaces: to write includes to read, to write members all else; `admin` owns every space."""
     grants = []
     for scope in scopes:
         name, pattern = _split(scope)
@@ -455,6 +457,8 @@ def scope_grants(scopes: Iterable[str]) -> tuple[Grant, ...]:
             grants.append(Grant("**", Role.OWNER))
         elif name == CHANGES_WRITE and pattern is not None:
             grants.append(Grant(pattern, Role.WRITER))
+        elif name == MEMBERS_WRITE and pattern is not None:
+            grants.append(Grant(pattern, Role.OWNER))
         elif name == DOCUMENTS_READ and pattern is not None:
             grants.append(Grant(pattern, Role.READER))
     return tuple(grants)

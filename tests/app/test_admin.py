@@ -35,6 +35,7 @@ TRUSTED = [
     "/admin/deadletters?space=a",
     "/admin/leases?space=a",
     "/admin/devices",
+    "/admin/members?space=a",
 ]
 
 SHOP = Author(b"k" * 16, None, "key", "key:shop", (Grant("**", Role.OWNER),))

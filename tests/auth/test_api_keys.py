@@ -77,7 +77,15 @@ def test_a_revoked_key_stays_refused_whatever_a_clock_that_was_set_says() -> Non
 
 
 @pytest.mark.parametrize(
-    "scope", ["events:write", "admin", "changes:write:shop/**", "documents:read:*/x", "documents:read:a%3A"]
+    "scope",
+    [
+        "events:write",
+        "admin",
+        "changes:write:shop/**",
+        "documents:read:*/x",
+        "documents:read:a%3A",
+        "members:write:a/*",
+    ],
 )
 def test_scopes(scope: str) -> None:
     assert check_scope(scope) == scope
@@ -86,7 +94,7 @@ def test_scopes(scope: str) -> None:
 @pytest.mark.parametrize(
     "scope",
     ["", "events", "events:write:x", "events:read", "changes:write", "changes:write:", "changes:read:x", "admin:",
-     "documents:read:**/x", "documents:read:a b", "Admin", "changes:write:a:b"],
+     "documents:read:**/x", "documents:read:a b", "Admin", "changes:write:a:b", "members:read:a"],
 )  # fmt: skip
 def test_what_is_no_scope(scope: str) -> None:
     with pytest.raises(BadName):

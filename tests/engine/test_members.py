@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from syncd.core.changes import parsed_change
 from syncd.core.ids import MEMBERS, Dot
 from syncd.core.vector import VersionVector
+from syncd.engine import roster
 from syncd.engine.batch import SERVER_DEVICE, space_row
 from syncd.engine.changes import REGRANTS_MAX
 from syncd.engine.commands import Attach, Author, Collect, Forget, Lose, Post, Posted, Purge, Push, Pushed, Refused
@@ -294,6 +295,23 @@ def test_the_deletion_of_a_member_is_remembered_below_the_floor_and_no_change_to
     decision = daemon.decide(expect)
     assert one(decision.results[0], Pushed).outcomes[0].outcome == "noop" and decision.late_count == 0
     check_sound(daemon)
+
+
+def test_the_roster_names_members_and_those_who_have_not_confirmed() -> None:
+    daemon = club()
+    daemon.push(ANN, said("bob", "none", n=2), said("cyd", "reader", n=3), raw(4, ["create", MEMBERS, "dan"]))
+    daemon.push(ANN, raw(5, ["delete", MEMBERS, "cyd"]))
+    with daemon.store.read() as tx:
+        assert roster.members(tx, SPACE) == [
+            {"user": "bob", "role": "none", "seq": 2}, {"user": "dan", "role": None, "seq": 0},
+        ]  # fmt: skip
+        assert roster.unpurged(tx, SPACE) == [
+            {"user": "bob", "device": BOB.device.hex(), "seq": 2, "since_ms": daemon.now_ms}
+        ]
+        assert roster.members(tx, "none") == roster.unpurged(tx, "none") == []
+    daemon.ask(Purge(BOB, SPACE))
+    with daemon.store.read() as tx:
+        assert roster.unpurged(tx, SPACE) == []
 
 
 def test_a_copy_that_is_given_up_is_listed_no_more() -> None:

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from syncd.core.ids import MEMBERS
@@ -12,6 +13,7 @@ from syncd.engine.batch import space_row
 from syncd.engine.commands import Author, Lose, Post, Purge
 from syncd.engine.grants import Grant, Role
 from syncd.engine.members import role_of
+from syncd.env.memory import InlineOffload
 from syncd.store import keys
 from syncd.store.tables import HOLDERS
 from tests.net.harness import SPACE, Client, Message, World, world
@@ -91,6 +93,39 @@ async def test_who_is_behind_reads_no_page_after_a_denial_not_even_one_that_is_k
         assert [each.name for each in heard][-1] == "revoked"
         assert all(each["to"] <= 6 for each in heard if each.name == "delta")
         assert not any(each.body.get("complete") for each in heard)
+
+
+class SlowDisk(InlineOffload):
+    """A commit takes effect, and its sync returns when `returning` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.returning: trio.Event | None = None
+
+    async def run(self, fn: Any, *args: Any) -> Any:
+        result = await super().run(fn, *args)
+        if self.returning is not None:
+            await self.returning.wait()
+        return result
+
+
+async def test_between_a_denial_and_its_publication_nothing_is_read_for_the_denied(autojump_clock: MockClock) -> None:
+    disk = SlowDisk()
+    async with world(offload=disk) as w, trio.open_nursery() as nursery:
+        for n in range(6):
+            await posted(w, ["create", "c", f"x{n}"], ["reg.set", "c", f"x{n}", "f", "y" * 60_000])
+        bob = await w.client(1, user="bob", buffer_bytes=1000)
+        await bob.send("subscribe", space=SPACE, epoch=None, complete=0, resume=0, settled=0)
+        await wait_all_tasks_blocked()
+        disk.returning = trio.Event()
+        nursery.start_soon(posted, w, *member("bob", "none"))
+        await wait_all_tasks_blocked()
+        heard = [*await told(bob), *await told(bob)]  # the second pong comes behind the next step of the pump
+        assert [each.name for each in heard][-1] == "revoked" and all(each.body.get("to", 0) <= 6 for each in heard)
+        assert not any(each.body.get("complete") for each in heard)
+        disk.returning.set()
+        await wait_all_tasks_blocked()
+        assert await told(bob) == [], "what is published then does not concern it"
 
 
 async def test_a_role_that_changes_is_told_and_a_role_that_is_lost_by_deletion_too(autojump_clock: MockClock) -> None:

@@ -88,42 +88,42 @@ MUTANTS = (
     Mutant(
         "members: the delta goes on behind a change of roles",
         "syncd.engine.batch", "SpaceWork.regranted", "self.deltas.append(self._told())", "pass",
+        seeds=((12, "swarm"),),
     ),
     Mutant(
         "members: the denied stay attached",
         "syncd.net.hub", "Hub.publish", "if regrant is not None:", "if False:",
-    ),
-    Mutant(
-        "members: pages are read before the right to read them is looked at",
-        "syncd.net.delivery", "Delivery._step", "and not now.may_read", "and False",
+        seeds=((14, "swarm"),),
     ),
     Mutant(
         "members: a token overrides `none`",
         "syncd.engine.members", "role_said", "if said is Role.NONE:", "if False:",
+        seeds=((12, "swarm"),),
     ),
     Mutant(
         "members: the last owner can be removed",
         "syncd.engine.members", "check_owner_left", "if left < 1 and", "if False and",
+        seeds=((12, "swarm"),),
     ),
     Mutant(
         "members: who has not seen a member's last change may alter it",
         "syncd.engine.members", "check_member", "if last is not None:", "if False:",
+        seeds=((18, "swarm"),),
     ),
     Mutant(
         "members: a writer makes owners",
         "syncd.engine.members", "check_member", "if role < Role.OWNER:", "if role < Role.WRITER:",
+        seeds=((12, "swarm"),),
     ),
     Mutant(
         "members: a denied device is let in again",
         "syncd.engine.reading", "refused_attach", "if granted < Role.READER:", "if False:",
+        seeds=((14, "swarm"),),
     ),
     Mutant(
         "members: the client keeps what it has of a space that it may not read",
         "syncd_client.replica", "take_revoked", "list(drop_synced(tx, message.space))", "[]",
-    ),
-    Mutant(
-        "members: a change that takes its author's role does not count for the next of its push",
-        "syncd.engine.changes", "_decided", "push.judge()", "pass",
+        seeds=((14, "swarm"),),
     ),
 )  # fmt: skip
 
