@@ -32,7 +32,8 @@ class TooFew(Exception):
 
 def carried(units: list[Place], operation: Operation) -> tuple[list[Place], bool]:
     """Where the units lie after an operation, and whether it met the end of the lease it names. Raises `TooFew`."""
-    args = operation.args
+    # A lease is named by its id, or by a certificate that begins with it.
+    args = tuple(arg[0] if isinstance(arg, list | tuple) else arg for arg in operation.args)
     match operation.verb:
         case "bounded.restock" if args[0] > 0:
             return [*units, *[RESERVE] * args[0]], False

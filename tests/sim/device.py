@@ -22,6 +22,11 @@ from tests.sim.sockets import Refused, SimWebSocket, Tap, connect_websocket
 from tests.sim.trace import Trace
 
 
+def _steady() -> tuple[str, float]:
+    """Machines are not started anew here, only what runs on them."""
+    return "machine", trio.current_time()
+
+
 class SimDevice:
     """`client` is None while the machine is off."""
 
@@ -116,7 +121,7 @@ class SimDevice:
                 self._mode, self._network, self.name, self._entropy.randbytes, self._wait_awake, self._connect,
                 lambda: self._tap(self), self._polled, self._loses,
             )  # fmt: skip
-        ports = Ports(self.clock.now_ms, self._entropy.randbytes, connect)
+        ports = Ports(self.clock.now_ms, self._entropy.randbytes, connect, steady=_steady)
         binding: Any = self.binding
         try:
             with self._scope:

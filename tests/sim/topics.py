@@ -3,9 +3,10 @@
 The files that they stand in import nothing of this one.
 """
 
+from tests.sim.leases import LEASES
 from tests.sim.lists import LISTS
 from tests.sim.members import MEMBERSHIP
 from tests.sim.topic import Topic
 from tests.sim.unique import UNIQUE
 
-TOPICS: tuple[Topic, ...] = (LISTS, UNIQUE, MEMBERSHIP)
+TOPICS: tuple[Topic, ...] = (LISTS, UNIQUE, MEMBERSHIP, LEASES)
