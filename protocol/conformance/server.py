@@ -319,7 +319,7 @@ async def malformed_input_is_told_and_closes(server: Server) -> None:
         await peer.socket.send_message(b"\xc1")
         await peer.closed("malformed", 1007)
     async with server.peer() as peer:
-        await peer.say(9)
+        await peer.say(7)
         await peer.closed("unknown_message", 4900)
     async with server.peer() as peer:
         await peer.say(HELLO, device=peer.device, installation=peer.device, time=0)

@@ -7,7 +7,7 @@ import pytest
 
 from syncd.core.changes import parsed_change
 from syncd.engine import frontier, reading
-from syncd.engine.commands import Ack, Attach, Attached, Collect, Collected, Done, Forget, Post, Push, Refused
+from syncd.engine.commands import Ack, Attach, Attached, Collect, Collected, Done, Forget, Post, Push
 from syncd.engine.frontier import STEP_ROWS_MAX, Retention, lapsed_devices
 from syncd.engine.posting import SERVER
 from syncd.store import fsck, keys
@@ -286,11 +286,12 @@ def test_the_floor_is_found_by_bisection_wherever_it_is(seed: int) -> None:
                 assert frontier._risen(tx, 1, 0, least, before_ms) == expected
 
 
-def test_a_subscription_below_the_floor_is_no_place_to_go_on_from() -> None:
+def test_a_subscription_below_the_floor_stands_and_has_to_reconcile() -> None:
     daemon = made()
     daemon.now_ms += 1_000
     daemon.collect()
     where = Attach(BEN, SPACE, daemon.epoch(), 3, 3, None, 0, None)
     assert reading.is_below_floor(daemon.row(), 3, None)
-    assert isinstance(daemon.ask(where), Refused)
-    one(daemon.ask(replace(where, epoch=None, complete=0, resume=0)), Attached)
+    assert one(daemon.ask(where), Attached).is_forgotten
+    assert _low(daemon) == daemon.head(), "what it is going to be brought is at least as new"
+    assert not one(daemon.ask(replace(where, epoch=None, complete=0, resume=0)), Attached).is_forgotten

@@ -298,7 +298,7 @@ REJECTED: list[tuple[str, bytes | str, str]] = [
     ("the type code is an integer, not a boolean", packed([True, {}]), "malformed"),
     ("the type code is an integer, not text", packed(["hello", {}]), "malformed"),
     ("the body is a map", packed([12, []]), "malformed"),
-    ("a reserved type is unknown", packed([9, {}]), "unknown_message"),
+    ("a reserved type is unknown", packed([7, {}]), "unknown_message"),
     ("the greatest type that is not ignored", packed([127, {}]), "unknown_message"),
     ("a client does not send a delta", packed([34, {}]), "unknown_message"),
     ("a key is missing", packed([1, {"device": ID, "installation": ID}]), "malformed"),

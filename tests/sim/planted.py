@@ -107,7 +107,7 @@ MUTANTS = (
     ),
     Mutant(
         "the client loses staged pages",
-        "syncd_client.replica", "_apply", "[*tx.pages(row.name), delta.docs]", "[delta.docs]",
+        "syncd_client.replica", "apply", "[*tx.pages(row.name), delta.docs]", "[delta.docs]",
     ),
     Mutant(
         "the client drops a change when its outcome comes",
@@ -395,8 +395,8 @@ MUTANTS = (
     ),
     Mutant(
         "a full store calls itself broken",
-        "syncd.net.connection", "Connection._tell",
-        "kind = KIND_BY_NAME.get(reason, errors.INTERNAL)", "kind = errors.INTERNAL",
+        "syncd.net.answers", "answer_to",
+        "error(KIND_BY_NAME.get(reason, INTERNAL)", "error(INTERNAL",
         seeds=((5, "swarm"), (3, "swarm")),
     ),
     Mutant(

@@ -25,6 +25,7 @@ CLIENT_EXAMPLES: dict[str, list[Any]] = {
     "unsubscribe": [3, {"space": "s"}],
     "push": [4, {"space": "s", "epoch": None, "changes": [[1, H, 0, 0, [["create", "c", "d"]]]]}],
     "ack": [5, {"space": "s", "epoch": ID, "applied": 0, "oldest_base": 0, "settled": 0}],
+    "purged": [9, {"space": "s"}],
     "sums": [6, {"space": "s", "epoch": ID, "of": [], "documents": b""}],
     "refresh": [10, {"token": "t"}],
     "background": [11, {}],
