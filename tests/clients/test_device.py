@@ -213,6 +213,7 @@ async def test_a_revoked_space_is_discarded_but_not_its_outbox(tmp_path: Path, a
         await wire.say(p.REVOKED, space=SPACE, seq=2, reason="removed by an owner")
         await device.wait_until(lambda: space.row.revoked is not None)
         assert space.synced() == []
+        await wire.expect(9, skipping=(p.ACK,))  # purged
         space.create("items", "b")
         push = await wire.expect(p.PUSH, skipping=(p.ACK,))
         assert push["changes"][0][0] == 1

@@ -132,6 +132,11 @@ arguments: dict[str, st.SearchStrategy[Any]] = {
     "by": st.integers(1, 9),
     "number": st.integers(-9, 9) | st.just(0.5),
     "element": st.just(b"element1"),
+    "lease": st.just(b"sixteen bytes..."),
+    "units": st.integers(1, 9),
+    "ttl": st.none() | st.just(1_000),
+    "named": st.just(b"sixteen bytes...") | st.just([b"sixteen bytes...", 3, None, 1, b"mac of 16 bytes."]),
+    "named or null": st.none() | st.just(b"sixteen bytes..."),
     "position": st.binary(min_size=1, max_size=9).map(lambda index: index + b"element1"),
 }
 

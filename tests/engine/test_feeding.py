@@ -25,7 +25,7 @@ from syncd.engine.commands import (
 )
 from syncd.engine.grants import Grant, Role
 from syncd.store import fsck, keys
-from syncd.store.tables import SPACES, SpaceRow
+from syncd.store.tables import EPOCHS, SPACES, EpochRow, SpaceRow
 from syncd.wire.messages import DELETED, RESET, Delta
 from tests.engine.kit import SPACE, Daemon, api_key, one
 
@@ -62,9 +62,13 @@ class Backend:
     def start(self) -> Place:
         return Place(self.row.epoch, 0, 0)
 
-    def read(self, place: Place, limit: int) -> Delta:
+    def refused(self, place: Place) -> Expired | Refused | None:
         with self.daemon.store.read() as tx:
-            assert feeding.refused_place(self.row, SPACE, place) is None
+            return feeding.refused_place(tx, self.row, SPACE, place)
+
+    def read(self, place: Place, limit: int) -> Delta:
+        assert self.refused(place) is None
+        with self.daemon.store.read() as tx:
             return feeding.fed(tx, self.row, SPACE, place, limit)
 
     def documents(self) -> dict[tuple[str, str], dict[str, Any]]:
@@ -185,13 +189,21 @@ def altered(backend: Backend, **items: Any) -> None:
         SPACES.put(tx, keys.space(SPACE), backend.row._replace(**items))
 
 
+def renewed(backend: Backend, fork: int) -> None:
+    """What a restore does: another epoch, which shares the seqs up to `fork` with the one before."""
+    old = backend.row
+    with backend.daemon.store.write() as tx:
+        EPOCHS.put(tx, keys.epoch(old.id, old.epoch), EpochRow(fork, 0))
+    altered(backend, epoch=b"n" * 16, parent=old.epoch, fork=fork)
+
+
 def test_a_place_of_another_epoch_names_the_present_one_and_what_both_share() -> None:
     backend = Backend()
     parent = backend.start
-    altered(backend, epoch=b"n" * 16, parent=parent.epoch, fork=1)
-    assert feeding.refused_place(backend.row, SPACE, parent) == Expired(SPACE, b"n" * 16, 1, 0)
+    renewed(backend, fork=1)
+    assert backend.refused(parent) == Expired(SPACE, b"n" * 16, 1, 0)
     stranger = Place(b"?" * 16, 1, 1)
-    assert feeding.refused_place(backend.row, SPACE, stranger) == Expired(SPACE, b"n" * 16, 0, 0)
+    assert backend.refused(stranger) == Expired(SPACE, b"n" * 16, 0, 0)
 
 
 def test_places_beyond_the_head_or_before_what_is_known_of_deletions_do_not_hold() -> None:
@@ -199,11 +211,11 @@ def test_places_beyond_the_head_or_before_what_is_known_of_deletions_do_not_hold
     epoch = backend.row.epoch
     backend.write([["create", "c", "b"]])
     backend.write([["create", "c", "c"]])
-    beyond = feeding.refused_place(backend.row, SPACE, Place(epoch, 1, 4))
+    beyond = backend.refused(Place(epoch, 1, 4))
     assert isinstance(beyond, Refused) and beyond.reason == "bad_position"
     altered(backend, floor=2)
     for complete, resume, holds in ((0, 0, True), (1, 1, False), (1, 3, False), (0, 1, False), (0, 2, True)):
-        refusal = feeding.refused_place(backend.row, SPACE, Place(epoch, complete, resume))
+        refusal = backend.refused(Place(epoch, complete, resume))
         assert (refusal is None) == holds, (complete, resume)
         assert holds or refusal == Expired(SPACE, epoch, 0, 0)
 
@@ -355,7 +367,7 @@ def test_a_consumer_is_made_once_and_stays_where_it_is() -> None:
 def test_a_consumer_of_an_epoch_that_is_over_is_told_and_can_be_made_anew() -> None:
     backend = Following("head")
     old = backend.consumer().place
-    altered(backend, epoch=b"n" * 16, parent=old.epoch, fork=1)
+    renewed(backend, fork=1)
     new = Place(b"n" * 16, 1, 1)
     assert backend.ack(old) == Expired(SPACE, b"n" * 16, 1, 0)
     assert backend.ack(new) == Expired(SPACE, b"n" * 16, 1, 0), "its own position is over"

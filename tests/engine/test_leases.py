@@ -22,7 +22,7 @@ from syncd.engine.commands import (
 )
 from syncd.engine.reclaiming import ENDED_AT_ONCE, listed
 from syncd.store import fsck, keys
-from syncd.store.tables import DOCUMENTS, SPACES
+from syncd.store.tables import DOCUMENTS, EPOCHS, SPACES, EpochRow
 from syncd.wire.messages import OutcomeEntry
 from tests.engine.kit import SPACE, Daemon, api_key, device, one, raw
 
@@ -89,6 +89,7 @@ class Shop:
         with self.daemon.store.write() as tx:
             row = space_row(tx, SPACE)
             assert row is not None
+            EPOCHS.put(tx, keys.epoch(row.id, row.epoch), EpochRow(fork, 0))
             SPACES.put(tx, keys.space(SPACE), row._replace(epoch=b"e" * 16, parent=row.epoch, fork=fork))
             leases.freeze(tx, row.id, self.daemon.now_ms)
 
