@@ -29,6 +29,7 @@ from syncd.engine.commands import (
     Author,
     Collect,
     Command,
+    ConfirmLeaseClock,
     EndLease,
     Post,
     Posted,
@@ -52,6 +53,7 @@ STEP_MS = 5_000
 PUSH_CHANGES_MAX = 500
 CLOCK_ERROR = 0.001  # what a phone allows for its own clock; the real error is a tenth of it
 TTL_MS = (60_000, 20 * 60_000)
+AHEAD_MS = 86_400_000  # the farthest that the server's clock is ever ahead
 OWNER = (Grant("**", Role.OWNER),)
 BACKEND = Author(b"\xee" * 16, None, "key", "key:shop", OWNER)
 
@@ -323,7 +325,7 @@ class Shop:
         """Now and then: a clock that jumps, a phone that is cloned, a phone that is lost."""
         random, machine, roll = self.random, self.machine, self.random.random()
         if roll < 0.01:
-            machine.jump_ms = random.choice((0, 0, 3_600_000, -3_600_000, 86_400_000, -90_000, 90_000))
+            machine.jump_ms = random.choice((0, 0, 3_600_000, -3_600_000, AHEAD_MS, -90_000, 90_000))
             self.counts["clock jumps"] += 1
         elif roll < 0.015 and self.counts["clones"] < len(self.phones) // 5:
             phone = random.choice(self.phones)
@@ -452,8 +454,12 @@ class Shop:
             phone.leases.clear()
         self._drain(living)
         machine.jump_ms = 0
-        for _ in range(2 * (TTL_MS[1] + LEASE_GRACE_MS) // STEP_MS):
-            machine.now += STEP_MS
+        # After a clock was set back and forth leases end late, never early, until an operator confirms it; those that
+        # were granted while it was ahead end when it has come there.
+        machine.ask([ConfirmLeaseClock()])
+        furthest = machine.now + AHEAD_MS + TTL_MS[1] + 2 * LEASE_GRACE_MS
+        while machine.now < furthest:
+            machine.now += LEASE_GRACE_MS
             while machine.tend():
                 pass
         with machine.store.read() as tx:

@@ -30,6 +30,7 @@ class LeaseWork(Work):
 
     def __init__(self, world: "World", random: Random, name: str) -> None:
         super().__init__(world, random, name)
+        self._seen: dict[str, list[Any]] = {}  # certificates by space, of anyone
         self._certain: list[tuple[SimDevice, bytes, str, bytes]] = []  # device, its id, space, nonce
 
     async def act(self, device: SimDevice) -> None:
@@ -76,6 +77,12 @@ class LeaseWork(Work):
             return ["bounded.refund", *KEY, FIELD, 1]
         if roll < 0.85:
             return ["delete", *KEY]
+        seen = self._seen.setdefault(space.name, [])
+        with space._store.reading() as tx:
+            seen += [list(row.certificate) for row in leases.held(tx, space.name)][:1]
+        if seen and roll < 0.93:
+            # What no client of ours does: to take more than a lease has, or by another's.
+            return ["bounded.take", *KEY, FIELD, random.choice((1, 2, 6)), random.choice(seen[-6:])]
         with space._store.reading() as tx:
             try:
                 return leases.gives(tx, space.name, KEY, FIELD, 1)[0].wire()
