@@ -29,7 +29,6 @@ from tests.fuzz import corpus
 from tests.fuzz.runner import Target
 
 _CODES = {schema.cls: schema.code for schema in CLIENT}
-_HEX_KEYS = ("device", "installation", "session", "epoch", "chain")
 PAYLOAD_BYTES_MAX = 4_096  # of one WebSocket message here, so that short inputs reach the limit
 CLOSE_CODES = (1002, 1003, 1007, 1009)
 MESSAGE_FAULTS = frozenset((1003, 1007, 1009))
@@ -53,7 +52,8 @@ def _raw_change(change: Change | Void | RefusedChange) -> list[Any] | None:
         return None  # its payload is kept as evidence, perhaps cut: nothing to write again
     if isinstance(change, Void):
         return ["void", change.n, change.last, change.nonce, change.reason]
-    return [change.n, change.nonce, change.base, change.stamp, [list(op.wire()) for op in change.operations]]
+    raw = [change.n, change.nonce, change.base, change.stamp, [list(op.wire()) for op in change.operations]]
+    return [*raw, [list(former) for former in change.context]] if change.context else raw
 
 
 def _raw(message: m.ClientMessage) -> list[Any] | None:
@@ -69,13 +69,21 @@ def _raw(message: m.ClientMessage) -> list[Any] | None:
     return [_CODES[type(message)], body]
 
 
+def _hexed(value: Any) -> Any:
+    """Bytes of messages, as JSON writes them; only values inside of changes write theirs in another way."""
+    if isinstance(value, list | tuple):
+        return [_hexed(item) for item in value]
+    return value.hex() if isinstance(value, bytes) else value
+
+
 def _in_json(raw: list[Any]) -> list[Any]:
     """The same message in the JSON binding."""
-    body = {key: value.hex() if key in _HEX_KEYS and value is not None else value for key, value in raw[1].items()}
+    body = {key: value if key == "changes" else _hexed(value) for key, value in raw[1].items()}
     for index, change in enumerate(body.get("changes", ())):
         at = 3 if change[0] == "void" else 1
         written = [*change[:at], change[at].hex(), *change[at + 1 :]]
-        body["changes"][index] = written if at == 3 else [*written[:4], json_value(written[4])]
+        former = [[[device.hex(), *place] for device, *place in context] for context in written[5:]]
+        body["changes"][index] = written if at == 3 else [*written[:4], json_value(written[4]), *former]
     return [raw[0], body]
 
 

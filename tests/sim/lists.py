@@ -119,7 +119,7 @@ MUTANTS = (
         "index_between",
         "return left[: differing + 1] + _above(left[differing + 1 :], 0)",
         "return left[: differing + 1]",
-        seeds=((3, "offline"),),
+        seeds=((2, "offline"),),
     ),
     Mutant(
         "the list: the client shows a moved element at both places",

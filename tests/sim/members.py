@@ -93,7 +93,7 @@ MUTANTS = (
     Mutant(
         "members: the denied stay attached",
         "syncd.net.hub", "Hub.publish", "if regrant is not None:", "if False:",
-        seeds=((14, "swarm"),),
+        seeds=((12, "swarm"),),
     ),
     Mutant(
         "members: a token overrides `none`",
@@ -103,7 +103,7 @@ MUTANTS = (
     Mutant(
         "members: the last owner can be removed",
         "syncd.engine.members", "check_owner_left", "if left < 1 and", "if False and",
-        seeds=((12, "swarm"),),
+        seeds=((11, "swarm"),),
     ),
     Mutant(
         "members: who has not seen a member's last change may alter it",
@@ -118,7 +118,7 @@ MUTANTS = (
     Mutant(
         "members: a denied device is let in again",
         "syncd.engine.reading", "refused_attach", "if granted < Role.READER:", "if False:",
-        seeds=((14, "swarm"),),
+        seeds=((12, "swarm"),),
     ),
     Mutant(
         "members: the client keeps what it has of a space that it may not read",
