@@ -189,9 +189,10 @@ class Wiretap:
         if to > audit.oracle.head:
             self._fail("S4", f"hears of {space} up to {to}, and the head is {audit.oracle.head}")
         said = self._check_said(space, to - 1)
-        # Whoever is let in by the very change at which a page ends reads it by what that change says.
-        let_in = audit.said(self._auditor.users.get(self._device, ""), to)
-        might = max(said or 0, let_in or 0) >= READER or self._might_read(space, audit.committed_s.get(to, 0.0))
+        # Whoever was let in later reads by that what came before.
+        user = self._auditor.users.get(self._device, "")
+        let_in = max((roles[user] or 0 for at, roles in audit.regrants if at >= to and user in roles), default=0)
+        might = max(said or 0, let_in) >= READER or self._might_read(space, audit.committed_s.get(to, 0.0))
         if heard.revoked or not might:
             self._fail("S11", f"hears of {space}, which it may not read")
         if body.get("complete") and body.get("sum") is not None:

@@ -389,6 +389,10 @@ class World:
         due_s = trio.current_time() + LIVENESS_S
         while True:
             await sleep(1)
+            for device in self.devices:
+                # The last that was heard of its copy may have superseded it; then its person opens it once more.
+                if device.is_cloned and device.client is not None and device.client.status.state is State.STOPPED:
+                    device.client.go_online()
             left = [*unfinished(self), *(text for work in self.works.values() for text in work.unfinished())]
             if not left:
                 self.trace.record("nemesis", "at rest")
