@@ -1,11 +1,15 @@
 """Reading the configuration: one TOML file and `SYNCD_...` variables become checked settings, or precise complaints.
 
 Owns where settings come from, which source wins (a variable over the file, the file over a default), where the state
-directory and the secrets lie, and the text of every complaint. What the keys are is `settings.py`'s; how a TOML text is
-read, `toml.py`'s. Must not open the store or a socket.
+directory and the secrets lie, and the text of every complaint. What the keys are is `settings.py`'s; what notifications
+are, `notify/workflows.py`'s; how a TOML text is read, `toml.py`'s. Must not open the store or a socket.
+
+Notifications are defined by four more tables (`DEFINED`), in the same file or in any of the `*.toml` in a directory
+`workflows` beside it: a workflow is one file that can be copied in, and a name that two files define is a mistake.
 
 Invariants: F1 a configuration with any mistake is refused whole, and every mistake in it is named. F2 a complaint reads
-`WHERE: section.key: got X, expected Y`, where WHERE is file:line:column or the name of the variable. F3 secrets stand
+`WHERE: section.key: got X, expected Y`, where WHERE is file:line:column or the name of the variable; in a condition the
+column is that of its wrong part. F3 secrets stand
 in files of their own, never in the configuration or in a variable.
 """
 
@@ -15,7 +19,7 @@ import json
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,7 @@ from pydantic_core import ErrorDetails
 from syncd.app import toml
 from syncd.app.settings import AuthKey, Config, broken_relations, expectation
 from syncd.net.auth import BadKey, TokenKey, token_key
+from syncd.notify.workflows import BadDefinitions, Definitions, Problem, definitions
 
 PREFIX = "SYNCD_"
 # Short names for what a test, a container or a shell sets most often.
@@ -38,6 +43,9 @@ CONFIG_NAME = "SYNCD_CONFIG"
 CONFIG_BYTES_MAX = 1024 * 1024  # a file beyond this is no configuration; the biggest real one is some kilobytes
 KEY_BYTES_MAX = 64 * 1024  # an RSA key of 16,384 bits in PEM has 13 KB
 SHOWN_CHARACTERS_MAX = 60  # of a wrong value, in a complaint
+DEFINED = ("policy", "category", "workflow", "template")  # the tables that define notifications
+WORKFLOWS_DIRECTORY = "workflows"
+WORKFLOW_FILES_MAX = 200  # as many as there may be workflows
 
 
 class ConfigError(Exception):
@@ -52,12 +60,15 @@ class ConfigError(Exception):
 class Settings:
     """The configuration in force, and what was found on the way. `file`: None if there is none. `state_directory` holds
     the store, the admin socket and generated secrets; it may not exist yet. `bases`: where relative names of secret
-    files are looked up, in this order."""
+    files are looked up, in this order. `defined`: the tables of notifications as they were written, which
+    `definitions` was made of."""
 
     config: Config
     file: Path | None
     state_directory: Path
     bases: tuple[Path, ...]
+    defined: Mapping[str, Any]
+    definitions: Definitions
 
     @property
     def admin_socket(self) -> Path:
@@ -78,22 +89,37 @@ def loaded(file: Path | None, environ: Mapping[str, str]) -> Settings:
     if file is None and environ.get(CONFIG_NAME):
         file = Path(environ[CONFIG_NAME])
     sources = _Sources({}, {})
+    problems = []
     if file is not None:
         sources.add_file(file)
-    problems = sources.add_variables(environ)
+        problems += sources.add_workflows(file.parent / WORKFLOWS_DIRECTORY)
+    problems += sources.add_variables(environ)
+    defined = {name: sources.values.pop(name) for name in DEFINED if name in sources.values}
+    found = _defined(defined, sources, problems)
     try:
         config = Config.model_validate(sources.values)
     except ValidationError as error:
-        raise ConfigError(problems + [sources.complaint(detail) for detail in _ordered(error, sources)]) from None
+        raise ConfigError([sources.complaint(detail) for detail in _ordered(error, sources)] + problems) from None
     problems += [
         f"{sources.where(path)}{dotted(path)}: got {_shown(value)}, expected {expected}"
         for path, value, expected in broken_relations(config)
     ]
-    if problems:
+    if problems or found is None:
         raise ConfigError(problems)
     credentials = environ.get("CREDENTIALS_DIRECTORY")
-    bases = [Path(credentials)] if credentials else []
-    return Settings(config, file, _state_directory(config, environ), (*bases, file.parent if file else Path()))
+    bases = (*((Path(credentials),) if credentials else ()), file.parent if file else Path())
+    return Settings(config, file, _state_directory(config, environ), bases, defined, found)
+
+
+def _defined(values: Mapping[str, Any], sources: "_Sources", problems: list[str]) -> Definitions | None:
+    """What the tables of notifications define; None if they have mistakes, which `problems` gets."""
+    try:
+        return definitions(values)
+    except BadDefinitions as error:
+        order = {path: index for index, path in enumerate(sources.places)}
+        mistakes = sorted(error.problems, key=lambda each: order.get(each.path, len(order)))
+        problems.extend(sources.mistake(each) for each in mistakes)
+        return None
 
 
 def dotted(path: toml.Path) -> str:
@@ -211,28 +237,51 @@ def read_key(entry: AuthKey, bases: tuple[Path, ...]) -> TokenKey:
 
 @dataclass(slots=True)
 class _Sources:
-    """Values from all sources, merged, and where each stands."""
+    """Values from all sources, merged, and where each stands. `files`: what says the values of a path."""
 
     values: dict[str, Any]
     places: dict[toml.Path, tuple[str, str]]  # path -> ("FILE:LINE:COLUMN: " of its key, the same of its value)
+    files: dict[toml.Path, tuple[Path, toml.Document]] = field(default_factory=dict)
 
     def add_file(self, file: Path) -> None:
-        try:
-            data = file.read_bytes()
-        except OSError as error:
-            raise ConfigError([f"{file}: cannot be read: {error.strerror}"]) from None
-        if len(data) > CONFIG_BYTES_MAX:
-            raise ConfigError([f"{file}: got {len(data)} bytes, expected at most {CONFIG_BYTES_MAX}"])
-        try:
-            found = toml.document(data.decode())
-        except UnicodeDecodeError as error:
-            raise ConfigError([f"{file}: got no UTF-8 at byte {error.start}, expected a TOML file"]) from None
-        except toml.TomlError as error:
-            line, column = error.position
-            raise ConfigError([f"{file}:{line}:{column}: no valid TOML: {error}"]) from None
+        found = _read(file)
         self.values = found.values
-        for path, place in found.places.items():
-            self.places[path] = tuple(f"{file}:{line}:{column}: " for line, column in (place.key, place.value))  # type: ignore[assignment]
+        for path in found.places:
+            self._place(path, file, found)
+
+    def add_workflows(self, directory: Path) -> list[str]:
+        """Put what each file in a directory defines beside the rest. Returns complaints."""
+        files = sorted(directory.glob("*.toml")) if directory.is_dir() else []
+        if len(files) > WORKFLOW_FILES_MAX:
+            return [f"{directory}: got {len(files)} files, expected at most {WORKFLOW_FILES_MAX}"]
+        problems = []
+        for file in files:
+            found = _read(file)
+            taken = set()
+            for table, entries in found.values.items():
+                line, column = found.places[(table,)].key
+                mine = self.values.setdefault(table, {}) if table in DEFINED else None
+                if mine is None or not isinstance(entries, dict) or not isinstance(mine, dict):
+                    got = f"got {_shown(entries)}, expected tables of {', '.join(DEFINED)}"
+                    problems.append(f"{file}:{line}:{column}: {table}: {got}")
+                    continue
+                for name, entry in entries.items():
+                    if name in mine:
+                        line, column = found.places[table, name].key
+                        first = self.where((table, name), of_key=True).removesuffix(": ")
+                        problems.append(f"{file}:{line}:{column}: {table}.{name}: is defined already, at {first}")
+                    else:
+                        mine[name] = entry
+                        taken.add((table, name))
+            for path in found.places:
+                if path[:2] in taken or (len(path) == 1 and path not in self.places):
+                    self._place(path, file, found)
+        return problems
+
+    def _place(self, path: toml.Path, file: Path, found: toml.Document) -> None:
+        place = found.places[path]
+        self.places[path] = tuple(f"{file}:{line}:{column}: " for line, column in (place.key, place.value))  # type: ignore[assignment]
+        self.files[path] = file, found
 
     def add_variables(self, environ: Mapping[str, str]) -> list[str]:
         """Put variables over the file. Returns complaints about names."""
@@ -259,8 +308,10 @@ class _Sources:
             return  # `server = 1` in the file: that complaint comes first
         field = field_at(path)
         self.places.setdefault(path[:1], (f"{name}: ", f"{name}: "))
-        section[path[1]] = text if field is None or field.annotation is str else _value(text)
+        is_text = field.annotation is str if field is not None else path[0] not in DEFINED
+        section[path[1]] = text if is_text else _value(text)
         self.places = {at: place for at, place in self.places.items() if at[:2] != path}
+        self.files = {at: found for at, found in self.files.items() if at[:2] != path}
         self.places[path] = (f"{name}: ", f"{name}: ")
 
     def where(self, path: toml.Path, *, of_key: bool = False) -> str:
@@ -269,16 +320,43 @@ class _Sources:
             path = path[:-1]
         return self.places[path][0 if of_key else 1] if path else ""
 
+    def mistake(self, problem: Problem) -> str:
+        """A mistake in what defines notifications. A column within a text that a file holds becomes the file's own."""
+        path, column = problem.path, problem.column
+        if column is not None and path in self.files and path in self.places:
+            file, found = self.files[path]
+            line, at = found.within(path, column - 1)
+            return f"{file}:{line}:{at}: {dotted(path)}: {problem.message}"
+        within = "" if column is None else f"column {column}: "
+        return f"{self.where(path, of_key=problem.is_key)}{dotted(path)}: {within}{problem.message}"
+
     def complaint(self, detail: ErrorDetails) -> str:
         path = detail["loc"]
         if detail["type"] == "extra_forbidden":
-            known = list(_model_at(path[:-1]).model_fields)
+            known = [*_model_at(path[:-1]).model_fields, *(DEFINED if len(path) == 1 else ())]
             near = difflib.get_close_matches(str(path[-1]), known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             expected = f"one of {', '.join(sorted(known))}{hint}"
             return f"{self.where(path, of_key=True)}{dotted(path)}: got an unknown key, expected {expected}"
         got = "nothing" if detail["type"] == "missing" else _shown(detail["input"])
         return f"{self.where(path)}{dotted(path)}: got {got}, expected {_expected(path)}"
+
+
+def _read(file: Path) -> toml.Document:
+    """One file. Raises `ConfigError`."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ConfigError([f"{file}: cannot be read: {error.strerror}"]) from None
+    if len(data) > CONFIG_BYTES_MAX:
+        raise ConfigError([f"{file}: got {len(data)} bytes, expected at most {CONFIG_BYTES_MAX}"])
+    try:
+        return toml.document(data.decode())
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{file}: got no UTF-8 at byte {error.start}, expected a TOML file"]) from None
+    except toml.TomlError as error:
+        line, column = error.position
+        raise ConfigError([f"{file}:{line}:{column}: no valid TOML: {error}"]) from None
 
 
 def _is_utf8(text: str) -> bool:
@@ -358,6 +436,6 @@ def keys() -> Iterator[tuple[str, str, FieldInfo]]:
     for section, table in Config.model_fields.items():
         model = _table(table)
         assert model is not None, "the configuration has only sections at its top"
-        for key, field in model.model_fields.items():
-            if _table(field) is None:
-                yield section, key, field
+        for key, item in model.model_fields.items():
+            if _table(item) is None:
+                yield section, key, item

@@ -19,6 +19,9 @@ Position = tuple[int, int]  # line and column, both from 1; columns count charac
 _LANGUAGE = Language(tree_sitter_toml.language())
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _KEYS = ("bare_key", "quoted_key", "dotted_key")
+_LONG_QUOTES = ('"""', "'''")
+_LINE_END = re.compile(r"(?:\r?\n)?")  # right behind long quotes it is no part of the text
+_ESCAPE = re.compile(r"\\(?:(?P<folded>[ \t]*\r?\n\s*)|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)")
 
 
 class TomlError(Exception):
@@ -43,6 +46,33 @@ class Document:
 
     values: dict[str, Any]
     places: dict[Path, Place]
+    text: str
+
+    def within(self, path: Path, index: int) -> Position:
+        """Where the character `index` (from 0) of the text at `path` stands: behind the quotes, and behind escapes,
+        which take more room in the file than in the text."""
+        line, column = self.places[path].value
+        at = _offset(self.text, line, column)
+        quotes = self.text[at : at + 3] if self.text[at : at + 3] in _LONG_QUOTES else self.text[at : at + 1]
+        assert quotes[:1] in ("'", '"'), "the value at this path is a text"
+        at += len(quotes)
+        if len(quotes) == 3:
+            at += len(_LINE_END.match(self.text, at)[0])  # type: ignore[index]
+        is_escaped = quotes[0] == '"'
+        while index > 0:
+            found = _ESCAPE.match(self.text, at) if is_escaped else None
+            at += len(found[0]) if found is not None else 1
+            if found is None or found["folded"] is None:
+                index -= 1
+        before = self.text[:at]
+        return before.count("\n") + 1, at - (before.rfind("\n") + 1) + 1
+
+
+def _offset(text: str, line: int, column: int) -> int:
+    start = 0
+    for _ in range(line - 1):
+        start = text.index("\n", start) + 1
+    return start + column - 1
 
 
 def document(text: str) -> Document:
@@ -58,7 +88,7 @@ def document(text: str) -> Document:
             lines = text.split("\n")
             position = (len(lines), len(lines[-1]) + 1)
         raise TomlError(message[:1].lower() + message[1:], position) from None
-    return Document(values, _Reading(text).places)
+    return Document(values, _Reading(text).places, text)
 
 
 class _Reading:

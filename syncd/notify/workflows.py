@@ -61,11 +61,13 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake. `path` leads to it through tables and arrays; `column`: within a text, from 1, if it is known."""
+    """One mistake. `path` leads to it through tables and arrays; `column`: within a text, from 1, if it is known;
+    `is_key`: the key itself is the mistake, not what it holds."""
 
     path: Path
     message: str
     column: int | None = None
+    is_key: bool = False
 
 
 class BadDefinitions(ValueError):
@@ -331,7 +333,7 @@ def _problem(error: Mapping[str, Any]) -> Problem:
     cause = (error.get("ctx") or {}).get("error")
     match error["type"]:
         case "extra_forbidden":
-            return Problem(path, "an unknown key")
+            return Problem(path, "an unknown key", is_key=True)
         case "missing":
             return Problem(path, "expected a value, found nothing")
     if isinstance(cause, expressions.BadExpression):

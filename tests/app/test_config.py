@@ -26,7 +26,7 @@ def problems(directory: Path, text: str, environ: dict[str, str] | None = None) 
     file = written(directory, text)
     with pytest.raises(ConfigError) as caught:
         loaded(file, environ or {})
-    return [problem.replace(f"{file}:", "") for problem in caught.value.problems]
+    return [problem.removeprefix(f"{file}:") for problem in caught.value.problems]
 
 
 # -- the example file -------------------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def test_every_key_says_what_it_takes_and_why() -> None:
         ("[auth]\nkey = 5", "2:7: auth.key: got 5, expected an array of tables"),
         ("auth.key = [5]", "1:13: auth.key[0]: got 5, expected a table"),
         ("server = 5", "1:10: server: got 5, expected a table"),
-        ("servr.listen = ''", "1:1: servr: got an unknown key, expected one of auth, drain, "),
+        ("servr.listen = ''", "1:1: servr: got an unknown key, expected one of auth, category, drain, "),
         ("a = \n", "1:5: no valid TOML: invalid value"),
         ("[server]\nlisten = 'a'\nlisten = 'b'", "3:13: no valid TOML: cannot overwrite a value"),
         ("[server", "1:8: no valid TOML: expected ']' at the end of a table declaration"),
@@ -127,6 +127,88 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="got no UTF-8 at byte 5"):
         loaded(tmp_path / "syncd.toml", {})
 
+
+# -- notifications ----------------------------------------------------------------------------------------------------
+
+WORKFLOW = """\
+[category.shop]
+caps = ["1 / 24h"]
+[template.reminder]
+title = "Still thinking about {item}?"
+[workflow.cart]
+category = "shop"
+trigger = { event = "cart.updated", where = "count > 0" }
+[[workflow.cart.step]]
+send = { templates = ["reminder"] }
+"""
+
+
+def test_workflows_of_the_directory_beside_the_file_join_those_within_it(tmp_path: Path) -> None:
+    (tmp_path / "workflows").mkdir()
+    for file in (ROOT / "conf" / "workflows").glob("*.toml"):
+        (tmp_path / "workflows" / file.name).write_text(file.read_text())
+    renamed = WORKFLOW.replace("shop", "mine").replace("workflow.cart", "workflow.mine").replace("reminder", "other")
+    policy = "[policy]\ncaps = ['4 / 24h']\nquiet_hours = '22:00-08:00'\n"
+    found = loaded(written(tmp_path, policy + renamed), {"SYNCD_POLICY__HOLDOUT": "0.05"}).definitions
+    assert sorted(found.versions) == ["breaking", "cart", "mine", "nudge", "sign_in", "team"]
+    assert found.policy.holdout == 0.05 and str(found.policy.quiet_hours) == "22:00-08:00"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('"1 / 24h"', '"1 a day"', "2:9: category.shop.caps[0]: a cap is written COUNT / SPAN such as '2 / 24h'"),
+        ("title", "titel", "4:1: template.reminder.titel: an unknown key"),
+        ('"count > 0"', '"count > "', "7:53: workflow.cart.trigger.where: expected a value, found 'the end'"),
+        ('"count > 0"', "'''\na == \n?x'''", "9:1: workflow.cart.trigger.where: expected a value, a name or an ope"),
+        ('"count > 0"', r'"\u0061 == \"x\" > 0"', "7:62: workflow.cart.trigger.where: comparisons do not chain"),
+        ('"shop"', '"shed"', "6:12: workflow.cart.category: no category 'shed' is defined; there are: shop"),
+        ('["reminder"]', '["reminder", "x"]', "9:35: workflow.cart.step[0].send.templates[1]: no template 'x' is def"),
+        ("[[workflow.cart.step]]", "[[workflow.cart.stop]]", "8:3: workflow.cart.stop: an unknown key"),
+        ("[[workflow.cart.step]]", "[[workflow.cart.stop]]", "5:2: workflow.cart.step: expected a value, found nothi"),
+    ],
+)
+def test_a_mistake_in_a_workflow_is_named_with_its_place_within_conditions_too(
+    tmp_path: Path, old: str, new: str, complaint: str
+) -> None:
+    assert old in WORKFLOW
+    text = WORKFLOW.replace(old, new, 1)
+    assert any(each.startswith(complaint) for each in problems(tmp_path, text)), problems(tmp_path, text)
+    (tmp_path / "workflows").mkdir()
+    (tmp_path / "workflows" / "cart.toml").write_text(text)
+    assert any(each.startswith(f"{tmp_path}/workflows/cart.toml:{complaint}") for each in problems(tmp_path, ""))
+
+
+def test_a_name_that_two_files_define_and_what_defines_no_notification_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "workflows").mkdir()
+    (tmp_path / "workflows" / "a.toml").write_text(WORKFLOW + "[log]\nlevel = 'info'\n")
+    again = f"{tmp_path}/workflows/a.toml"
+    assert problems(tmp_path, "\n" + WORKFLOW) == [
+        f"{again}:1:2: category.shop: is defined already, at {tmp_path}/syncd.toml:2:2",
+        f"{again}:3:2: template.reminder: is defined already, at {tmp_path}/syncd.toml:4:2",
+        f"{again}:5:2: workflow.cart: is defined already, at {tmp_path}/syncd.toml:6:2",
+        f"{again}:10:2: log: got a table, expected tables of policy, category, workflow, template",
+    ]
+
+
+@given(st.text(max_size=12), st.data())
+def test_a_place_within_a_text_is_that_of_its_character_however_it_is_written(text: str, data: st.DataObject) -> None:
+    hex_escaped = "".join(f"\\U{ord(character):08x}" for character in text)
+    escapable = text.replace("\\", "\\\\").replace('"', '\\"')
+    for body in (f'"{hex_escaped}"', f'"""\n{hex_escaped}"""', f'"""{escapable}"""', f'"{escapable}"', f"'{text}'"):
+        try:
+            found = toml.document(f"# é\nkey = {body}\n")
+        except toml.TomlError:
+            continue  # control characters, quotes and line feeds do not stand everywhere
+        if found.values["key"] != text or not text:
+            continue  # what TOML makes of line ends is not ours to say
+        index = data.draw(st.integers(0, len(text) - 1))
+        line, column = found.within(("key",), index)
+        rest = "\n".join(found.text.split("\n")[line - 1 :])[column - 1 :]
+        assert rest.startswith((text[index], f"\\U{ord(text[index]):08x}", "\\" + text[index]))
+
+
+# -- variables --------------------------------------------------------------------------------------------------------
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.text(max_size=20),
@@ -187,7 +269,10 @@ def test_a_variable_that_is_no_utf8_is_refused_in_printable_words(name: str, val
     [
         ("SYNCD_STATE_DR", "SYNCD_STATE_DR: got an unknown variable; did you mean SYNCD_STATE_DIR?"),
         ("SYNCD_SERVER__LISTE", "SYNCD_SERVER__LISTE: server.liste: got an unknown key, expected one of admin_listen"),
-        ("SYNCD_SEVER__LISTEN", "SYNCD_SEVER__LISTEN: sever: got an unknown key, expected one of auth, drain"),
+        (
+            "SYNCD_SEVER__LISTEN",
+            "SYNCD_SEVER__LISTEN: sever: got an unknown key, expected one of auth, category, drain",
+        ),
     ],
 )
 def test_a_misspelt_variable_is_refused(name: str, complaint: str) -> None:

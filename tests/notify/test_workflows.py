@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from syncd.notify.workflows import STEPS_MAX, BadDefinitions, Problem, definitions
 
-READY = sorted((Path(__file__).resolve().parent / "ready").glob("*.toml"))
+READY = sorted((Path(__file__).resolve().parents[2] / "conf" / "workflows").glob("*.toml"))
 GOOD = """
 [policy]
 caps = ["4 / 24h"]
