@@ -18,6 +18,7 @@ import resource
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from logging import getLogger
 from os import getpid
@@ -39,6 +40,7 @@ from syncd.engine.commands import (
     AckConsumer,
     Collect,
     Command,
+    Configure,
     Decision,
     DropConsumer,
     Failed,
@@ -65,9 +67,10 @@ from syncd.net.hub import Hub
 from syncd.net.limits import DEFAULTS, NetLimits
 from syncd.net.server import Server
 from syncd.net.tending import LeaseTender
+from syncd.notify.carrying import carried_out
 from syncd.store import keys
 from syncd.store.api import Store, StoreError
-from syncd.store.committer import Committer
+from syncd.store.committer import Committer, Overloaded
 from syncd.store.lmdb import open_store
 from syncd.wire import limits as wire_limits
 
@@ -126,7 +129,7 @@ async def serve(
             _log.info("no token key is configured: made one", extra={"file": str(settings.generated_key)})
         made = listeners(settings, environ, _log.warning)
         stack.callback(made.close)
-        daemon = _Daemon(settings, env, store, made, Notifier(environ))
+        daemon = _Daemon(settings, env, environ, store, made, Notifier(environ))
         await daemon.run(announce)
     _log.info("stopped")
 
@@ -135,9 +138,16 @@ class _Daemon:
     """The parts of a running daemon."""
 
     def __init__(
-        self, settings: Settings, env: Environment, store: Store, listeners: Listeners, notifier: Notifier
+        self,
+        settings: Settings,
+        env: Environment,
+        environ: Mapping[str, str],
+        store: Store,
+        listeners: Listeners,
+        notifier: Notifier,
     ) -> None:
         self._settings, self._env, self._store, self._notifier = settings, env, store, notifier
+        self._environ = environ
         self._listeners = listeners
         self._began_ms = env.clock.now_ms()
         self._addresses = (host_port(listeners.clients), host_port(listeners.admin))
@@ -149,7 +159,7 @@ class _Daemon:
         self._hub = Hub(limits, wire, self._counters)
         engine = Engine(
             env.entropy.token, Quotas(**settings.config.quotas.model_dump()), _retention(settings),
-            revocation_grace_ms=1000 * settings.config.retention.revocation_grace_s,
+            revocation_grace_ms=1000 * settings.config.retention.revocation_grace_s, further=carried_out,
         )  # fmt: skip
         self._committer: Committer[Command, Result, Decision] = Committer(
             store, engine.decide, lambda decision: decision.results, self._published, Failed,
@@ -178,10 +188,11 @@ class _Daemon:
 
     async def run(self, announce: Callable[[Mapping[str, Any]], None]) -> None:
         listeners = self._listeners
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as nursery:
                 committed = trio.Event()
                 await nursery.start(partial(self._run_committer, committed))
+                await self._configure(self._settings)
                 nursery.start_soon(self._collector.run)
                 if listeners.proxied is not None:
                     nursery.start_soon(listeners.proxied.run)
@@ -192,10 +203,12 @@ class _Daemon:
                 nursery.start_soon(self._tender.run)
                 nursery.start_soon(self._tell_cut_offs)
                 self._tell_ready(announce)
-                number = await anext(signals)
+                while (number := await anext(signals)) == signal.SIGHUP:
+                    await self._reload()
                 _log.info("stopping", extra={"signal": signal.Signals(number).name})
                 nursery.start_soon(self._stop, committed, nursery.cancel_scope)
-                number = await anext(signals)
+                while (number := await anext(signals)) == signal.SIGHUP:
+                    pass  # what is stopping takes nothing new
                 raise CannotServe(f"stopped at once by a second signal, {signal.Signals(number).name}")
 
     async def _run_committer(
@@ -203,6 +216,33 @@ class _Daemon:
     ) -> None:
         await self._committer.run(task_status=task_status)
         committed.set()
+
+    async def _configure(self, settings: Settings) -> None:
+        """Take the definitions of notifications over. Runs in flight go on as they began."""
+        result = await self._committer.execute(Configure(dict(settings.defined)))
+        if isinstance(result, Failed):
+            raise CannotServe(f"the workflows cannot be stored: {result.detail}")
+
+    async def _reload(self) -> None:
+        """SIGHUP: read the configuration again, and take over what defines notifications; all else needs a restart. A
+        configuration with a mistake changes nothing."""
+        try:
+            found = config.loaded(self._settings.file, self._environ)
+            await self._configure(found)
+        except config.ConfigError as error:
+            _log.error("the configuration is not reloaded: it has mistakes", extra={"problems": error.problems})
+            return
+        except (CannotServe, Overloaded) as error:
+            _log.error("the configuration is not reloaded", extra={"reason": str(error)})
+            return
+        but_place = {"store": {"directory"}}  # which the command line may name in the file's stead
+        if found.config.model_dump(exclude=but_place) != self._settings.config.model_dump(exclude=but_place):
+            _log.warning("only notifications are reloaded; the rest of the configuration needs a restart")
+        before, after = self._settings.definitions, found.definitions
+        names = {*before.versions, *after.versions}
+        changed = sorted(name for name in names if before.versions.get(name) != after.versions.get(name))
+        self._settings = replace(self._settings, defined=found.defined, definitions=after)
+        _log.info("reloaded", extra={"workflows": changed, "policy": before.policy != after.policy})
 
     async def _published(self, decision: Decision) -> None:
         for alarm in decision.alarms:
@@ -418,7 +458,7 @@ def _raise_descriptor_limit(needed: int) -> None:
 def adds_data(command: Command) -> bool:
     """Whether a command is refused while the store is nearly full: all but those that make room or only tell."""
     match command:
-        case Ack() | Forget() | RevokeKey() | UseConsumer() | AckConsumer() | DropConsumer() | Collect():
+        case Configure() | Ack() | Forget() | RevokeKey() | UseConsumer() | AckConsumer() | DropConsumer() | Collect():
             return False
         case Push():
             return not all(

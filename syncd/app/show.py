@@ -68,6 +68,7 @@ def configuration(settings: Settings, kids: Sequence[str], as_json: bool) -> Non
         "state_directory": str(settings.state_directory),
         "keys": list(kids),
         "config": settings.config.model_dump(mode="json"),
+        "workflows": dict(settings.definitions.versions),
     }
     if as_json:
         click.echo(json_text(facts))
@@ -78,6 +79,7 @@ def configuration(settings: Settings, kids: Sequence[str], as_json: bool) -> Non
     click.echo(f"admin       {settings.config.server.admin_listen}, {settings.admin_socket}")
     generated = f"none: {settings.generated_key} will be made at the first start"
     click.echo(f"token keys  {', '.join(kids) or generated}")
+    click.echo(f"workflows   {', '.join(sorted(settings.definitions.versions)) or 'none'}")
     click.echo("The configuration is right.")
 
 

@@ -275,8 +275,43 @@ class ConfirmLeaseClock:
     """An operator confirms that the wall clock is right. Answer: `Done`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """What a start, or a reload, found in the configuration about notifications, checked: the tables as they were
+    written. Answer: `Done`."""
+
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class KeepWorkflows:
+    """Keep versions of all workflows in definitions that were checked; `by`: whose they are. Answer: `Kept`, or
+    `Refused("too_many")`."""
+
+    values: dict[str, Any]
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ActivateWorkflow:
+    """Let new runs of a workflow begin with a version, or with none. Answer: `Done`, or `Refused` (`unknown`,
+    `too_many`)."""
+
+    name: str
+    version: str | None
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropWorkflow:
+    """Forget a workflow that is stopped. Answer: `Done`, or `Refused` (`unknown`, `active`)."""
+
+    name: str
+
+
 Command = (
-    MarkSafe | ReplayLetter | DropLetter | RetireDevice
+    Configure | KeepWorkflows | ActivateWorkflow | DropWorkflow
+    | MarkSafe | ReplayLetter | DropLetter | RetireDevice
     | Bind | Attach | Forget | Lose | Purge | Push | Ack | Post | PostEvents | CreateKey | RevokeKey
     | PutConsumer | UseConsumer | AckConsumer | DropConsumer | Collect
     | TendLeases | EndLease | ReleaseLeases | ConfirmLeaseClock
@@ -405,8 +440,16 @@ class Tended:
     has_more: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """(name, version, whether it is new) of each workflow."""
+
+    versions: tuple[tuple[str, str, bool], ...]
+
+
 Result = (
-    Refused
+    Kept
+    | Refused
     | Expired
     | Bound
     | Done

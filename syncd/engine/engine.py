@@ -59,10 +59,13 @@ from syncd.store import keys
 from syncd.store.api import Writer
 from syncd.store.tables import API_KEYS, KeyRow
 
+Further = Callable[[Batch, Command], Result]
+
 
 class Engine:
     """All decisions about sync. `entropy(size)` returns random bytes (epochs and the server's nonces).
-    `revocation_grace_ms`: for so long after a member was denied, what its devices had not sent yet is taken."""
+    `revocation_grace_ms`: for so long after a member was denied, what its devices had not sent yet is taken. `further`
+    carries out the commands that are not about sync, in the same transaction."""
 
     def __init__(
         self,
@@ -71,9 +74,10 @@ class Engine:
         retention: Retention | None = None,
         *,
         revocation_grace_ms: int = 0,
+        further: Further | None = None,
     ) -> None:
         self._entropy, self._quotas, self._retention = entropy, quotas or Quotas(), retention or Retention()
-        self._revocation_grace_ms = revocation_grace_ms
+        self._revocation_grace_ms, self._further = revocation_grace_ms, further
 
     def decide(self, tx: Writer, now_ms: int, commands: Sequence[Command]) -> Decision:
         """Carry out the commands in order, in one transaction that the caller commits. Raises only `StoreError`, and
@@ -133,6 +137,9 @@ class Engine:
                 return leases_released(batch, command)
             case ConfirmLeaseClock():
                 return clock_confirmed(batch, command)
+            case _:
+                assert self._further is not None, "whoever takes such commands has somebody who carries them out"
+                return self._further(batch, command)
 
 
 def _bind(batch: Batch, command: Bind) -> Result:

@@ -50,6 +50,10 @@ SECRET_ENTROPY_BYTES = 32
 SCOPES_MAX = 64
 EVENTS_WRITE, CHANGES_WRITE, DOCUMENTS_READ, ADMIN = "events:write", "changes:write", "documents:read", "admin"
 MEMBERS_WRITE = "members:write"  # and all that it takes: the role owner
+# What an operator's backend may do about notifications: read how they are defined, decided and received; define them;
+# and export or erase what is kept of a person.
+NOTIFICATIONS_READ, WORKFLOWS_WRITE, USERS_ERASE = "notifications:read", "workflows:write", "users:erase"
+PLAIN_SCOPES: Final = (EVENTS_WRITE, NOTIFICATIONS_READ, WORKFLOWS_WRITE, USERS_ERASE, ADMIN)
 REALM = "syncd"
 
 REASONS: Final = frozenset({
@@ -430,15 +434,15 @@ def is_api_key(credentials: str) -> bool:
 
 def check_scope(scope: str) -> str:
     """Return a valid scope, else raise `BadName`."""
-    if scope in (EVENTS_WRITE, ADMIN):
+    if scope in PLAIN_SCOPES:
         return scope
     name, pattern = _split(scope)
     if name in (CHANGES_WRITE, DOCUMENTS_READ, MEMBERS_WRITE) and pattern is not None:
         parsed_grant(pattern, "reader")
         return scope
     raise BadName(
-        f"a scope is {EVENTS_WRITE}, {CHANGES_WRITE}:PATTERN, {DOCUMENTS_READ}:PATTERN, {MEMBERS_WRITE}:PATTERN or"
-        f" {ADMIN}, not {scope[:80]!r}"
+        f"a scope is {', '.join(PLAIN_SCOPES)}, {CHANGES_WRITE}:PATTERN, {DOCUMENTS_READ}:PATTERN or"
+        f" {MEMBERS_WRITE}:PATTERN, not {scope[:80]!r}"
     )
 
 

@@ -89,6 +89,12 @@ KINDS: dict[str, ProblemKind] = {
         "The space, or the owner, has as many named consumers as it may. Delete those that nobody uses: `lag` and"
         " `used_ms` of the list tell which.",
     ),
+    "workflow-conflict": ProblemKind(
+        409,
+        "Not in this state",
+        "As many workflows or versions are kept as may be, or the workflow is active or configured and so cannot be"
+        " deleted. `detail` says which. Nothing was done.",
+    ),
     "expired-position": ProblemKind(
         410,
         "Expired position",

@@ -19,8 +19,8 @@ store or HTTP.
     send = { templates = ["streak"] }
 
 Invariants: W1 definitions with any mistake are refused whole, and every mistake in them is named. W2 a version is a
-hash of all that a run may come to read: the workflow, its category, its templates; equal definitions have equal
-versions, whatever the order of their keys. W3 a run of any workflow ends: steps only go forward, each waits for a
+hash of all that a run may come to read: the workflow, its name, its category, its templates; equal definitions have
+equal versions, whatever the order of their keys. W3 a run of any workflow ends: steps only go forward, each waits for a
 bounded time, and there are `STEPS_MAX` at most, those within branches included.
 """
 
@@ -366,6 +366,7 @@ def _version(values: Mapping[str, Any], tables: _Tables, name: str) -> str:
     workflow = tables.workflow[name]
     templates = sorted({each for _, step in workflow.steps() if step.send for each in step.send.templates})
     read = {
+        "name": name,
         "workflow": values["workflow"][name],
         "category": values["category"][workflow.category],
         "templates": {each: values["template"][each] for each in templates},

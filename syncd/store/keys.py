@@ -31,6 +31,8 @@ name that is followed by another; ids and hashes have fixed sizes.
 | `W` | lapsed | space, slot | LapsedRow: a device that counts for nothing in the frontier any more |
 | `X` | holder | space, hash of the user, device id | HolderRow: a device that has a copy of the space |
 | `Y` | epoch | space, epoch | EpochRow: an epoch that ended, when the store was restored |
+| `f` | workflow version | name, 0, hash of what it says | VersionRow |
+| `h` | version use | version | UseRow: whose version it is, and how many runs are in it |
 | `o` | lease end | ms, and the lease's key | nothing: leases that end by themselves, by time |
 | `p` | key hash | space, hash of a name, number | collection, id: the live documents, by bucket |
 """
@@ -48,6 +50,7 @@ TOMBSTONE, LAPSED = b"V", b"W"
 UNIQUE = b"U"
 LEASE, LEASE_END = b"T", b"o"
 HOLDER, KEY_HASH = b"X", b"p"
+WORKFLOW, VERSION_USE = b"f", b"h"
 
 HASH_BYTES = 16
 LEASE_ID_BYTES = 16
@@ -382,3 +385,29 @@ def parse_holder(key: bytes) -> tuple[int, bytes, bytes]:
     """(space, hash of the user, device id)"""
     device_at = _SPACE_ONLY.size + HASH_BYTES
     return space_of(key), key[_SPACE_ONLY.size : device_at], key[device_at:]
+
+
+def workflow_set() -> bytes:
+    """Of what is in force: the policy, and the workflows with their active versions."""
+    return meta("workflows")
+
+
+def workflow_version(name: str, version: str) -> bytes:
+    """`version`: hexadecimal, as everywhere but in keys."""
+    return b"".join((WORKFLOW, name.encode(), b"\0", bytes.fromhex(version)))
+
+
+def workflow_range(name: str) -> tuple[bytes, bytes]:
+    """All versions of one workflow."""
+    head = WORKFLOW + name.encode()
+    return head + b"\0", head + b"\1"
+
+
+def parse_workflow_version(key: bytes) -> tuple[str, str]:
+    """(name, version)"""
+    name, _, version = key[1:].partition(b"\0")
+    return name.decode(errors="replace"), version.hex()
+
+
+def version_use(version: str) -> bytes:
+    return VERSION_USE + bytes.fromhex(version)

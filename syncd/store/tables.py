@@ -17,7 +17,7 @@ from syncd.core.values import decoded, encoded
 from syncd.store import keys
 from syncd.store.api import Reader, StoreDamaged, Writer
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 
 class SpaceRow(NamedTuple):
@@ -189,6 +189,22 @@ class HolderRow(NamedTuple):
     role: int
 
 
+class VersionRow(NamedTuple):
+    """A version of a workflow, as it was written: tables `workflow`, `category` and `template` as in a configuration,
+    with all that a run reads and nothing else. `by`: who made it first."""
+
+    values: dict[str, Any]
+    made_ms: int
+    by: str
+
+
+class UseRow(NamedTuple):
+    """The workflow of a version, and how many runs are in it. Beside the version, as it changes with each run."""
+
+    name: str
+    runs: int
+
+
 Row = TypeVar("Row")
 
 
@@ -283,9 +299,11 @@ LEASE_ENDS: Table[tuple[Any, ...]] = Table("lease end", keys.LEASE_END, _single)
 HOLDERS: Table[HolderRow] = Table("holder", keys.HOLDER, HolderRow)
 EPOCHS: Table[EpochRow] = Table("epoch", keys.EPOCH, EpochRow)
 KEY_HASHES: Table[tuple[Any, ...]] = Table("key hash", keys.KEY_HASH, _single)
+WORKFLOW_VERSIONS: Table[VersionRow] = Table("workflow version", keys.WORKFLOW, VersionRow)
+VERSION_USES: Table[UseRow] = Table("version use", keys.VERSION_USE, UseRow)
 
 TABLES: tuple[Table[Any], ...] = (
     META, SPACES, SPACE_NAMES, DOCUMENTS, BYREV, LOG, ENTRIES, DEVICES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS,
     IDEMPOTENCY, EXPIRIES, API_KEYS, CONSUMERS, CONSUMER_OWNERS, HOLDINGS, TOMBSTONES, LAPSED,
-    LEASES, LEASE_ENDS, HOLDERS, UNIQUE, EPOCHS, KEY_HASHES,
+    LEASES, LEASE_ENDS, HOLDERS, UNIQUE, EPOCHS, KEY_HASHES, WORKFLOW_VERSIONS, VERSION_USES,
 )  # fmt: skip

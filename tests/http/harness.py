@@ -27,6 +27,7 @@ from syncd.net.exchange import Health, Later, Request, Response
 from syncd.net.fallback import METHODS
 from syncd.net.limits import NetLimits
 from syncd.net.waiters import Waiters
+from syncd.notify.carrying import carried_out
 from syncd.store.committer import Committer
 from syncd.store.memory import MemoryStore
 
@@ -83,7 +84,7 @@ class Server:
         self.health = Health()
         self.waiters = Waiters(NetLimits())
         numbers = iter(range(1, 1 << 30))
-        engine = Engine(lambda size: next(numbers).to_bytes(size))
+        engine = Engine(lambda size: next(numbers).to_bytes(size), further=carried_out)
         self.committer: Committer[Command, Result, Decision] = Committer(
             self.store, engine.decide, lambda decision: decision.results, self._publish, Failed, self.clock,
             InlineOffload(), NoFaults(), adds_data=lambda command: True, size_bytes=_size_bytes,

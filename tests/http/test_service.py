@@ -40,6 +40,14 @@ CLOSED = [
     ("GET", "/v1/spaces/shop/documents/c/1"),
     ("GET", "/v1/spaces/shop/explain/c/1"),
     ("GET", "/v1/spaces/shop/explain/c/1/f"),
+    ("GET", "/v1/workflows"),
+    ("POST", "/v1/workflows"),
+    ("GET", "/v1/workflows/cart"),
+    ("DELETE", "/v1/workflows/cart"),
+    ("GET", "/v1/workflows/cart/versions/0123456789abcdef"),
+    ("PUT", "/v1/workflows/cart/active"),
+    ("DELETE", "/v1/workflows/cart/active"),
+    ("POST", "/v1/workflows/cart/dry-run"),
 ]
 OPEN = ["/healthz", "/readyz", "/v1/openapi.json", "/docs", "/problems/not-found"]
 EVENT = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}

@@ -11,6 +11,8 @@ from syncd.core.sums import key_hash
 from syncd.engine.batch import Batch
 from syncd.engine.commands import CreateKey, Event, Forget, Idempotency, Post, PostEvents, PutConsumer
 from syncd.engine.feeding import owner_hash
+from syncd.notify import versions
+from syncd.notify.workflows import definitions
 from syncd.store import keys
 from syncd.store.api import StoreDamaged, Writer
 from syncd.store.fsck import Finding, check
@@ -42,6 +44,8 @@ from syncd.store.tables import (
     TABLES,
     TOMBSTONES,
     UNIQUE,
+    VERSION_USES,
+    WORKFLOW_VERSIONS,
     EpochRow,
     LapsedRow,
     Table,
@@ -99,10 +103,17 @@ def made() -> MemoryStore:
     with daemon.store.write() as tx:
         META.put(tx, keys.meta("schema"), (SCHEMA_VERSION,))
         EPOCHS.put(tx, keys.epoch(work.row.id, b"o" * 16), EpochRow(0, 1))
+        versions.made(tx, daemon.now_ms, WORKFLOWS, "key:backend")
     assert not daemon.alarms
     return daemon.store
 
 
+WORKFLOWS = {
+    "category": {"shop": {}},
+    "template": {"hello": {"title": "Hello"}},
+    "workflow": {"cart": {"category": "shop", "trigger": {"event": "x"}, "step": [{"send": {"templates": ["hello"]}}]}},
+}
+CART = definitions(WORKFLOWS).versions["cart"]
 STRICT, TTL = b"s" * 16, b"t" * 16  # two leases
 NOTIFICATION = {"title": "Sold", "body": "Your chair was sold", "category": "sales"}
 
@@ -428,6 +439,19 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("spaces below none", changed(HOLDINGS, BENS, spaces=-1), [("holdings", "-1 spaces")]),
     ("nobody counted", dropped(BENS), [("holdings", "are not counted")]),
     ("counted under another name", changed(HOLDINGS, BENS, user="eve"), [("holdings", "another name")]),
+    # workflows
+    ("version without use", dropped(keys.version_use(CART)), [("workflow version", "it has no use")]),
+    ("use of another", changed(VERSION_USES, keys.version_use(CART), name="other"), [
+        ("workflow version", "of the workflow 'other'"), ("version use", "'other' has no such version"),
+    ]),
+    ("fewer runs than none", changed(VERSION_USES, keys.version_use(CART), runs=-1), [("version use", "-1 runs")]),
+    ("nothing that is used", dropped(keys.workflow_version("cart", CART)), [("version use", "no such version")]),
+    ("defines another", changed(WORKFLOW_VERSIONS, keys.workflow_version("cart", CART), values={}), [
+        ("workflow version", "defines another"),
+    ]),
+    ("active and away", replaced(META, keys.workflow_set(), ([{}, {"cart": ["00" * 8, None, "ann", 1]}],)), [
+        ("meta", "is not there"),
+    ]),
     ("nothing to expire", dropped(keys.idempotency(b"k" * 16)), [("expiry", "nothing is remembered")]),
     ("expires twice", replaced(IDEMPOTENCY, keys.expiry(9, b"k" * 16), ()), [("expiry", "not here")]),
 ]  # fmt: skip

@@ -29,6 +29,16 @@ from syncd.net.api.documents import get_document, get_documents, get_explanation
 from syncd.net.api.events import post_events
 from syncd.net.api.feed import EVENT_STREAM, get_changes
 from syncd.net.api.operations import get_docs, get_health, get_openapi, get_problem, get_readiness
+from syncd.net.api.workflows import (
+    delete_active,
+    delete_workflow,
+    get_workflow,
+    get_workflow_version,
+    get_workflows,
+    post_dry_run,
+    post_workflows,
+    put_active,
+)
 from syncd.net.auth import Authenticator, Unauthenticated, bearer, challenge, digest, is_api_key
 from syncd.net.counters import Counters
 from syncd.net.exchange import Health, Later, Request, Response, http_date
@@ -57,6 +67,7 @@ class Route:
 
 
 _SPACE: Final = "/v1/spaces/{space}"
+_WORKFLOW: Final = "/v1/workflows/{name}"
 
 ROUTES: Final = (
     Route("POST", "/v1/events", post_events),
@@ -73,6 +84,14 @@ ROUTES: Final = (
     Route("GET", f"{_SPACE}/documents/{{collection}}/{{id}}", get_document),
     Route("GET", f"{_SPACE}/explain/{{collection}}/{{id}}", get_explanation),
     Route("GET", f"{_SPACE}/explain/{{collection}}/{{id}}/{{field}}", get_explanation),
+    Route("GET", "/v1/workflows", get_workflows),
+    Route("POST", "/v1/workflows", post_workflows),
+    Route("GET", f"{_WORKFLOW}", get_workflow),
+    Route("DELETE", f"{_WORKFLOW}", delete_workflow),
+    Route("GET", f"{_WORKFLOW}/versions/{{version}}", get_workflow_version),
+    Route("PUT", f"{_WORKFLOW}/active", put_active),
+    Route("DELETE", f"{_WORKFLOW}/active", delete_active),
+    Route("POST", f"{_WORKFLOW}/dry-run", post_dry_run),
     Route("GET", "/healthz", get_health, is_open=True),
     Route("GET", "/readyz", get_readiness, is_open=True),
     Route("GET", "/v1/openapi.json", get_openapi, is_open=True),
