@@ -16,7 +16,7 @@ from syncd.engine.commands import (
     Refused,
     Result,
 )
-from syncd.notify import versions
+from syncd.notify import optout, versions
 
 
 def carried_out(batch: Batch, command: Command) -> Result:
@@ -26,6 +26,7 @@ def carried_out(batch: Batch, command: Command) -> Result:
         match command:
             case Configure():
                 versions.configured(tx, now_ms, command.values)
+                optout.ensure_key(batch)
             case KeepWorkflows():
                 return Kept(tuple(versions.made(tx, now_ms, command.values, command.by)))
             case ActivateWorkflow(version=None):

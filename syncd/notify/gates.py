@@ -157,9 +157,11 @@ def _holdout(asked: _Asked) -> Verdict:
 def _preference(asked: _Asked) -> Verdict:
     candidate, category, policy, person, _ = asked
     wanted = frequency(policy, person.wishes, category, candidate.topic)
+    faults = person.wishes.faults
+    ignored = f" (ignored, as it is no choice: {'; '.join(faults)})" if faults else ""
     if wanted.frequency == "off":
-        return Verdict("preference", STOPS, f"turned off by {wanted.by}")
-    return Verdict("preference", PASSES, f"{wanted.frequency} by {wanted.by}")
+        return Verdict("preference", STOPS, f"turned off by {wanted.by}{ignored}")
+    return Verdict("preference", PASSES, f"{wanted.frequency} by {wanted.by}{ignored}")
 
 
 def _mute(asked: _Asked) -> Verdict:

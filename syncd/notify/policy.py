@@ -9,8 +9,9 @@ category, everything, what the operator set, what syncd sets.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from syncd.notify.civil import BadTime, QuietHours, Span, parse_quiet_hours, parse_span
@@ -97,13 +98,15 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """A person's choices. `quiet_hours` None: the operator's hold; `has_quiet_hours` False: none at all, by choice."""
+    """A person's choices. `quiet_hours` None: the operator's hold; `has_quiet_hours` False: none at all, by choice.
+    `faults`: what stands in the documents and is no choice, each as a clause that says where and what."""
 
     everything: Wish = Wish()
     categories: Mapping[str, Wish] = field(default_factory=dict)
     topics: Mapping[str, Wish] = field(default_factory=dict)
     quiet_hours: QuietHours | None = None
     has_quiet_hours: bool = True
+    faults: tuple[str, ...] = ()
 
     def quiet(self, policy: Policy) -> QuietHours | None:
         if not self.has_quiet_hours:
@@ -118,8 +121,32 @@ def wish(fields: Mapping[str, Any]) -> Wish:
     """A document of preferences as it is merged from a person's devices. What is no choice counts as none: one device
     with a mistake must not take the others' choices away."""
     frequency, until = fields.get("frequency"), fields.get("mute_until")
-    is_time = isinstance(until, int) and not isinstance(until, bool) and 0 <= until <= MS_MAX
-    return Wish(frequency if frequency in FREQUENCIES else None, until if is_time else None)
+    return Wish(frequency if frequency in FREQUENCIES else None, until if _is_time(until) else None)
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MS_MAX
+
+
+FAULTS_MAX = 8  # that are told of one person; further ones are as wrong
+
+
+def _faults(document_id: str, fields: Mapping[str, Any]) -> Iterator[str]:
+    """What in a document is no choice, and is ignored."""
+    frequency, until, quiet = (fields.get(name) for name in ("frequency", "mute_until", "quiet_hours"))
+    if frequency is not None and frequency not in FREQUENCIES:
+        yield f"{document_id}: the frequency {_shown(frequency)} is none of {', '.join(FREQUENCIES)}"
+    if until is not None and not _is_time(until):
+        yield f"{document_id}: {_shown(until)} is no end of a mute in milliseconds"
+    if document_id == "all" and quiet is not None and quiet != "off":
+        try:
+            parse_quiet_hours(quiet if isinstance(quiet, str) else repr(quiet))
+        except BadTime:
+            yield f"{document_id}: the quiet hours {_shown(quiet)} are none such as '22:00-08:00'"
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:40] if isinstance(value, str | int | float) else f"({type(value).__name__})"
 
 
 def preferences(documents: Mapping[str, Mapping[str, Any]]) -> Preferences:
@@ -133,11 +160,13 @@ def preferences(documents: Mapping[str, Mapping[str, Any]]) -> Preferences:
         except BadTime:
             quiet = None
     wishes: dict[str, dict[str, Wish]] = {"category": {}, "topic": {}}
+    faults: list[str] = []
     for document_id, fields in documents.items():
+        faults += islice(_faults(document_id, fields), max(0, FAULTS_MAX - len(faults)))
         kind, colon, name = document_id.partition(":")
         if colon and kind in wishes:
             wishes[kind][name] = wish(fields)
-    return Preferences(wish(everything), wishes["category"], wishes["topic"], quiet, text != "off")
+    return Preferences(wish(everything), wishes["category"], wishes["topic"], quiet, text != "off", tuple(faults))
 
 
 @dataclass(frozen=True, slots=True)

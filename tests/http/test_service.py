@@ -48,6 +48,10 @@ CLOSED = [
     ("PUT", "/v1/workflows/cart/active"),
     ("DELETE", "/v1/workflows/cart/active"),
     ("POST", "/v1/workflows/cart/dry-run"),
+    ("GET", "/v1/users/42/preferences"),
+    ("PUT", "/v1/users/42/preferences"),
+    ("PATCH", "/v1/users/42/preferences"),
+    ("GET", "/v1/users/42/opt-out"),
 ]
 OPEN = ["/healthz", "/readyz", "/v1/openapi.json", "/docs", "/problems/not-found"]
 EVENT = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}

@@ -1,9 +1,13 @@
 """Whose word counts: caps as they are written, preferences as they win over each other."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syncd.notify.civil import zone
+from syncd.notify.gates import Candidate, Person, judged
 from syncd.notify.policy import (
     FREQUENCIES,
     BadPolicy,
@@ -106,3 +110,22 @@ def test_a_cap_is_written_as_it_is_read(text: str) -> None:
 def test_what_is_no_cap_is_refused_with_what_was_expected(text: str) -> None:
     with pytest.raises(BadPolicy, match=r"a cap is written|a span is a number"):
         parse_cap(text)
+
+
+anything = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.lists(st.text(max_size=2))
+named = st.sampled_from(("all", "category:shop", "topic:x", "category:", ":", "", "shop"))
+fields = st.dictionaries(st.sampled_from(("frequency", "mute_until", "quiet_hours", "other")), anything, max_size=4)
+
+
+@given(st.dictionaries(named, fields, max_size=5), st.sampled_from(("normal", "critical")))
+def test_whatever_devices_wrote_a_decision_is_made_and_names_what_it_ignored(
+    documents: dict[str, dict[str, Any]], priority: str
+) -> None:
+    found = preferences(documents)
+    category = Category("shop", priority)
+    policy = Policy({"shop": category})
+    judgement = judged(Candidate("shop", "x"), policy, Person(zone("UTC"), found, (), 1.0), 1_000_000)
+    preference = next(verdict for verdict in judgement.verdicts if verdict.gate == "preference")
+    assert all(fault in preference.words for fault in found.faults)
+    wrong = {name for name, each in documents.items() if each.get("frequency") not in (None, *FREQUENCIES)}
+    assert wrong <= {name for name in documents if any(fault.startswith(f"{name}: ") for fault in found.faults)}

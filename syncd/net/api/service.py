@@ -29,6 +29,14 @@ from syncd.net.api.documents import get_document, get_documents, get_explanation
 from syncd.net.api.events import post_events
 from syncd.net.api.feed import EVENT_STREAM, get_changes
 from syncd.net.api.operations import get_docs, get_health, get_openapi, get_problem, get_readiness
+from syncd.net.api.preferences import (
+    get_opt_out,
+    get_opt_out_link,
+    get_preferences,
+    patch_preferences,
+    post_opt_out,
+    put_preferences,
+)
 from syncd.net.api.workflows import (
     delete_active,
     delete_workflow,
@@ -68,6 +76,7 @@ class Route:
 
 _SPACE: Final = "/v1/spaces/{space}"
 _WORKFLOW: Final = "/v1/workflows/{name}"
+_USER: Final = "/v1/users/{user}"
 
 ROUTES: Final = (
     Route("POST", "/v1/events", post_events),
@@ -92,6 +101,12 @@ ROUTES: Final = (
     Route("PUT", f"{_WORKFLOW}/active", put_active),
     Route("DELETE", f"{_WORKFLOW}/active", delete_active),
     Route("POST", f"{_WORKFLOW}/dry-run", post_dry_run),
+    Route("GET", f"{_USER}/preferences", get_preferences),
+    Route("PUT", f"{_USER}/preferences", put_preferences),
+    Route("PATCH", f"{_USER}/preferences", patch_preferences),
+    Route("GET", f"{_USER}/opt-out", get_opt_out_link, ("category",)),
+    Route("GET", "/opt-out/{token}", get_opt_out, produces=("text/html",), is_open=True),
+    Route("POST", "/opt-out/{token}", post_opt_out, produces=("text/html",), is_open=True),
     Route("GET", "/healthz", get_health, is_open=True),
     Route("GET", "/readyz", get_readiness, is_open=True),
     Route("GET", "/v1/openapi.json", get_openapi, is_open=True),

@@ -51,7 +51,7 @@ async def post_workflows(call: Call) -> Response:
         found = definitions(values)
         versions.parts(values, found)
     except BadDefinitions as error:
-        raise _refused(error) from None
+        raise refused_definitions(error) from None
     if not found.workflows:
         raise raised("invalid-request", "the definitions have a workflow", pointer="/workflow")
     kept = await _carried_out(call, KeepWorkflows(values, by))
@@ -118,7 +118,7 @@ async def post_dry_run(call: Call) -> Response:
     try:
         question = dryrun.asked(body)
     except BadDefinitions as error:
-        raise _refused(error) from None
+        raise refused_definitions(error) from None
     with call.services.store.read() as tx:
         found = versions.workflow_set(tx)
         head = found.heads.get(name)
@@ -169,7 +169,7 @@ async def _carried_out(call: Call, command: Command) -> Result:
     return result
 
 
-def _refused(error: BadDefinitions) -> Exception:
+def refused_definitions(error: BadDefinitions) -> Exception:
     """All mistakes, the first one as the problem itself. `column`: within a condition, from 1."""
     problems = [
         {"pointer": pointer(*each.path), "detail": each.message}
