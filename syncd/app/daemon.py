@@ -61,13 +61,16 @@ from syncd.net.api.service import Api
 from syncd.net.auth import Authenticator
 from syncd.net.counters import Counters
 from syncd.net.exchange import Health
+from syncd.net.firing import FiringLoop
 from syncd.net.gate import Gate
 from syncd.net.http import HttpShell
 from syncd.net.hub import Hub
 from syncd.net.limits import DEFAULTS, NetLimits
 from syncd.net.server import Server
 from syncd.net.tending import LeaseTender
+from syncd.notify.book import Book
 from syncd.notify.carrying import carried_out
+from syncd.notify.service import Decider
 from syncd.store import keys
 from syncd.store.api import Store, StoreError
 from syncd.store.committer import Committer, Overloaded
@@ -160,12 +163,14 @@ class _Daemon:
         engine = Engine(
             env.entropy.token, Quotas(**settings.config.quotas.model_dump()), _retention(settings),
             revocation_grace_ms=1000 * settings.config.retention.revocation_grace_s, further=carried_out,
+            notices=Decider(Book()),
         )  # fmt: skip
         self._committer: Committer[Command, Result, Decision] = Committer(
             store, engine.decide, lambda decision: decision.results, self._published, Failed,
             env.clock, env.offload, env.faults, adds_data=adds_data, size_bytes=size_bytes,
             observe=self._counters.committed,
         )  # fmt: skip
+        self._firing = FiringLoop(store, self._committer, env.clock)
         self._collector = Collector(store, self._committer, env.clock.now_ms, _retention(settings))
         auth = settings.config.auth
         authenticator = Authenticator(
@@ -201,6 +206,7 @@ class _Daemon:
                 nursery.start_soon(self._serve_admin, listeners.socket, True)
                 nursery.start_soon(self._notifier.run_watchdog)
                 nursery.start_soon(self._tender.run)
+                nursery.start_soon(self._firing.run)
                 nursery.start_soon(self._tell_cut_offs)
                 self._tell_ready(announce)
                 while (number := await anext(signals)) == signal.SIGHUP:
@@ -248,6 +254,7 @@ class _Daemon:
         for alarm in decision.alarms:
             _log.error("a defect was contained", extra={"alarm": alarm})
         self._counters.decided(decision)
+        self._firing.heard(decision.due_ms)
         await self._hub.publish(decision)
 
     async def _tell_cut_offs(self) -> None:

@@ -7,6 +7,7 @@ they are stored. Every check raises `BadName` with what was expected, so that th
 import re
 from functools import lru_cache
 from typing import NamedTuple
+from urllib.parse import unquote
 
 ID_BYTES = 16
 NONCE_BYTES = 8
@@ -149,3 +150,11 @@ def segment(text: str) -> str:
 def user_space(user: str) -> str:
     """The space that belongs to one user: inbox, preferences, profile. Raises `BadName` if the user id is too long."""
     return check_space(f"user/{segment(user)}")
+
+
+def user_of(space: str) -> str | None:
+    """Whose space it is, if it is a user's."""
+    head, _, name = space.partition("/")
+    user = unquote(name, errors="replace")
+    # A name may be encoded in more ways than one, and only one of them is the user's.
+    return user if head == "user" and name and segment(user) == name else None

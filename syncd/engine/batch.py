@@ -13,7 +13,7 @@ change that alters roles: what comes after it is in another, which those who los
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from syncd.core.documents import Document
 from syncd.core.ids import MEMBERS, RESERVED_DEVICE_PREFIX, SEQ_MAX
@@ -400,12 +400,23 @@ class SpaceWork:
         self.document_count += document.is_live - was_live
 
 
+class Touched(NamedTuple):
+    """A device's change altered what people say about themselves in the space of a user: name -> (before, after)."""
+
+    user: str
+    author: Author
+    stamp: int
+    documents: Mapping[DocumentName, tuple[Document | None, Document | None]]
+
+
 class Batch:
     """One write transaction. `entropy(size)` gives random bytes for epochs and the server's nonces. `alarms` collects
-    defects of ours that were contained."""
+    defects of ours that were contained, `touched` what whoever decides about notifications is to be told after the
+    command. `due_ms`: the earliest timer that was set."""
 
     __slots__ = (
-        *("_held", "_tx", "alarms", "entropy", "late_count", "now_ms", "quotas", "revocation_grace_ms", "spaces"),
+        *("_held", "_tx", "alarms", "due_ms", "entropy", "late_count", "now_ms", "quotas", "revocation_grace_ms"),
+        *("spaces", "touched"),
     )
 
     def __init__(
@@ -424,6 +435,8 @@ class Batch:
         self.entropy = entropy
         self.spaces: dict[str, SpaceWork] = {}
         self.alarms: list[str] = []
+        self.touched: list[Touched] = []
+        self.due_ms: int | None = None
         self.late_count = 0  # accepted or not: changes that were made before what every active device has by now
 
     @property

@@ -16,9 +16,9 @@ from typing import Any
 from syncd.core.changes import VOID_COUNT_MAX, Change, Operation, RefusedChange, Void
 from syncd.core.documents import DOCUMENT_BYTES_MAX, Document, Draft
 from syncd.core.fields import Observer, OperationRefused
-from syncd.core.ids import MEMBERS, WRITABLE_RESERVED
+from syncd.core.ids import INBOX, MEMBERS, WRITABLE_RESERVED, user_of
 from syncd.core.values import encoded
-from syncd.engine.batch import Batch, DocumentName, SpaceWork, is_other
+from syncd.engine.batch import Batch, DocumentName, SpaceWork, Touched, is_other
 from syncd.engine.commands import Author
 from syncd.engine.grants import Role, role_on
 from syncd.engine.leases import GUARDED, Asker, admitted, certificates, lease_key
@@ -233,6 +233,7 @@ def _decided(push: _Push, change: Change) -> EntryRow:
         # A defect of ours must not stop the device behind this change, nor the others in the batch.
         push.batch.alarms.append(f"{work.name} {author.device.hex()} n={change.n}: {traceback.format_exc()}")
         return _refused(push, change, "invalid", {"reason": "internal"})
+    _tell_touched(push, change, effect)
     work.keep(effect.made, effect.bounds)
     work.leased.update(effect.leased)
     work.reserved.keep(effect.held)
@@ -246,6 +247,21 @@ def _decided(push: _Push, change: Change) -> EntryRow:
         EntryRow,
         (change.nonce, effect.outcome, seq, told, change.base, change.stamp, change.payload, change.context),
     )
+
+
+_TOLD = WRITABLE_RESERVED - {MEMBERS}
+
+
+def _tell_touched(push: _Push, change: Change, effect: _Effect) -> None:
+    """Note what a change says about its user, before it is taken over: receipts, preferences, the zone."""
+    if not push.work.name.startswith("user/"):
+        return
+    told = {name: (push.work.document(name), made) for name, made in effect.made.items() if name[0] in _TOLD}
+    if push.author.kind == "server" and any(collection == INBOX for collection, _ in told):
+        return  # a notification that is being delivered
+    user = user_of(push.work.name)
+    if told and user is not None:
+        push.batch.touched.append(Touched(user, push.author, change.stamp, told))
 
 
 def _seen_slots(push: _Push, change: Change) -> tuple[tuple[int, int], ...]:

@@ -309,8 +309,27 @@ class DropWorkflow:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Fire:
+    """Let runs go on whose time has come: those due at `trusted_ms`, and critical ones that are due by the wall clock.
+    Answer: `Fired`."""
+
+    trusted_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorkflow:
+    """Set a workflow off whose trigger is the API, for these users. `data`: what an event would carry. Answer:
+    `Started`, or `Refused` (`unknown`, `forbidden`)."""
+
+    author: Author
+    workflow: str
+    users: tuple[str, ...]
+    data: dict[str, Any]
+
+
 Command = (
-    Configure | KeepWorkflows | ActivateWorkflow | DropWorkflow
+    Configure | KeepWorkflows | ActivateWorkflow | DropWorkflow | Fire | StartWorkflow
     | MarkSafe | ReplayLetter | DropLetter | RetireDevice
     | Bind | Attach | Forget | Lose | Purge | Push | Ack | Post | PostEvents | CreateKey | RevokeKey
     | PutConsumer | UseConsumer | AckConsumer | DropConsumer | Collect
@@ -447,8 +466,28 @@ class Kept:
     versions: tuple[tuple[str, str, bool], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """`count` timers were taken. `has_more`: there was no room for all that are due. `late_ms`: how late the latest of
+    them was. `held`: whether there are some that wait for the wall clock to be believed."""
+
+    count: int
+    has_more: bool
+    late_ms: int = 0
+    held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Per user: the number of the run, or why there is none."""
+
+    runs: tuple[tuple[int | None, str | None], ...]
+
+
 Result = (
     Kept
+    | Fired
+    | Started
     | Refused
     | Expired
     | Bound
@@ -478,10 +517,12 @@ class Regrant:
 class Decision:
     """What one write transaction decided: a result per command, in order, the deltas to hand out after the commit, in
     the order of each space, after which of them roles change, and alarms: defects of ours that were contained, for the
-    log. `late_count`: changes that were made before what every active device has by now."""
+    log. `late_count`: changes that were made before what every active device has by now. `due_ms`: the earliest of the
+    timers that were set."""
 
     results: tuple[Result, ...]
     deltas: tuple[Delta, ...]
     alarms: tuple[str, ...]
     late_count: int = 0
     regrants: tuple[Regrant, ...] = ()
+    due_ms: int | None = None

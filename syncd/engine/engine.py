@@ -30,6 +30,7 @@ from syncd.engine.commands import (
     DropLetter,
     EndLease,
     Expired,
+    Fire,
     Forget,
     Lose,
     MarkSafe,
@@ -45,6 +46,7 @@ from syncd.engine.commands import (
     Result,
     RetireDevice,
     RevokeKey,
+    StartWorkflow,
     TendLeases,
     UseConsumer,
 )
@@ -52,7 +54,8 @@ from syncd.engine.epochs import fork_of, marked_safe
 from syncd.engine.feeding import consumer_acked, consumer_dropped, consumer_made, consumer_used
 from syncd.engine.frontier import Retention, collected, low_after_ack, low_on_arrival
 from syncd.engine.grants import Role
-from syncd.engine.posting import post, post_events, trim_idempotency
+from syncd.engine.notices import Notices
+from syncd.engine.posting import DirectNotices, post, post_events, trim_idempotency
 from syncd.engine.quotas import Quotas
 from syncd.engine.reclaiming import clock_confirmed, lease_ended, leases_released, tended
 from syncd.store import keys
@@ -65,7 +68,8 @@ Further = Callable[[Batch, Command], Result]
 class Engine:
     """All decisions about sync. `entropy(size)` returns random bytes (epochs and the server's nonces).
     `revocation_grace_ms`: for so long after a member was denied, what its devices had not sent yet is taken. `further`
-    carries out the commands that are not about sync, in the same transaction."""
+    carries out the commands that are not about sync, in the same transaction. `notices` decides about notifications;
+    without, they are shown as they come."""
 
     def __init__(
         self,
@@ -75,7 +79,9 @@ class Engine:
         *,
         revocation_grace_ms: int = 0,
         further: Further | None = None,
+        notices: Notices | None = None,
     ) -> None:
+        self._notices: Notices = notices or DirectNotices()
         self._entropy, self._quotas, self._retention = entropy, quotas or Quotas(), retention or Retention()
         self._revocation_grace_ms, self._further = revocation_grace_ms, further
 
@@ -83,12 +89,26 @@ class Engine:
         """Carry out the commands in order, in one transaction that the caller commits. Raises only `StoreError`, and
         what a defect raises: the caller then aborts and tries the commands one by one."""
         batch = Batch(tx, now_ms, self._entropy, self._quotas, self._revocation_grace_ms)
-        results = [self._result(batch, command) for command in commands]
+        results = [self._carried_out(batch, command) for command in commands]
         trim_idempotency(batch)
-        return Decision(tuple(results), batch.flush(), tuple(batch.alarms), batch.late_count, batch.regrants)
+        return Decision(
+            tuple(results), batch.flush(), tuple(batch.alarms), batch.late_count, batch.regrants, batch.due_ms
+        )
+
+    def _carried_out(self, batch: Batch, command: Command) -> Result:
+        result = self._result(batch, command)
+        while batch.touched:
+            self._notices.touched(batch, batch.touched.pop(0))
+        if isinstance(command, Bind) and isinstance(result, Bound):
+            self._notices.bound(batch, command.author)
+        return result
 
     def _result(self, batch: Batch, command: Command) -> Result:
         match command:
+            case Fire():
+                return self._notices.fired(batch, command)
+            case StartWorkflow():
+                return self._notices.started(batch, command)
             case Push():
                 return _push(batch, command)
             case Ack():
@@ -106,7 +126,7 @@ class Engine:
             case Post():
                 return post(batch, command)
             case PostEvents():
-                return post_events(batch, command)
+                return post_events(batch, command, self._notices)
             case CreateKey():
                 return _create_key(batch, command)
             case RevokeKey():

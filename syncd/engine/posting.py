@@ -1,20 +1,36 @@
 """What backends post: single changes and events, each carried out at most once.
 
-Owns idempotency rows, server-side numbering of a backend's changes, and the way from an event to a user's inbox. Must
-not know HTTP (headers and bodies were checked at the edge). An event that carries a notification becomes a change by
-the server in the recipient's own space, and so travels like every other change.
+Owns idempotency rows, server-side numbering of a backend's changes, and the way from a notification to a user's inbox.
+Must not know HTTP (headers and bodies were checked at the edge), nor when a notification is shown, which whoever is
+handed in as `Notices` decides. One that is shown becomes a change by the server in the recipient's own space, and so
+travels like every other change.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from syncd.core.changes import Void, parsed_change
 from syncd.core.ids import INBOX, NONCE_BYTES, BadName, Position, check_name, user_space
 from syncd.core.values import ValueRefused, normalized
-from syncd.engine.batch import SERVER_DEVICE, Batch, SpaceWork
+from syncd.engine.batch import SERVER_DEVICE, Batch, SpaceWork, Touched
 from syncd.engine.changes import take
-from syncd.engine.commands import Author, Event, EventResults, Expired, Post, Posted, PostEvents, Refused, Result
+from syncd.engine.commands import (
+    Author,
+    Event,
+    EventResults,
+    Expired,
+    Fire,
+    Fired,
+    Post,
+    Posted,
+    PostEvents,
+    Refused,
+    Result,
+    StartWorkflow,
+)
 from syncd.engine.epochs import fork_of
 from syncd.engine.grants import Role
+from syncd.engine.notices import Notices
 from syncd.store import keys
 from syncd.store.tables import EXPIRIES, IDEMPOTENCY, IdempotencyRow
 from syncd.wire.messages import OutcomeEntry
@@ -145,43 +161,51 @@ def authored(
     return taken.outcomes[0]
 
 
-def post_events(batch: Batch, command: PostEvents) -> Result:
+def post_events(batch: Batch, command: PostEvents, notices: Notices) -> Result:
     """Take events, each at most once by (source, id) while its key is remembered."""
     if _refused_keys(batch, command.author, len(command.events)) is not None:
         # Those that are remembered need no room: who repeats them must learn that they were taken.
         new = {event.key for event in command.events if _remembered(batch, event.key) is None}
         if (refusal := _refused_keys(batch, command.author, len(new))) is not None:
             return refusal
-    return EventResults(tuple(_event(batch, command.author, event, command.lifetime_ms) for event in command.events))
+    return EventResults(
+        tuple(_event(batch, command.author, event, command.lifetime_ms, notices) for event in command.events)
+    )
 
 
-def _event(batch: Batch, author: Author, event: Event, lifetime_ms: int) -> tuple[str, str | None]:
+def _event(batch: Batch, author: Author, event: Event, lifetime_ms: int, notices: Notices) -> tuple[str, str | None]:
     if _remembered(batch, event.key) is not None:
         return "duplicate", None
     notification = event.data.get("notification") if isinstance(event.data, dict) else None
-    if notification is not None:
-        problem = _delivered(batch, author, event, notification)
-        if problem is not None:
-            return "invalid", problem
+    try:
+        shown = None if notification is None else _direct(batch, event, notification)
+    except (BadName, ValueRefused) as error:
+        return "invalid", str(error)
+    problem = notices.event(batch, author, event, shown)
+    if problem is not None:
+        return "invalid", problem
     _remember(batch, author, event.key, b"", lifetime_ms, None)
     return "accepted", None
 
 
-def _delivered(batch: Batch, author: Author, event: Event, notification: Any) -> str | None:
-    """Write a notification into its recipient's inbox; returns what is wrong with it, if anything."""
+def _direct(batch: Batch, event: Event, notification: Any) -> dict[str, Any]:
+    """The fields of a notification that an event carries. Raises `BadName`, `ValueRefused`."""
     if event.subject is None:
-        return "an event with a notification names its recipient as subject"
-    try:
-        space = user_space(event.subject)
-        fields = _checked_notification(notification)
-    except (BadName, ValueRefused) as error:
-        return str(error)
-    fields |= {
+        raise ValueRefused("an event with a notification names its recipient as subject")
+    user_space(event.subject)
+    return {
+        **_checked_notification(notification),
         "at": event.time_ms if event.time_ms is not None else batch.now_ms,
         "source": event.source,
         "event": event.id,
     }
-    document = [INBOX, event.key.hex()]
+
+
+def delivered(batch: Batch, author: Author, user: str, document_id: str, fields: Mapping[str, Any]) -> str | None:
+    """Write a notification into its recipient's inbox; returns why that cannot be, if so. `author`: to whom the space
+    is counted, if it is made."""
+    space = user_space(user)
+    document = [INBOX, document_id]
     operations: list[Any] = [["create", *document]]
     operations += [["reg.set", *document, name, value] for name, value in fields.items()]
     if (refusal := batch.refused_space(space, author)) is not None:
@@ -191,6 +215,27 @@ def _delivered(batch: Batch, author: Author, event: Event, notification: Any) ->
     if entry.seq is None:
         return f"{entry.outcome}: {(entry.detail or {}).get('reason', '')}"
     return None
+
+
+class DirectNotices:
+    """Nothing is decided: what a backend posts is shown at once."""
+
+    def event(self, batch: Batch, author: Author, event: Event, shown: Mapping[str, Any] | None) -> str | None:
+        if shown is None or event.subject is None:
+            return None
+        return delivered(batch, author, event.subject, event.key.hex(), shown)
+
+    def bound(self, batch: Batch, author: Author) -> None:
+        pass
+
+    def touched(self, batch: Batch, touched: Touched) -> None:
+        pass
+
+    def fired(self, batch: Batch, command: Fire) -> Result:
+        return Fired(0, False)
+
+    def started(self, batch: Batch, command: StartWorkflow) -> Result:
+        return Refused("unknown", f"there is no workflow {command.workflow!r}")
 
 
 def _checked_notification(notification: Any) -> dict[str, Any]:

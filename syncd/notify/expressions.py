@@ -88,7 +88,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A condition that was read and checked. `fields` and `events` are what it asks for."""
+    """A condition that was read and checked."""
 
     text: str
     root: Node
@@ -103,6 +103,10 @@ class Condition:
             for node in _nodes(self.root)
             if (node.kind, node.value) == ("call", function)
         )
+
+    def fields(self) -> tuple[str, ...]:
+        """The fields of the event that it reads, as they are written."""
+        return tuple(".".join(node.value) for node in _nodes(self.root) if node.kind == "field")
 
 
 def _nodes(node: Node) -> Sequence[Node]:

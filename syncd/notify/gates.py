@@ -38,13 +38,15 @@ class Sent(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """What a workflow or a backend would like to send. `newer_id`: a later candidate of the same person with the same
-    collapse key, which is waiting or was sent. `in_segment`: whether the workflow's condition on people holds."""
+    collapse key, which is waiting or was sent. `in_segment`: whether the workflow's condition on people holds.
+    `is_digest`: it is what was gathered for people who want few, so the wish for a digest does not hold it back."""
 
     category: str
     topic: str | None = None
     expires_ms: int | None = None
     newer_id: str | None = None
     in_segment: bool = True
+    is_digest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +118,24 @@ def _outcome(asked: _Asked, verdicts: Sequence[Verdict]) -> Outcome:
             newer_id = candidate.newer_id if verdict.gate == "collapse" else None
             return Outcome(_STOPPED.get(verdict.gate, "suppressed"), verdict.gate, by=newer_id)
     wanted = frequency(policy, person.wishes, category, candidate.topic).frequency
-    if wanted != "instant":
+    if wanted != "instant" and not candidate.is_digest:
         return Outcome("digested", "preference", into=wanted)
     waiting = next((verdict for verdict in verdicts if verdict.says == WAITS), None)
     if waiting is None:
         return Outcome("sent", is_silent=any(verdict.says == SILENT for verdict in verdicts))
-    until_ms = _free_ms(asked)
+    until_ms = _free_ms(asked, asked.now_ms)
     if until_ms is None or (candidate.expires_ms is not None and until_ms >= candidate.expires_ms):
         return Outcome("expired", waiting.gate)  # no moment is left: it is told now rather than after a vain wait
     return Outcome("deferred", waiting.gate, until_ms)
 
 
-def _free_ms(asked: _Asked) -> int | None:
-    """The first moment that caps and quiet hours both let pass, if nothing else is sent meanwhile; None if that is far
-    away."""
-    at_ms = asked.now_ms
+def free_ms(candidate: Candidate, policy: Policy, person: Person, now_ms: int, from_ms: int) -> int | None:
+    """The first moment from `from_ms` on that caps and quiet hours both let pass, if nothing else is sent meanwhile;
+    None if that is far away."""
+    return _free_ms(_Asked(candidate, policy.categories[candidate.category], policy, person, now_ms), from_ms)
+
+
+def _free_ms(asked: _Asked, at_ms: int) -> int | None:
     for _ in range(WAIT_ROUNDS_MAX):
         then = asked._replace(now_ms=at_ms)
         waits = [verdict.until_ms or 0 for verdict in (_caps(then), _quiet(then)) if verdict.says == WAITS]

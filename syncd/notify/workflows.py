@@ -52,7 +52,7 @@ from syncd.notify.policy import (
 WORKFLOWS_MAX, CATEGORIES_MAX, TEMPLATES_MAX = 200, 64, 1_000
 STEPS_MAX = 32
 TITLE_CHARS_MAX, BODY_CHARS_MAX = 200, 1_000  # a lock screen shows four lines; APNs takes 4 KiB in all
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*){0,7}", re.ASCII)
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
@@ -104,10 +104,10 @@ def _event_type(text: str) -> str:
 
 def _placed(text: str) -> str:
     """A text with placeholders such as `{story_id}` or `{cart.total}`, which name fields of the event."""
-    for found in _PLACEHOLDER.finditer(text):
+    for found in PLACEHOLDER.finditer(text):
         if not _PATH.fullmatch(found[1]):
             raise ValueError(f"expected the name of a field in braces, not {found[0][:40]!r}")
-    if re.search(r"[{}]", _PLACEHOLDER.sub("", text)):
+    if re.search(r"[{}]", PLACEHOLDER.sub("", text)):
         raise ValueError("expected a brace to open and to close around the name of a field")
     return text
 

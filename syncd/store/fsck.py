@@ -28,6 +28,7 @@ from syncd.store.checking import get as _get
 from syncd.store.checking import rows as _rows
 from syncd.store.fsck_collection import key_hashes, lapsed, tombstones
 from syncd.store.fsck_leases import books, lease_ends
+from syncd.store.fsck_notices import decisions, dispatches, runs, standings, timers
 from syncd.store.fsck_unique import unique_keys
 from syncd.store.fsck_workflows import version_uses, workflow_versions
 from syncd.store.tables import (
@@ -557,6 +558,7 @@ def _epochs(space: _Space) -> Findings:
 STORE_CHECKS: Final[tuple[Callable[[Reader], Findings], ...]] = (
     _outside, _records, _meta, _spaces, _devices, _holdings, _idempotency, _consumer_owners, lease_ends,
     workflow_versions, version_uses,
+    timers, runs, decisions, dispatches, standings,
 )  # fmt: skip
 SPACE_CHECKS: Final[tuple[Callable[[_Space], Findings], ...]] = (
     _documents, books, unique_keys, _byrev, tombstones, key_hashes, _sums, _log, _device_logs, _replicas, _holders,

@@ -33,6 +33,12 @@ name that is followed by another; ids and hashes have fixed sizes.
 | `Y` | epoch | space, epoch | EpochRow: an epoch that ended, when the store was restored |
 | `f` | workflow version | name, 0, hash of what it says | VersionRow |
 | `h` | version use | version | UseRow: whose version it is, and how many runs are in it |
+| `a` | profile | hash of a user's name; nothing: of all people | ProfileRow: what was learned of a user |
+| `b` | timer | due ms, rank, hash of the user, number | nothing: when a run goes on; the most urgent first |
+| `c` | run | hash of the user, number | RunRow |
+| `d` | decision | hash of the user, number | DecisionRow: what became of one notification, and why |
+| `e` | dispatch | hash of the user, document id | DispatchRow: one that was delivered, and its receipts |
+| `g` | standing | hash of the user | StandingRow: what caps, conditions and numbers need of a user |
 | `o` | lease end | ms, and the lease's key | nothing: leases that end by themselves, by time |
 | `p` | key hash | space, hash of a name, number | collection, id: the live documents, by bucket |
 """
@@ -51,6 +57,7 @@ UNIQUE = b"U"
 LEASE, LEASE_END = b"T", b"o"
 HOLDER, KEY_HASH = b"X", b"p"
 WORKFLOW, VERSION_USE = b"f", b"h"
+PROFILE, TIMER, RUN, DECISION, DISPATCH, STANDING = b"a", b"b", b"c", b"d", b"e", b"g"
 
 HASH_BYTES = 16
 LEASE_ID_BYTES = 16
@@ -64,6 +71,8 @@ _SPACE_U16 = Struct(">cIH")
 _MS = Struct(">cQ")
 _U32 = Struct(">I")
 _PLACE = Struct(">II")  # space, document number
+_TIMER = Struct(f">cQB{HASH_BYTES}sI")
+_OF_USER = Struct(f">c{HASH_BYTES}sI")
 
 
 def space_range(prefix: bytes, space: int) -> tuple[bytes, bytes]:
@@ -411,3 +420,59 @@ def parse_workflow_version(key: bytes) -> tuple[str, str]:
 
 def version_use(version: str) -> bytes:
     return VERSION_USE + bytes.fromhex(version)
+
+
+# -- notifications ----------------------------------------------------------------------------------------------------
+
+POPULATION = PROFILE  # the profile of all people together: no hash is empty
+
+
+def profile(owner_hash: bytes) -> bytes:
+    return PROFILE + owner_hash
+
+
+def standing(owner_hash: bytes) -> bytes:
+    return STANDING + owner_hash
+
+
+def timer(due_ms: int, rank: int, owner_hash: bytes, number: int) -> bytes:
+    return _TIMER.pack(TIMER, due_ms, rank, owner_hash, number)
+
+
+def timers_range(now_ms: int) -> tuple[bytes, bytes]:
+    """The timers that are due at `now_ms`, the earliest first, of each millisecond the most urgent."""
+    return TIMER, _MS.pack(TIMER, now_ms + 1)
+
+
+def parse_timer(key: bytes) -> tuple[int, int, bytes, int]:
+    """(due ms, rank, hash of the user, number of the run)"""
+    _, due_ms, rank, owner_hash, number = _TIMER.unpack(key)
+    return due_ms, rank, owner_hash, number
+
+
+def run(owner_hash: bytes, number: int) -> bytes:
+    return _OF_USER.pack(RUN, owner_hash, number)
+
+
+def decision(owner_hash: bytes, number: int) -> bytes:
+    return _OF_USER.pack(DECISION, owner_hash, number)
+
+
+def parse_of_user(key: bytes) -> tuple[bytes, int]:
+    """(hash of the user, number) of a run or a decision."""
+    _, owner_hash, number = _OF_USER.unpack(key)
+    return owner_hash, number
+
+
+def of_user_range(prefix: bytes, owner_hash: bytes) -> tuple[bytes, bytes]:
+    """All runs, decisions or dispatches of a user, the first two by rising number."""
+    return prefix + owner_hash, prefix + owner_hash + b"\xff" * (_U32.size + 1)
+
+
+def dispatch(owner_hash: bytes, document_id: str) -> bytes:
+    return b"".join((DISPATCH, owner_hash, document_id.encode()))
+
+
+def parse_dispatch(key: bytes) -> tuple[bytes, str]:
+    """(hash of the user, document id)"""
+    return key[1 : 1 + HASH_BYTES], key[1 + HASH_BYTES :].decode(errors="replace")

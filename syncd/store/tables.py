@@ -17,7 +17,7 @@ from syncd.core.values import decoded, encoded
 from syncd.store import keys
 from syncd.store.api import Reader, StoreDamaged, Writer
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 
 
 class SpaceRow(NamedTuple):
@@ -205,6 +205,122 @@ class UseRow(NamedTuple):
     runs: int
 
 
+# -- notifications ----------------------------------------------------------------------------------------------------
+
+
+class ProfileRow(NamedTuple):
+    """What was learned of a user, or of all people: the items of `notify.profile.Profile`, of which each is faded from
+    `landmark_ms`."""
+
+    landmark_ms: int
+    first_ms: int
+    latest_ms: int
+    sessions: int
+    offset_s: int
+    recent: float
+    steady: float
+    stay_s: float
+    hours: bytes
+    taste: dict[str, float]
+    categories: dict[str, Sequence[Any]]
+
+
+class StandingRow(NamedTuple):
+    """What decisions need of a user beside the profile. `zone`: of the clock by which civil times were last resolved.
+    `run_next`, `decision_next`: the first unused numbers. `run_count`: rows of its runs. `sends`: the latest
+    notifications that were shown, (at, category, number of the decision, whether it was opened or dismissed). `counts`:
+    event and span -> (faded count, as of when). `passes`: workflow -> when its throttle let something pass."""
+
+    user: str
+    zone: str
+    run_next: int
+    decision_next: int
+    run_count: int
+    sends: Sequence[tuple[int, str, int, bool]]
+    counts: dict[str, tuple[float, int]]
+    passes: dict[str, Sequence[int]]
+
+
+class RunRow(NamedTuple):
+    """Something that goes on by time or by an event, for one user. `kind`: `run` (of a workflow), `direct` (a
+    notification that a backend posted), `digest` (what is gathered for one), `watch` (a trigger that waits for time).
+
+    `name`, `version`: of the workflow; a digest's are its category and frequency. `at`: the path to the step at which
+    it stands. `state`: `steps` (goes on with the step when it is due), `awaits` (an event of the type `awaits`, at most
+    until then), `decides` (its notification waits: `decision`), `idle` (nothing is due). `due_ms`, `rank`: its timer,
+    None if it has none. `civil`: the local date and time that are meant, if the instant was found from them. `event`:
+    what set it off, as far as its workflow reads it. `entries`: what a digest has gathered: (decision, title).
+    `is_smeared`: it was late after a downtime, and was spread."""
+
+    user: str
+    kind: str
+    name: str
+    version: str
+    at: Sequence[int]
+    state: str
+    due_ms: int | None
+    rank: int
+    civil: str | None
+    awaits: str | None
+    decision: int | None
+    collapse: str | None
+    event: dict[str, Any]
+    began_ms: int
+    entries: Sequence[tuple[int, str]]
+    is_smeared: bool
+
+
+class DecisionRow(NamedTuple):
+    """What became of one candidate, and all that explains it. `run`: the number of its run. `source`: the event, as
+    (source, id), if one set it off.
+
+    `outcome` is `deferred` while it waits; then exactly one of `sent`, `digested`, `collapsed`, `suppressed`,
+    `held_out`, `expired`, `cancelled`, for good. `reason`: the gate that decided; `until_ms`, `into`, `by`: as the
+    outcome has them. `verdicts`: of all gates at `decided_ms`: (gate, says, words, until). `scores`: the moments that
+    were weighed: (at, score), the best first. `choice`: (the moment chosen, propensity, whether to learn, the draw).
+    `content`: what it shows, or the templates. `past`: what it came to before: (at, outcome, reason, until).
+    `document`: the id of its document in the inbox."""
+
+    user: str
+    run: int
+    workflow: str
+    version: str
+    category: str
+    topic: str | None
+    priority: str
+    collapse: str | None
+    source: Sequence[str] | None
+    made_ms: int
+    expires_ms: int | None
+    decided_ms: int
+    outcome: str
+    reason: str | None
+    until_ms: int | None
+    into: str | None
+    by: str | None
+    is_silent: bool
+    verdicts: Sequence[tuple[str, str, str, int | None]]
+    explanation: str
+    scores: Sequence[tuple[int, float]]
+    choice: Sequence[Any] | None
+    content: dict[str, Any]
+    past: Sequence[tuple[int, str, str | None, int | None]]
+    document: str | None
+
+
+class DispatchRow(NamedTuple):
+    """A notification that was delivered to the inbox, by the number of its decision; and the receipts that devices
+    gave: when it was first seen, opened, dismissed."""
+
+    decision: int
+    at_ms: int
+    category: str
+    is_silent: bool
+    seen_ms: int | None
+    opened_ms: int | None
+    dismissed_ms: int | None
+
+
 Row = TypeVar("Row")
 
 
@@ -301,9 +417,16 @@ EPOCHS: Table[EpochRow] = Table("epoch", keys.EPOCH, EpochRow)
 KEY_HASHES: Table[tuple[Any, ...]] = Table("key hash", keys.KEY_HASH, _single)
 WORKFLOW_VERSIONS: Table[VersionRow] = Table("workflow version", keys.WORKFLOW, VersionRow)
 VERSION_USES: Table[UseRow] = Table("version use", keys.VERSION_USE, UseRow)
+PROFILES: Table[ProfileRow] = Table("profile", keys.PROFILE, ProfileRow)
+TIMERS: Table[tuple[Any, ...]] = Table("timer", keys.TIMER, _single)
+RUNS: Table[RunRow] = Table("run", keys.RUN, RunRow)
+DECISIONS: Table[DecisionRow] = Table("decision", keys.DECISION, DecisionRow)
+DISPATCHES: Table[DispatchRow] = Table("dispatch", keys.DISPATCH, DispatchRow)
+STANDINGS: Table[StandingRow] = Table("standing", keys.STANDING, StandingRow)
 
 TABLES: tuple[Table[Any], ...] = (
     META, SPACES, SPACE_NAMES, DOCUMENTS, BYREV, LOG, ENTRIES, DEVICES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS,
     IDEMPOTENCY, EXPIRIES, API_KEYS, CONSUMERS, CONSUMER_OWNERS, HOLDINGS, TOMBSTONES, LAPSED,
     LEASES, LEASE_ENDS, HOLDERS, UNIQUE, EPOCHS, KEY_HASHES, WORKFLOW_VERSIONS, VERSION_USES,
+    PROFILES, TIMERS, RUNS, DECISIONS, DISPATCHES, STANDINGS,
 )  # fmt: skip

@@ -10,8 +10,11 @@ from syncd.core.fields import Field
 from syncd.core.sums import key_hash
 from syncd.engine.batch import Batch
 from syncd.engine.commands import CreateKey, Event, Forget, Idempotency, Post, PostEvents, PutConsumer
+from syncd.engine.engine import Engine
 from syncd.engine.feeding import owner_hash
 from syncd.notify import versions
+from syncd.notify.book import Book
+from syncd.notify.service import Decider
 from syncd.notify.workflows import definitions
 from syncd.store import keys
 from syncd.store.api import StoreDamaged, Writer
@@ -104,6 +107,12 @@ def made() -> MemoryStore:
         META.put(tx, keys.meta("schema"), (SCHEMA_VERSION,))
         EPOCHS.put(tx, keys.epoch(work.row.id, b"o" * 16), EpochRow(0, 1))
         versions.made(tx, daemon.now_ms, WORKFLOWS, "key:backend")
+    daemon.engine = Engine(bytes, notices=Decider(Book()))
+    sale = {"notification": NOTIFICATION}
+    daemon.ask(PostEvents(KEY, (Event(b"f" * 16, "shop", "2", "sale", "zoe", None, sale),), DAY_MS))
+    daily = [["create", "_preferences", "all"], ["reg.set", "_preferences", "all", "frequency", "daily"]]
+    daemon.ask(Post(KEY, "user/zoe", daily, None, None, None))
+    daemon.ask(PostEvents(KEY, (Event(b"g" * 16, "shop", "3", "sale", "zoe", None, sale),), DAY_MS))
     assert not daemon.alarms
     return daemon.store
 

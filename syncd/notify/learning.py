@@ -1,0 +1,96 @@
+"""What happens to a user, as it is learned: sessions, events, receipts.
+
+Owns which happening alters what of the profile, of the population's and of the standing. Must not know workflows but
+for which events they count. Each is one step of constant time in the transaction of what happened.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from syncd.core.documents import Document
+from syncd.notify import facts, profile
+from syncd.notify.desk import Desk
+from syncd.notify.limits import RECENT_SESSION_MS
+from syncd.store.tables import DispatchRow
+
+SESSION_START, SESSION_END = "session.start", "session.end"
+RECEIPTS = ("seen", "opened", "dismissed")  # fields of a document of the inbox, as devices set them
+
+
+def session_began(desk: Desk, at_ms: int) -> bool:
+    """A device of the user is there. Whether that is a new session: one who comes again within half an hour goes on
+    with the one before."""
+    if desk.profile.sessions and 0 <= at_ms - desk.profile.latest_ms < RECENT_SESSION_MS:
+        return False
+    desk.profile = profile.with_session(desk.profile, at_ms, desk.offset_s)
+    desk.population = profile.with_session(desk.population, at_ms, desk.offset_s)
+    return True
+
+
+def event_came(desk: Desk, event: str, data: Mapping[str, Any]) -> None:
+    """An event about the user: it is counted where somebody asks for it, and shows what they care about, unless it is
+    what a workflow offers them."""
+    facts.counted(desk, event)
+    if event == SESSION_START:
+        session_began(desk, desk.now_ms)
+    elif event == SESSION_END:
+        seconds = data.get("seconds")
+        if isinstance(seconds, int | float) and not isinstance(seconds, bool):
+            desk.profile = profile.with_stay(desk.profile, float(seconds))
+    topic = data.get("topic")
+    if isinstance(topic, str) and topic and event not in desk.current.on_event:
+        desk.profile = profile.with_topic(desk.profile, topic, desk.now_ms)
+
+
+def receipts(
+    desk: Desk, document_id: str, before: Document | None, after: Document | None, stamp: int
+) -> list[tuple[str, int]]:
+    """A device wrote to a document of the inbox: the receipts that this gives, each with the decision that it is about.
+    The first of each kind counts; it is as of when the device says, within what is possible."""
+    dispatch = desk.dispatch(document_id)
+    if dispatch is None:
+        return []
+    at_ms = min(max(stamp, dispatch.at_ms), desk.now_ms)
+    given = []
+    for name in RECEIPTS:
+        if _is_set(after, name) and not _is_set(before, name) and getattr(dispatch, f"{name}_ms") is None:
+            dispatch = _received(dispatch, name, at_ms)
+            given.append((name, dispatch.decision))
+    if not given:
+        return []
+    desk.set_dispatch(document_id, dispatch)
+    learned = desk.profile
+    for name, _ in given:
+        if name != "seen":
+            learned = profile.with_receipt(learned, dispatch.category, name, at_ms)
+            _answered(desk, dispatch.decision)
+        if name == "opened":
+            topic = desk.decision(dispatch.decision).topic
+            learned = learned if topic is None else profile.with_topic(learned, topic, at_ms)
+    if learned is not desk.profile:
+        desk.profile = learned
+    return given
+
+
+def _received(dispatch: DispatchRow, name: str, at_ms: int) -> DispatchRow:
+    match name:
+        case "seen":
+            return dispatch._replace(seen_ms=at_ms)
+        case "opened":
+            return dispatch._replace(opened_ms=at_ms)
+    return dispatch._replace(dismissed_ms=at_ms)
+
+
+def _is_set(document: Document | None, name: str) -> bool:
+    field = None if document is None or not document.is_live else document.fields.get(name)
+    return field is not None and field.is_visible and bool(field.value)
+
+
+def _answered(desk: Desk, decision: int) -> None:
+    """It was not ignored."""
+    sends = [(at, category, number, is_heard or number == decision) for at, category, number, is_heard in _sends(desk)]
+    desk.standing = desk.standing._replace(sends=sends)
+
+
+def _sends(desk: Desk) -> list[tuple[int, str, int, bool]]:
+    return [tuple(each) for each in desk.standing.sends]  # type: ignore[misc]

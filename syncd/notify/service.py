@@ -1,0 +1,116 @@
+"""The decider of notifications, as the engine calls it: each happening is one `Desk`, written whole or not at all.
+
+Owns the order of what an event leads to: it is learned first, then runs hear of it, then it sets others off; so a
+condition that counts sees the event itself. Must not know how any of these is done.
+
+Invariants: S1 no defect here keeps a device from its changes or a backend from its events: it is contained, leaves
+nothing behind, and is told as an alarm. S2 what is about nobody (an event without a subject) does nothing.
+"""
+
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from syncd.core.ids import INBOX, PREFERENCES, PROFILE, BadName, user_space
+from syncd.engine.batch import Batch, Touched
+from syncd.engine.commands import Author, Event, Fire, Refused, Result, Started, StartWorkflow
+from syncd.notify import firing, learning, runs, watches
+from syncd.notify.book import Book
+from syncd.notify.desk import Desk
+from syncd.store.api import StoreError
+
+
+class Decider:
+    """Implements `engine.notices.Notices`. `book` says which workflows there are."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    def event(self, batch: Batch, author: Author, event: Event, shown: Mapping[str, Any] | None) -> str | None:
+        user = event.subject
+        if user is None:
+            return None  # S2
+        try:
+            space = user_space(user)
+        except BadName:
+            return None  # no user is called so; what the event is about is no person
+        if shown is not None and (refusal := batch.refused_space(space, author)) is not None:
+            return refusal.detail
+        data = {**(event.data if isinstance(event.data, dict) else {}), "type": event.type, "source": event.source}
+
+        def happened(desk: Desk) -> None:
+            learning.event_came(desk, event.type, data)
+            if event.type == learning.SESSION_START:
+                watches.sessions(desk)
+            if desk.standing.run_count:
+                runs.heard(desk, event.type)
+            watches.kept(desk)
+            runs.triggered(desk, event.type, data, (event.source, event.id))
+            if shown is not None:
+                runs.direct(desk, event.key.hex(), shown)
+
+        problem = self._contained(batch, user, author, happened)
+        return problem if shown is not None else None
+
+    def bound(self, batch: Batch, author: Author) -> None:
+        if author.kind != "device":
+            return
+
+        def happened(desk: Desk) -> None:
+            if learning.session_began(desk, batch.now_ms):
+                watches.kept(desk)
+                watches.sessions(desk)
+                runs.heard(desk, learning.SESSION_START)
+
+        self._contained(batch, author.user, author, happened)
+
+    def touched(self, batch: Batch, touched: Touched) -> None:
+        def happened(desk: Desk) -> None:
+            collections = {collection for collection, _ in touched.documents}
+            for (collection, document_id), (before, after) in touched.documents.items():
+                if collection == INBOX:
+                    for name, decision in learning.receipts(desk, document_id, before, after, touched.stamp):
+                        runs.heard(desk, name, decision)
+            if PREFERENCES in collections:
+                runs.rejudged(desk)
+            if PROFILE in collections and desk.zone.key != desk.standing.zone:
+                runs.moved(desk)
+
+        self._contained(batch, touched.user, touched.author, happened)
+
+    def fired(self, batch: Batch, command: Fire) -> Result:
+        return firing.fired(batch, self._book, command)
+
+    def started(self, batch: Batch, command: StartWorkflow) -> Result:
+        pinned = self._book.current(batch.tx).workflows.get(command.workflow)
+        if pinned is None or pinned.workflow.trigger.api is None:
+            return Refused("unknown", f"there is no workflow {command.workflow!r} that is set off over the API")
+        made: list[tuple[int | None, str | None]] = []
+        for user in command.users:
+            try:
+                user_space(user)
+            except BadName as error:
+                made.append((None, str(error)))
+                continue
+            begun: list[int | None] = []
+
+            def happened(desk: Desk, begun: list[int | None] = begun) -> None:
+                begun.append(runs.begun(desk, pinned, command.data))
+
+            problem = self._contained(batch, user, command.author, happened)
+            number = begun[0] if begun and problem is None else None
+            made.append((number, problem or (None if number is not None else "as many runs as there may be")))
+        return Started(tuple(made))
+
+    def _contained(self, batch: Batch, user: str, author: Author, happened: Callable[[Desk], None]) -> str | None:
+        """Let something happen to a user; what went wrong, if anything (S1)."""
+        try:
+            desk = Desk(batch, self._book, user, author)
+            happened(desk)
+            desk.flush()
+        except StoreError:
+            raise
+        except Exception:
+            batch.alarms.append(f"notifications of {user!r}: {traceback.format_exc()}")
+            return "the notification could not be decided: a defect of the server"
+        return None

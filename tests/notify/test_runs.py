@@ -1,0 +1,193 @@
+"""From an event to the inbox: workflows are set off, wait, are decided and delivered, and each outcome is explained."""
+
+from tests.notify.kit import DAY_MS, HOUR_MS, Office, at, ready
+
+ALERT = """
+[category.news]
+[template.t]
+title = "{headline}"
+body = "by {author.name}"
+[workflow.w]
+category = "news"
+trigger = { event = "published", where = "score > 3" }
+[[workflow.w.step]]
+send = { templates = ["t"] }
+"""
+
+
+def test_an_event_sets_a_workflow_off_and_its_notification_is_in_the_inbox_in_the_same_transaction() -> None:
+    office = Office(ALERT)
+    office.event("published", headline="Moon", author={"name": "Eve"}, score=4)
+    office.event("published", headline="Sun", score=3)
+    [shown] = office.inbox()
+    assert (shown["title"], shown["body"], shown["category"]) == ("Moon", "by Eve", "news")
+    [row] = office.decisions()
+    assert (row.outcome, row.explanation) == ("sent", "Sent at 10:00.")
+    assert len(office.runs()) == office.timer_count() == 0
+    office.check()
+
+
+def test_without_any_definition_what_a_backend_posts_is_shown_at_once() -> None:
+    office = Office()
+    assert office.notify() == "accepted"
+    [shown] = office.inbox()
+    assert (shown["title"], shown["body"], shown["category"], shown["source"]) == ("Hello", "b", "news", "https://shop")
+    assert office.outcomes() == ["sent"]
+    office.check()
+
+
+def test_quiet_hours_of_the_recipients_own_choice_hold_what_a_backend_posts_until_they_end() -> None:
+    office = Office(now="2026-03-02 23:00")
+    office.sets("_preferences", "all", quiet_hours="22:00-08:00")
+    office.notify()
+    assert (office.inbox(), office.outcomes()) == ([], ["deferred"])
+    office.check()
+    office.pass_until(at("2026-03-03 07:59"))
+    assert office.inbox() == []
+    office.pass_until(at("2026-03-03 08:00"))
+    assert office.outcomes() == ["sent"] and len(office.inbox()) == 1
+    [row] = office.decisions()
+    assert [tuple(past[1:3]) for past in row.past] == [("deferred", "quiet hours")]
+    office.check()
+
+
+def test_a_cart_is_reminded_of_once_and_not_after_it_was_bought() -> None:
+    office = Office(ready("cart"))
+    office.event("cart.updated", cart_id="c", item="Shoes", count=1, total=20)
+    office.passes(HOUR_MS // 2)
+    office.event("cart.updated", cart_id="c", item="Boots", count=2, total=20)
+    assert len(office.runs()) == 1
+    office.passes(10 * HOUR_MS)
+    assert [shown["title"] for shown in office.inbox()] == ["Still thinking about Boots?"]
+    office.event("order.placed")
+    assert office.runs() == [] and office.timer_count() == 0
+    office.check()
+
+
+def test_what_waits_for_its_moment_is_cancelled_by_an_event_and_says_by_which() -> None:
+    office = Office(ready("cart"), now="2026-03-02 01:00")
+    office.event("cart.updated", cart_id="c", item="Shoes", count=1, total=20)
+    office.passes(HOUR_MS)
+    assert office.outcomes() == ["deferred"]  # a better moment comes within six hours of two in the night
+    [row] = office.decisions()
+    assert row.reason == "timing" and row.choice is not None and 0 < row.choice[1] <= 1
+    office.event("order.placed")
+    [row] = office.decisions()
+    assert (row.outcome, row.by, row.explanation) == (
+        "cancelled",
+        "order.placed",
+        "Not sent: cancelled by order.placed.",
+    )
+    office.check()
+
+
+def test_a_cap_holds_over_midnight_and_the_decision_says_when_it_is_free_again() -> None:
+    office = Office('[policy]\ncaps = ["2 / 24h"]\n', now="2026-03-02 23:50")
+    office.notify()
+    office.passes(20 * 60_000)
+    office.notify()
+    office.notify()
+    assert office.outcomes() == ["sent", "sent", "deferred"]
+    waiting = office.decisions()[-1]
+    assert waiting.until_ms == at("2026-03-03 23:50")
+    assert "cap 2 / 24h is full, free again at 23:50" in waiting.explanation
+    office.pass_until(at("2026-03-03 23:50"))
+    assert office.outcomes() == ["sent", "sent", "sent"]
+    office.check()
+
+
+def test_one_who_wants_a_daily_digest_gets_one_with_all_of_the_day() -> None:
+    office = Office()
+    office.sets("_preferences", "category:news", frequency="daily")
+    for title in ("One", "Two", "Three"):
+        office.notify(title=title)
+        office.passes(HOUR_MS)
+    assert (office.outcomes(), office.inbox()) == (["digested"] * 3, [])
+    office.check()
+    office.pass_until(at("2026-03-02 18:00"))
+    [shown] = office.inbox()
+    assert (shown["title"], shown["body"], shown["count"]) == ("3 new in news", "One\nTwo\nThree", 3)
+    assert office.timer_count() == 0
+    office.check()
+
+
+def test_a_choice_made_while_something_waits_is_obeyed() -> None:
+    office = Office(now="2026-03-02 23:00")
+    office.sets("_preferences", "all", quiet_hours="22:00-08:00")
+    office.notify()
+    office.notify(category="ads")
+    office.sets("_preferences", "category:ads", frequency="off")
+    assert office.outcomes() == ["deferred", "suppressed"]
+    office.sets("_preferences", "all", quiet_hours="off")
+    assert office.outcomes() == ["sent", "suppressed"]
+    office.check()
+
+
+def test_a_run_waits_for_what_becomes_of_its_own_notification() -> None:
+    office = Office("""
+[category.news]
+[template.a]
+title = "first"
+[template.b]
+title = "second"
+[workflow.w]
+category = "news"
+trigger = { event = "e" }
+[[workflow.w.step]]
+send = { templates = ["a"] }
+[[workflow.w.step]]
+wait_for = "opened"
+timeout = "2d"
+[[workflow.w.step]]
+send = { templates = ["b"] }
+""")
+    office.event("e")
+    [document] = office.dispatches()
+    office.receipt(document, "seen")
+    assert len(office.inbox()) == 1
+    office.receipt(document, "opened")
+    assert sorted(shown["title"] for shown in office.inbox()) == ["first", "second"]
+    assert office.dispatches()[document].opened_ms == office.now_ms
+    assert office.runs() == []
+    office.check()
+
+
+def test_a_nudge_comes_after_an_absence_once_and_again_only_after_the_next() -> None:
+    office = Office(ready("fitness"), now="2026-01-05 18:00")
+    for _ in range(20):
+        office.arrives()
+        office.passes(DAY_MS)
+    assert office.decisions() == []
+    office.passes(40 * DAY_MS)
+    assert office.outcomes() == ["sent"]
+    office.arrives()
+    office.passes(60 * DAY_MS)
+    assert office.outcomes() == ["sent", "sent"]
+    office.check()
+
+
+def test_a_schedule_fires_once_for_each_local_date_also_for_one_who_flies_west_over_it() -> None:
+    office = Office("""
+[category.daily]
+[template.t]
+title = "Good morning"
+[workflow.w]
+category = "daily"
+trigger = { schedule = "09:00" }
+[[workflow.w.step]]
+send = { templates = ["t"] }
+""", now="2026-03-02 00:30")  # fmt: skip
+    office.sets("_profile", "main", zone="Asia/Tokyo")
+    office.arrives()
+    office.pass_until(at("2026-03-02 01:00"))  # ten in the morning there: the 3rd is next
+    assert office.decisions() != [] or office.timer_count() == 1
+    before = len(office.decisions())
+    office.sets("_profile", "main", zone="America/Los_Angeles")
+    office.pass_until(at("2026-03-02 23:00"))
+    office.check()
+    dates = {run.event.get("last") for run in office.runs() if run.kind == "watch"}
+    assert len(office.decisions()) <= before + 1 and len(dates) == 1
+    office.pass_until(at("2026-03-06 23:00"))
+    times = [row.made_ms for row in office.decisions()]
+    assert len(times) == len(set(times)) and office.timer_count() == 1
+    office.check()
