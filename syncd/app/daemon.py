@@ -43,6 +43,7 @@ from syncd.engine.commands import (
     Configure,
     Decision,
     DropConsumer,
+    EraseUser,
     Failed,
     Forget,
     Post,
@@ -465,7 +466,17 @@ def _raise_descriptor_limit(needed: int) -> None:
 def adds_data(command: Command) -> bool:
     """Whether a command is refused while the store is nearly full: all but those that make room or only tell."""
     match command:
-        case Configure() | Ack() | Forget() | RevokeKey() | UseConsumer() | AckConsumer() | DropConsumer() | Collect():
+        case (
+            Configure()
+            | EraseUser()
+            | Ack()
+            | Forget()
+            | RevokeKey()
+            | UseConsumer()
+            | AckConsumer()
+            | DropConsumer()
+            | Collect()
+        ):
             return False
         case Push():
             return not all(

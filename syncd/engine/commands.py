@@ -328,7 +328,15 @@ class StartWorkflow:
     data: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class EraseUser:
+    """Forget, in one step of bounded length, what is kept of a user about notifications. Answer: `ErasedUser`."""
+
+    user: str
+
+
 Command = (
+    EraseUser |
     Configure | KeepWorkflows | ActivateWorkflow | DropWorkflow | Fire | StartWorkflow
     | MarkSafe | ReplayLetter | DropLetter | RetireDevice
     | Bind | Attach | Forget | Lose | Purge | Push | Ack | Post | PostEvents | CreateKey | RevokeKey
@@ -484,8 +492,18 @@ class Started:
     runs: tuple[tuple[int | None, str | None], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ErasedUser:
+    """What a step deleted. `is_more`: another will find work."""
+
+    documents: int
+    rows: int
+    is_more: bool
+
+
 Result = (
-    Kept
+    ErasedUser
+    | Kept
     | Fired
     | Started
     | Refused

@@ -11,12 +11,14 @@ from syncd.engine.commands import (
     Configure,
     Done,
     DropWorkflow,
+    ErasedUser,
+    EraseUser,
     KeepWorkflows,
     Kept,
     Refused,
     Result,
 )
-from syncd.notify import optout, versions
+from syncd.notify import erasure, optout, versions
 
 
 def carried_out(batch: Batch, command: Command) -> Result:
@@ -35,6 +37,9 @@ def carried_out(batch: Batch, command: Command) -> Result:
                 versions.activated(tx, now_ms, command.name, version, command.by)
             case DropWorkflow():
                 versions.dropped(tx, command.name)
+            case EraseUser():
+                step = erasure.erased(batch, command.user)
+                return ErasedUser(*step)
             case _:
                 raise AssertionError(f"nobody carries out {type(command).__name__}")
     except versions.Unknown as error:

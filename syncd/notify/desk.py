@@ -29,6 +29,7 @@ from syncd.notify.gates import SENDS_KEPT
 from syncd.notify.limits import DECISIONS_KEPT, DIRECT_MAX, PAST_KEPT, RUNS_MAX
 from syncd.notify.policy import Preferences, preferences
 from syncd.notify.profile import CategoryStats, Profile
+from syncd.notify.reports import Series, count
 from syncd.store import keys
 from syncd.store.tables import (
     DECISIONS,
@@ -84,9 +85,21 @@ class Desk:
     """Make one for each thing that happens to a user, and `flush` it if nothing raised."""
 
     __slots__ = (
-        *("_begun", "_ended"),
+        *("_begun", "_counted", "_ended"),
         *("_decisions", "_dirty", "_dispatches", "_documents", "_loaded", "_population", "_profile", "_runs"),
-        *("author", "batch", "book", "current", "deliveries", "now_ms", "owner", "standing", "user", "zone"),
+        *(
+            "author",
+            "batch",
+            "book",
+            "current",
+            "deliveries",
+            "now_ms",
+            "owner",
+            "standing",
+            "user",
+            "zone",
+            "_counted",
+        ),
     )
 
     def __init__(self, batch: Batch, book: Book, user: str, author: Author = SERVER) -> None:
@@ -104,6 +117,7 @@ class Desk:
         self._documents: dict[tuple[str, str], Mapping[str, Any]] = {}
         self._begun: list[Pinned] = []
         self._ended: list[str] = []
+        self._counted: list[tuple[int, Series, dict[str, int]]] = []
         self.deliveries: list[Delivery] = []
         self.zone: ZoneInfo = self._zone()
         row = STANDINGS.get(batch.tx, keys.standing(self.owner))
@@ -274,6 +288,10 @@ class Desk:
     def set_dispatch(self, document: str, row: DispatchRow) -> None:
         self._dispatches[document] = row
 
+    def count(self, at_ms: int, series: Series, **more: int) -> None:
+        """Something to be counted of all people, on the day of `at_ms`."""
+        self._counted.append((at_ms, series, more))
+
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
@@ -296,6 +314,8 @@ class Desk:
             PROFILES.put(tx, keys.profile(self.owner), ProfileRow(*self.profile))  # type: ignore[arg-type]
         if "population" in self._dirty:
             PROFILES.put(tx, keys.POPULATION, ProfileRow(*self.population))  # type: ignore[arg-type]
+        for at_ms, series, more in self._counted:
+            count(tx, at_ms, series, **more)
         self.standing = self.standing._replace(zone=self.zone.key)
         if self.standing != STANDINGS.get(tx, keys.standing(self.owner)) and self._is_known():
             STANDINGS.put(tx, keys.standing(self.owner), self.standing)
@@ -313,6 +333,7 @@ class Desk:
         if problem is None:
             silent = row.is_silent
             dispatch = DispatchRow(delivery.decision, self.now_ms, row.category, silent, None, None, None)
+            self.count(self.now_ms, Series(row.category, row.workflow), sent=1)
             self._dispatches[delivery.document] = dispatch
             return
         sends = [each for each in self.standing.sends if each[2] != delivery.decision]

@@ -5,7 +5,6 @@ written, and where a real decision draws (holdout, exploration) the state says w
 gates are those of real decisions (`gates.py`), so the verdicts and the sentence are the same.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -15,13 +14,13 @@ from syncd.notify import civil
 from syncd.notify.expressions import Facts
 from syncd.notify.gates import SENDS_KEPT, Candidate, Person, Sent, judged
 from syncd.notify.policy import MS_MAX, Policy, preferences
+from syncd.notify.program import rendered, words
 from syncd.notify.versions import Version, under
-from syncd.notify.workflows import BadDefinitions, Problem, Template
+from syncd.notify.workflows import BadDefinitions, Problem
 
 FACTS_MAX = 64  # of one kind that a state tells
 PREFERENCES_MAX = 256
 TEXT_CHARS_MAX = 256
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 Ms = Annotated[int, Field(ge=0, le=MS_MAX)]
 Count = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
@@ -93,16 +92,16 @@ def told(version: Version, policy: Policy, question: Asked) -> dict[str, Any]:
     zone = civil.zone(state.zone)
     data: Mapping[str, Any] = {} if question.event is None else question.event.data
     facts = Facts({**data, "type": None if question.event is None else question.event.type}, _calls(question))
-    is_triggered, words = _triggered(version, question, facts)
+    is_triggered, why = _triggered(version, question, facts)
     answer: dict[str, Any] = {
         "workflow": version.name,
         "version": version.version,
         "triggered": is_triggered,
-        "trigger": words,
+        "trigger": why,
     }
     if not is_triggered:
-        return answer | {"outcome": None, "explanation": f"Nothing would be sent: {words}.", "verdicts": []}
-    topic = None if workflow.topic is None else filled(workflow.topic, data)
+        return answer | {"outcome": None, "explanation": f"Nothing would be sent: {why}.", "verdicts": []}
+    topic = None if workflow.topic is None else rendered(workflow.topic, data)
     expires = version.category.expires
     candidate = Candidate(version.category.name, topic, None if expires is None else expires.end_ms(zone, now_ms))
     sent = tuple(Sent(each.at_ms, each.category) for each in state.sent)
@@ -166,8 +165,8 @@ def _triggered(version: Version, question: Asked, facts: Facts) -> tuple[bool, s
     if trigger.threshold is not None:
         asked_for = trigger.threshold
         count = question.user.count.get(f"{asked_for.event} {asked_for.within}", 0.0)
-        words = f"{asked_for.event} came {count:g} times within {asked_for.within}, and it waits for {asked_for.count}"
-        return count >= asked_for.count, words
+        why = f"{asked_for.event} came {count:g} times within {asked_for.within}, and it waits for {asked_for.count}"
+        return count >= asked_for.count, why
     return True, "a schedule" if trigger.schedule is not None else "a call of the API"
 
 
@@ -177,31 +176,13 @@ def _shown(version: Version, data: Mapping[str, Any], locale: str, topic: str | 
     if not names:
         return None
     template = version.templates[names[0][0]]
-    title, body = worded(template, locale)
+    title, body = words(template, locale, data)
     collapse = version.workflow.collapse
     return {
         "category": version.category.name,
         "template": names[0][0],
-        "title": filled(title, data),
-        "body": filled(body, data),
+        "title": title,
+        "body": body,
         "topic": topic,
-        "collapse": None if collapse is None else filled(collapse, data),
+        "collapse": None if collapse is None else rendered(collapse, data),
     }
-
-
-def worded(template: Template, locale: str) -> tuple[str, str]:
-    """Title and body in a language: `pt-BR`, else `pt`, else as written first."""
-    found = template.locale.get(locale) or template.locale.get(locale.partition("-")[0])
-    return (template.title, template.body) if found is None else (found.title, found.body)
-
-
-def filled(text: str, data: Mapping[str, Any]) -> str:
-    """A text with the fields of an event in place of their names; what is missing is empty."""
-
-    def value(found: re.Match[str]) -> str:
-        item: Any = data
-        for name in found[1].split("."):
-            item = item.get(name) if isinstance(item, Mapping) else None
-        return "" if item is None or isinstance(item, Mapping | list) else str(item)
-
-    return _PLACEHOLDER.sub(value, text)

@@ -11,6 +11,7 @@ from syncd.core.documents import Document
 from syncd.notify import facts, profile
 from syncd.notify.desk import Desk
 from syncd.notify.limits import RECENT_SESSION_MS
+from syncd.notify.reports import SESSIONS, Series
 from syncd.store.tables import DispatchRow
 
 SESSION_START, SESSION_END = "session.start", "session.end"
@@ -24,6 +25,7 @@ def session_began(desk: Desk, at_ms: int) -> bool:
         return False
     desk.profile = profile.with_session(desk.profile, at_ms, desk.offset_s)
     desk.population = profile.with_session(desk.population, at_ms, desk.offset_s)
+    desk.count(at_ms, SESSIONS, sessions=1)
     return True
 
 
@@ -37,6 +39,8 @@ def event_came(desk: Desk, event: str, data: Mapping[str, Any]) -> None:
         seconds = data.get("seconds")
         if isinstance(seconds, int | float) and not isinstance(seconds, bool):
             desk.profile = profile.with_stay(desk.profile, float(seconds))
+            stay_s = round(min(max(float(seconds), 0.0), profile.STAY_S_MAX))
+            desk.count(desk.now_ms, SESSIONS, session_ends=1, session_s=stay_s)
     topic = data.get("topic")
     if isinstance(topic, str) and topic and event not in desk.current.on_event:
         desk.profile = profile.with_topic(desk.profile, topic, desk.now_ms)
@@ -59,6 +63,8 @@ def receipts(
     if not given:
         return []
     desk.set_dispatch(document_id, dispatch)
+    series = Series(dispatch.category, desk.decision(dispatch.decision).workflow)
+    desk.count(dispatch.at_ms, series, **{name: 1 for name, _ in given})
     learned = desk.profile
     for name, _ in given:
         if name != "seen":
@@ -94,3 +100,16 @@ def _answered(desk: Desk, decision: int) -> None:
 
 def _sends(desk: Desk) -> list[tuple[int, str, int, bool]]:
     return [tuple(each) for each in desk.standing.sends]  # type: ignore[misc]
+
+
+def opted_out(desk: Desk, document_id: str, before: Document | None, after: Document | None) -> None:
+    """A document of preferences was written: somebody turned something off. Counted by what it was, topics together:
+    their names are the applications', and there is no end of them."""
+    kind, _, name = document_id.partition(":")
+    if _frequency(after) == "off" and _frequency(before) != "off" and kind in ("all", "category", "topic"):
+        desk.count(desk.now_ms, Series(name if kind == "category" else kind, ""), opt_outs=1)
+
+
+def _frequency(document: Document | None) -> Any:
+    field = None if document is None or not document.is_live else document.fields.get("frequency")
+    return None if field is None or not field.is_visible else field.value

@@ -68,6 +68,8 @@ class Decider:
         def happened(desk: Desk) -> None:
             collections = {collection for collection, _ in touched.documents}
             for (collection, document_id), (before, after) in touched.documents.items():
+                if collection == PREFERENCES:
+                    learning.opted_out(desk, document_id, before, after)
                 if collection == INBOX:
                     for name, decision in learning.receipts(desk, document_id, before, after, touched.stamp):
                         runs.heard(desk, name, decision)

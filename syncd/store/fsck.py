@@ -30,7 +30,7 @@ from syncd.store.fsck_collection import key_hashes, lapsed, tombstones
 from syncd.store.fsck_leases import books, lease_ends
 from syncd.store.fsck_notices import decisions, dispatches, runs, standings, timers
 from syncd.store.fsck_unique import unique_keys
-from syncd.store.fsck_workflows import version_uses, workflow_versions
+from syncd.store.fsck_workflows import counters, version_uses, workflow_versions
 from syncd.store.tables import (
     API_KEYS,
     BUCKETS,
@@ -557,7 +557,7 @@ def _epochs(space: _Space) -> Findings:
 
 STORE_CHECKS: Final[tuple[Callable[[Reader], Findings], ...]] = (
     _outside, _records, _meta, _spaces, _devices, _holdings, _idempotency, _consumer_owners, lease_ends,
-    workflow_versions, version_uses,
+    workflow_versions, version_uses, counters,
     timers, runs, decisions, dispatches, standings,
 )  # fmt: skip
 SPACE_CHECKS: Final[tuple[Callable[[_Space], Findings], ...]] = (

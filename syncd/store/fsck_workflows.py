@@ -1,13 +1,15 @@
-"""fsck of workflows: what is active is there, and each version has its use.
+"""fsck of workflows: what is active is there, each version has its use; and of what is counted.
 
-Owns what must be true between the set of workflows, their versions, and what is counted of their runs. Must not know
-what a definition means.
+Owns what must be true between the set of workflows, their versions, what is counted of their runs, and what came of
+notifications. Must not know what a definition means.
 """
+
+from collections import Counter
 
 from syncd.store import keys
 from syncd.store.api import Reader
 from syncd.store.checking import Damaged, Finding, Findings, get, rows
-from syncd.store.tables import META, VERSION_USES, WORKFLOW_VERSIONS
+from syncd.store.tables import COUNTERS, META, RUNS, VERSION_USES, WORKFLOW_VERSIONS
 
 
 def workflow_versions(tx: Reader) -> Findings:
@@ -29,12 +31,25 @@ def workflow_versions(tx: Reader) -> Findings:
 
 
 def version_uses(tx: Reader) -> Findings:
-    """Each use is that of a version."""
+    """Each use is that of a version, and counts the runs that are in it."""
+    runs = Counter(
+        run.version
+        for _, run in rows(tx, RUNS, keys.table_range(keys.RUN))
+        if not isinstance(run, Damaged) and run.kind == "run"
+    )
     for key, use in rows(tx, VERSION_USES, keys.table_range(keys.VERSION_USE)):
         version = key[1:].hex()
         if isinstance(use, Damaged):
             continue
         if tx.get(keys.workflow_version(use.name, version)) is None:
             yield Finding(VERSION_USES.name, version, f"the workflow {use.name!r} has no such version")
-        if use.runs < 0:
-            yield Finding(VERSION_USES.name, version, f"it counts {use.runs} runs")
+        if use.runs != runs[version]:
+            yield Finding(VERSION_USES.name, version, f"it counts {use.runs} runs, {runs[version]} are there")
+
+
+def counters(tx: Reader) -> Findings:
+    """Nothing is counted below nothing."""
+    for key, row in rows(tx, COUNTERS, keys.table_range(keys.COUNTER)):
+        if not isinstance(row, Damaged) and min(row) < 0:
+            day, category, workflow = keys.parse_counter(key)
+            yield Finding(COUNTERS.name, f"day {day} {category} {workflow}", f"it counts {min(row)}")

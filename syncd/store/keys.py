@@ -39,6 +39,7 @@ name that is followed by another; ids and hashes have fixed sizes.
 | `d` | decision | hash of the user, number | DecisionRow: what became of one notification, and why |
 | `e` | dispatch | hash of the user, document id | DispatchRow: one that was delivered, and its receipts |
 | `g` | standing | hash of the user | StandingRow: what caps, conditions and numbers need of a user |
+| `i` | counter | day, category, 0, workflow | CounterRow: what came of notifications that day |
 | `o` | lease end | ms, and the lease's key | nothing: leases that end by themselves, by time |
 | `p` | key hash | space, hash of a name, number | collection, id: the live documents, by bucket |
 """
@@ -56,7 +57,7 @@ TOMBSTONE, LAPSED = b"V", b"W"
 UNIQUE = b"U"
 LEASE, LEASE_END = b"T", b"o"
 HOLDER, KEY_HASH = b"X", b"p"
-WORKFLOW, VERSION_USE = b"f", b"h"
+WORKFLOW, VERSION_USE, COUNTER = b"f", b"h", b"i"
 PROFILE, TIMER, RUN, DECISION, DISPATCH, STANDING = b"a", b"b", b"c", b"d", b"e", b"g"
 
 HASH_BYTES = 16
@@ -476,3 +477,19 @@ def dispatch(owner_hash: bytes, document_id: str) -> bytes:
 def parse_dispatch(key: bytes) -> tuple[bytes, str]:
     """(hash of the user, document id)"""
     return key[1 : 1 + HASH_BYTES], key[1 + HASH_BYTES :].decode(errors="replace")
+
+
+def counter(day: int, category: str, workflow: str) -> bytes:
+    """`day`: days since 1970."""
+    return b"".join((COUNTER, _U32.pack(day), category.encode(), b"\0", workflow.encode()))
+
+
+def counters_range(first: int, stop: int) -> tuple[bytes, bytes]:
+    """The counters of the days `first` up to, not including, `stop`."""
+    return COUNTER + _U32.pack(first), COUNTER + _U32.pack(stop)
+
+
+def parse_counter(key: bytes) -> tuple[int, str, str]:
+    """(day, category, workflow)"""
+    category, _, workflow = key[1 + _U32.size :].partition(b"\0")
+    return _U32.unpack_from(key, 1)[0], category.decode(errors="replace"), workflow.decode(errors="replace")

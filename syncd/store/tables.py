@@ -321,6 +321,20 @@ class DispatchRow(NamedTuple):
     dismissed_ms: int | None
 
 
+class CounterRow(NamedTuple):
+    """What came of the notifications of one day, category and workflow; or of a day: sessions, and how long those
+    lasted of which the end was told."""
+
+    sent: int
+    seen: int
+    opened: int
+    dismissed: int
+    opt_outs: int
+    sessions: int
+    session_ends: int
+    session_s: int
+
+
 Row = TypeVar("Row")
 
 
@@ -416,6 +430,7 @@ HOLDERS: Table[HolderRow] = Table("holder", keys.HOLDER, HolderRow)
 EPOCHS: Table[EpochRow] = Table("epoch", keys.EPOCH, EpochRow)
 KEY_HASHES: Table[tuple[Any, ...]] = Table("key hash", keys.KEY_HASH, _single)
 WORKFLOW_VERSIONS: Table[VersionRow] = Table("workflow version", keys.WORKFLOW, VersionRow)
+COUNTERS: Table[CounterRow] = Table("counter", keys.COUNTER, CounterRow)
 VERSION_USES: Table[UseRow] = Table("version use", keys.VERSION_USE, UseRow)
 PROFILES: Table[ProfileRow] = Table("profile", keys.PROFILE, ProfileRow)
 TIMERS: Table[tuple[Any, ...]] = Table("timer", keys.TIMER, _single)
@@ -427,6 +442,6 @@ STANDINGS: Table[StandingRow] = Table("standing", keys.STANDING, StandingRow)
 TABLES: tuple[Table[Any], ...] = (
     META, SPACES, SPACE_NAMES, DOCUMENTS, BYREV, LOG, ENTRIES, DEVICES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS,
     IDEMPOTENCY, EXPIRIES, API_KEYS, CONSUMERS, CONSUMER_OWNERS, HOLDINGS, TOMBSTONES, LAPSED,
-    LEASES, LEASE_ENDS, HOLDERS, UNIQUE, EPOCHS, KEY_HASHES, WORKFLOW_VERSIONS, VERSION_USES,
+    LEASES, LEASE_ENDS, HOLDERS, UNIQUE, EPOCHS, KEY_HASHES, WORKFLOW_VERSIONS, VERSION_USES, COUNTERS,
     PROFILES, TIMERS, RUNS, DECISIONS, DISPATCHES, STANDINGS,
 )  # fmt: skip

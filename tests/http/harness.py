@@ -27,9 +27,13 @@ from syncd.net.exchange import Health, Later, Request, Response
 from syncd.net.fallback import METHODS
 from syncd.net.limits import NetLimits
 from syncd.net.waiters import Waiters
+from syncd.notify.book import Book
 from syncd.notify.carrying import carried_out
+from syncd.notify.service import Decider
+from syncd.store import keys
 from syncd.store.committer import Committer
 from syncd.store.memory import MemoryStore
+from syncd.store.tables import META
 
 NOW_MS = 1_795_000_000_000
 SIGNING_KEY = token_key("test", "HS256", b"a secret of at least thirty-two bytes")
@@ -84,7 +88,9 @@ class Server:
         self.health = Health()
         self.waiters = Waiters(NetLimits())
         numbers = iter(range(1, 1 << 30))
-        engine = Engine(lambda size: next(numbers).to_bytes(size), further=carried_out)
+        engine = Engine(lambda size: next(numbers).to_bytes(size), further=carried_out, notices=Decider(Book()))
+        with self.store.write() as tx:  # as each start makes it
+            META.put(tx, keys.meta("opt-out key"), (bytes(range(64)),))
         self.committer: Committer[Command, Result, Decision] = Committer(
             self.store, engine.decide, lambda decision: decision.results, self._publish, Failed, self.clock,
             InlineOffload(), NoFaults(), adds_data=lambda command: True, size_bytes=_size_bytes,

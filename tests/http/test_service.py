@@ -52,6 +52,11 @@ CLOSED = [
     ("PUT", "/v1/users/42/preferences"),
     ("PATCH", "/v1/users/42/preferences"),
     ("GET", "/v1/users/42/opt-out"),
+    ("GET", "/v1/users/42/decisions"),
+    ("GET", "/v1/users/42/data"),
+    ("DELETE", "/v1/users/42/data"),
+    ("GET", "/v1/decisions/00"),
+    ("GET", "/v1/reports/engagement"),
 ]
 OPEN = ["/healthz", "/readyz", "/v1/openapi.json", "/docs", "/problems/not-found"]
 EVENT = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}

@@ -25,6 +25,7 @@ from syncd.store.tables import (
     BUCKETS,
     BYREV,
     CONSUMERS,
+    COUNTERS,
     DEVICES,
     DOCUMENTS,
     ENTRIES,
@@ -122,6 +123,7 @@ WORKFLOWS = {
     "template": {"hello": {"title": "Hello"}},
     "workflow": {"cart": {"category": "shop", "trigger": {"event": "x"}, "step": [{"send": {"templates": ["hello"]}}]}},
 }
+SALES = keys.counter(Daemon().now_ms // DAY_MS, "sales", "")
 CART = definitions(WORKFLOWS).versions["cart"]
 STRICT, TTL = b"s" * 16, b"t" * 16  # two leases
 NOTIFICATION = {"title": "Sold", "body": "Your chair was sold", "category": "sales"}
@@ -453,7 +455,8 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("use of another", changed(VERSION_USES, keys.version_use(CART), name="other"), [
         ("workflow version", "of the workflow 'other'"), ("version use", "'other' has no such version"),
     ]),
-    ("fewer runs than none", changed(VERSION_USES, keys.version_use(CART), runs=-1), [("version use", "-1 runs")]),
+    ("run that is not there", changed(VERSION_USES, keys.version_use(CART), runs=1), [("version use", "0 are there")]),
+    ("counted below nothing", changed(COUNTERS, SALES, sent=-1), [("counter", "it counts -1")]),
     ("nothing that is used", dropped(keys.workflow_version("cart", CART)), [("version use", "no such version")]),
     ("defines another", changed(WORKFLOW_VERSIONS, keys.workflow_version("cart", CART), values={}), [
         ("workflow version", "defines another"),

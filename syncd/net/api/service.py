@@ -24,11 +24,13 @@ from syncd.net.api.consumers import (
     post_ack,
     put_consumer,
 )
+from syncd.net.api.decisions import get_decision, get_decisions
 from syncd.net.api.docs import loaded_pages
 from syncd.net.api.documents import get_document, get_documents, get_explanation
 from syncd.net.api.events import post_events
 from syncd.net.api.feed import EVENT_STREAM, get_changes
 from syncd.net.api.operations import get_docs, get_health, get_openapi, get_problem, get_readiness
+from syncd.net.api.people import delete_data, get_data
 from syncd.net.api.preferences import (
     get_opt_out,
     get_opt_out_link,
@@ -37,6 +39,7 @@ from syncd.net.api.preferences import (
     post_opt_out,
     put_preferences,
 )
+from syncd.net.api.reports import get_engagement
 from syncd.net.api.workflows import (
     delete_active,
     delete_workflow,
@@ -105,6 +108,11 @@ ROUTES: Final = (
     Route("PUT", f"{_USER}/preferences", put_preferences),
     Route("PATCH", f"{_USER}/preferences", patch_preferences),
     Route("GET", f"{_USER}/opt-out", get_opt_out_link, ("category",)),
+    Route("GET", f"{_USER}/decisions", get_decisions, ("limit", "before")),
+    Route("GET", f"{_USER}/data", get_data),
+    Route("DELETE", f"{_USER}/data", delete_data),
+    Route("GET", "/v1/decisions/{id}", get_decision),
+    Route("GET", "/v1/reports/engagement", get_engagement, ("from", "to", "by")),
     Route("GET", "/opt-out/{token}", get_opt_out, produces=("text/html",), is_open=True),
     Route("POST", "/opt-out/{token}", post_opt_out, produces=("text/html",), is_open=True),
     Route("GET", "/healthz", get_health, is_open=True),
