@@ -7,6 +7,7 @@ single host with thousands of devices are raised, because here all devices are o
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,13 @@ RAISED = {
 
 
 _SYNCD = (sys.executable, "-m", "syncd.app.cli")
+# As systemd hands a socket on: descriptor 3, and the number of the process that it is meant for.
+_INHERITING = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class Daemon:
@@ -52,20 +60,22 @@ class Daemon:
         core: int | None,
         *,
         settings: Mapping[str, str] | None = None,
-        port: int = 0,
         program: Sequence[str] = _SYNCD,
+        listener: socket.socket | None = None,
     ) -> None:
-        """`core` None: wherever the kernel wants it. `settings`: instead of `RAISED`. `port` 0: any. `program`: what
-        `serve` is said to."""
+        """`core` None: wherever the kernel wants it. `settings`: instead of `RAISED`. `program`: what `serve` is said
+        to. `listener`: the socket that it inherits, as from `conf/syncd.socket`; None: it opens one."""
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SYNCD_")}
         self._environ = environ | dict(RAISED if settings is None else settings) | {
-            "SYNCD_STATE_DIR": str(directory), "SYNCD_LISTEN": f"127.0.0.1:{port}",
+            "SYNCD_STATE_DIR": str(directory), "SYNCD_LISTEN": "127.0.0.1:0",
             "SYNCD_ADMIN_LISTEN": "127.0.0.1:0",
         }  # fmt: skip
         self._log = (directory.parent / f"{directory.name}.log").open("w+")
+        inherited = () if listener is None else (listener.fileno(),)
+        inheriting = [sys.executable, "-c", _INHERITING, *map(str, inherited)] if inherited else []
         self._process = subprocess.Popen(
-            [*program, "serve"], env=self._environ, preexec_fn=None if core is None else partial(pin, core), text=True,
-            stdout=subprocess.PIPE, stderr=self._log,
+            [*inheriting, *program, "serve"], env=self._environ, text=True, stdout=subprocess.PIPE, stderr=self._log,
+            preexec_fn=None if core is None else partial(pin, core), pass_fds=inherited,
         )  # fmt: skip
         assert self._process.stdout is not None
         line = self._process.stdout.readline()

@@ -1,16 +1,20 @@
 """A crowd at a restart: 10,000 devices are sent away by a daemon that stops, and come back to the one that follows it.
 
 Owns the crowd (`Crowd`: a client of few bytes, one task for each device, one process), which obeys what `goaway`,
-`welcome` and a 503 announce, and the times at which its members are back. Counted is from the moment of SIGTERM; a
-device is back when its subscription stands again. Nobody may be left out: one that does not come back is a failure.
+`welcome` and a 503 announce, and the times at which its members are back. The socket that is listened on is held here
+and inherited, as `conf/syncd.socket` has it: who comes between the two daemons waits in its backlog. Counted is from
+the moment of SIGTERM; a device is back when its subscription stands again. Nobody may be left out: one that does not
+come back is a failure.
 """
 
 import random
 import signal
+import socket
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,7 @@ OPEN_S_MAX, BACK_S_MAX = 300.0, 180.0
 GOAWAY_CODE, READ_BYTES = 43, 65_536
 ABSENT_MAX = 10  # attempts after a goaway that find nobody, before backing off (SPEC 11)
 IN_TIME_TARGET = Target(most=1.0)
+BACKLOG = 4096  # as in conf/syncd.socket
 SETTINGS = RAISED | {"SYNCD_LOG__LEVEL": "error"}
 
 
@@ -210,7 +215,16 @@ def run(directory: Path, *, quick: bool, say: Callable[[str], None]) -> list[Fig
 
 async def _restarted(directory: Path, count: int, say: Callable[[str], None]) -> list[Figure]:
     server_core, _ = cores()
-    with Daemon(directory / STATE, server_core, settings=SETTINGS) as first:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(BACKLOG)
+        return await _crowd_returned(
+            partial(Daemon, directory / STATE, server_core, settings=SETTINGS, listener=listener), count, say
+        )
+
+
+async def _crowd_returned(daemon: Callable[[], Daemon], count: int, say: Callable[[str], None]) -> list[Figure]:
+    with daemon() as first:
         tokens = [first.token(f"bench-{user}") for user in range(USERS)]
         crowd = Crowd(first.port, [Member(index, tokens[index % USERS]) for index in range(count)])
         say(f"restart: {count} devices come in, {OPENINGS_PER_S} a second")
@@ -218,17 +232,14 @@ async def _restarted(directory: Path, count: int, say: Callable[[str], None]) ->
             nursery.start_soon(crowd.run)
             with trio.fail_after(OPEN_S_MAX):
                 await crowd.opened.wait()
-            say("restart: SIGTERM, and a new daemon on the same port")
+            say("restart: SIGTERM, and a new daemon on the same socket")
             crowd.signalled_s = time.monotonic()
             first.send_signal(signal.SIGTERM)
             code = await trio.to_thread.run_sync(first.wait)
             stopped_s = time.monotonic() - crowd.signalled_s
             if code:
                 raise Failed(f"the daemon ended with {code} after SIGTERM")
-            again = await trio.to_thread.run_sync(
-                lambda: Daemon(directory / STATE, server_core, settings=SETTINGS, port=first.port)
-            )
-            with again:
+            with await trio.to_thread.run_sync(daemon) as again:
                 up_s = time.monotonic() - crowd.signalled_s
                 with trio.move_on_after(BACK_S_MAX):
                     await crowd.returned.wait()
