@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 import orjson
 
+from syncd.app import notices
 from syncd.core.ids import ID_BYTES, BadName, check_name, check_space
 from syncd.core.leases import LEASE_ID_BYTES
 from syncd.core.values import ValueRefused, decoded
@@ -31,6 +32,8 @@ from syncd.engine.commands import (
     CreateKey,
     DropLetter,
     EndLease,
+    ErasedUser,
+    EraseUser,
     Failed,
     MarkSafe,
     Posted,
@@ -48,9 +51,10 @@ from syncd.engine.roster import members, unpurged
 from syncd.env.ports import Clock, Entropy
 from syncd.net.api.calls import parsed_query
 from syncd.net.api.consumers import consumer_json
-from syncd.net.auth import SCOPES_MAX, SECRET_ENTROPY_BYTES, check_scope, make_key, secret_hash
+from syncd.net.auth import SCOPES_MAX, SECRET_ENTROPY_BYTES, USER_CHARACTERS_MAX, check_scope, make_key, secret_hash
 from syncd.net.exchange import Health, Request, Response, content, http_date, json_content
 from syncd.net.problems import ProblemRaised, problem_response, raised
+from syncd.notify import asking
 from syncd.store import keys
 from syncd.store.api import Reader, Store
 from syncd.store.committer import Committer, Overloaded
@@ -251,6 +255,11 @@ class Admin:
             _Route("DELETE", "/admin/deadletters/", ("space",), False, self._drop_letter),
             _Route("GET", "/admin/devices", ("user", "after", "limit"), False, self._list_devices),
             _Route("DELETE", "/admin/devices/", (), False, self._retire_device),
+            _Route("GET", "/admin/decisions", ("user", "limit"), False, self._list_decisions),
+            _Route("GET", "/admin/decisions/", (), False, self._get_decision),
+            _Route("GET", "/admin/report", ("from", "to", "by"), False, self._get_report),
+            _Route("GET", "/admin/export", ("user",), False, self._export),
+            _Route("POST", "/admin/erase", (), False, self._erase),
         )
         self._routes = tuple(route for route in routes if is_trusted or route.is_open)
 
@@ -418,6 +427,33 @@ class Admin:
         await self._executed(ConfirmLeaseClock())
         return Response(204, ())
 
+    async def _list_decisions(self, call: _Call) -> Response:
+        limit = _count(call.query, "limit", asking.PAGE_MAX, asking.PAGE_MAX)
+        with self._store.read() as tx:
+            return json_content(200, notices.decisions(tx, _user(call.query.get("user")), limit))
+
+    async def _get_decision(self, call: _Call) -> Response:
+        with self._store.read() as tx:
+            found = notices.decision(tx, call.name)
+        if found is None:
+            raise raised("not-found", f"there is no decision {call.name[:60]!r}")
+        return json_content(200, found)
+
+    async def _get_report(self, call: _Call) -> Response:
+        with self._store.read() as tx:
+            return json_content(200, notices.engagement(tx, call.query, self._clock.now_ms()))
+
+    async def _export(self, call: _Call) -> Response:
+        user = _user(call.query.get("user"))
+        with self._store.read() as tx:
+            return json_content(200, notices.export(tx, user, self._clock.now_ms()))
+
+    async def _erase(self, call: _Call) -> Response:
+        """One step; whoever asks goes on as long as there is more."""
+        step = await self._executed(EraseUser(_user(_json_object(call.request, {"user"}).get("user"))))
+        assert isinstance(step, ErasedUser), "a step of an erasure is answered so"
+        return json_content(200, {"documents": step.documents, "rows": step.rows, "more": step.is_more})
+
     async def _executed(self, command: Command) -> Result:
         try:
             result = await self._committer.execute(command)
@@ -457,6 +493,12 @@ def _count(query: Mapping[str, str], name: str, default: int, most: int) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 16 and int(text) <= most):
         raise raised("malformed-request", f"{name!r} is an integer from 0 to {most}", parameter=name)
     return int(text)
+
+
+def _user(text: object) -> str:
+    if not isinstance(text, str) or not 0 < len(text) <= USER_CHARACTERS_MAX:
+        raise raised("malformed-request", f"'user' is text of 1-{USER_CHARACTERS_MAX} characters", parameter="user")
+    return text
 
 
 def _json_object(request: Request, known: set[str], bytes_max: int = BODY_BYTES_MAX) -> dict[str, Any]:

@@ -16,35 +16,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any, NoReturn, TypeVar
+from typing import IO, Any, NoReturn
 
 import click
 
-from syncd.app import VERSION, admin, backups, client, config, daemon, show
+from syncd.app import VERSION, admin, backups, client, config, daemon, people, show
 from syncd.app.config import ConfigError, Settings
 from syncd.app.listening import CannotServe
 from syncd.app.settings import example
+from syncd.app.terminal import CONFIGURATION, DAMAGED, FAILED, UNREACHABLE, Failure
+from syncd.app.terminal import asked as _asked
+from syncd.app.terminal import json_option as _json_option
+from syncd.app.terminal import loaded as _loaded
+from syncd.app.terminal import read_only as _read_only
+from syncd.app.terminal import settings_options as _settings_options
 from syncd.core.ids import BadName
 from syncd.engine.grants import Grant, parsed_grant
 from syncd.env.real import SystemClock, SystemEntropy
 from syncd.env.tls import BadCertificate, server_context
 from syncd.net.auth import Authenticator, BadKey, Unauthenticated, sign_token
-from syncd.store.api import Reader, Store, StoreDamaged, StoreError
-from syncd.store.lmdb import open_store
-
-FAILED, USAGE, CONFIGURATION, DAMAGED, UNREACHABLE = 1, 2, 3, 4, 5
+from syncd.store.api import StoreDamaged, StoreError
 
 DAMAGED_ADVICE = """\
 The store holds something that was not written so, or the disk failed. Nothing is served from it, so that nothing wrong
 spreads; devices keep their unsent changes. Keep a copy of the directory; run `syncd fsck` to see what is affected;
 check the disk (dmesg, smartctl); then restore the last good backup, or start with an empty directory."""
-
-T = TypeVar("T")
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-class Failure(Exception):
-    """The command could not do its work. The text says why."""
 
 
 class _Group(click.Group):
@@ -96,25 +92,6 @@ class _GrantType(click.ParamType[Grant]):
             return parsed_grant(pattern, role)
         except BadName as error:
             self.fail(str(error), param, ctx)
-
-
-def _settings_options(command: Command) -> Command:
-    command = click.option(
-        "--state-dir", type=click.Path(path_type=Path), help="The state directory (SYNCD_STATE_DIR)."
-    )(command)
-    return click.option("--config", "file", type=click.Path(path_type=Path), help="The TOML file (SYNCD_CONFIG).")(
-        command
-    )
-
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-def _loaded(file: Path | None, state_dir: Path | None, extra: Mapping[str, str] | None = None) -> Settings:
-    environ = dict(os.environ) | dict(extra or {})
-    if state_dir is not None:
-        environ["SYNCD_STATE_DIR"] = str(state_dir)
-    return config.loaded(file, environ)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -328,7 +305,11 @@ def status(file: Path | None, state_dir: Path | None, as_json: bool) -> None:
 def explain(
     space: str, document: str, field: str | None, file: Path | None, state_dir: Path | None, as_json: bool
 ) -> None:
-    """Tell why a document, or one field of it, is as it is: who wrote it, what it met, what gave way."""
+    """Tell why a document, or one field of it, is as it is: who wrote it, what it met, what gave way. Or, with
+    `decision ID`, why a notification was sent or not."""
+    if space == "decision" and "/" not in document:
+        people.explain_decision(document, file, state_dir, as_json)
+        return
     collection, document_id = _document(document)
     query = {"space": space, "collection": collection, "id": document_id, "field": field}
     found = _asked(
@@ -563,31 +544,8 @@ def restore(directory: Path, file: Path | None, state_dir: Path | None, as_json:
     show.restored(backups.restore(_loaded(file, state_dir), directory), as_json)
 
 
-def _asked(settings: Settings, path: tuple[str, ...], query: Mapping[str, Any], read: Callable[[Reader], T]) -> Any:
-    """The daemon's answer; with no daemon, what its store holds."""
-    try:
-        return client.request(settings.admin_socket, "GET", path, query=query)
-    except client.Unreachable:
-        if not settings.store_directory.exists():
-            raise
-        with _read_only(settings) as store, store.read() as tx:
-            return read(tx)
-
-
-@contextmanager
-def _read_only(settings: Settings, directory: Path | None = None) -> Iterator[Store]:
-    """The store of a daemon that may run or not; LMDB lets other processes read beside the one that writes."""
-    room = settings.config.store
-    store = open_store(
-        directory or settings.store_directory,
-        map_bytes=room.map_bytes,
-        map_bytes_max=room.map_bytes_max,
-        read_only=True,
-    )
-    try:
-        yield store
-    finally:
-        store.close()
+for _command in people.COMMANDS:
+    cli.add_command(_command)
 
 
 def main() -> NoReturn:

@@ -26,6 +26,7 @@ from syncd.engine.commands import (
 from syncd.engine.grants import Grant, Role
 from syncd.net.exchange import Health, Request, Response
 from tests.http.harness import Server
+from tests.http.test_decisions import configure, notified
 
 OPEN = ["/healthz", "/readyz", "/admin/status", "/metrics"]
 TRUSTED = [
@@ -321,3 +322,29 @@ async def test_devices_are_listed_by_user_and_retired(operators: Operators) -> N
     assert shown["retired_ms"] is not None
     assert (await operators.ask("DELETE", f"/admin/devices/{'ff' * 16}"))[0] == 404
     assert (await operators.ask("DELETE", "/admin/devices/none"))[0] == 400
+
+
+async def test_the_admin_socket_answers_the_same_and_erases_in_steps(operators: Operators) -> None:
+    server = operators.server
+    await configure(server)
+    key = await server.key("ops", "events:write", "notifications:read")
+    await notified(server, key, "1")
+    status, listed = await operators.ask("GET", "/admin/decisions?user=42")
+    assert status == 200 and listed["decisions"][0]["outcome"] == "sent"
+    decision = listed["decisions"][0]
+    assert await operators.ask("GET", f"/admin/decisions/{decision['id']}") == (200, decision)
+    assert (await operators.ask("GET", f"/admin/decisions/{'0' * 40}"))[0] == 404
+    assert (await operators.ask("GET", "/admin/report?by=day"))[1]["total"]["sent"] == 1
+    assert (await operators.ask("GET", "/admin/report?by=user"))[0] == 400
+    assert len((await operators.ask("GET", "/admin/export?user=42"))[1]["deliveries"]) == 1
+    assert (await operators.ask("GET", "/admin/export"))[0] == 400
+    steps = [(await operators.ask("POST", "/admin/erase", {"user": "42"}))[1] for _ in range(2)]
+    assert [step["documents"] for step in steps] == [1, 0] and [step["more"] for step in steps] == [True, False]
+    assert (await operators.ask("GET", "/admin/decisions?user=42"))[1]["decisions"] == []
+    assert (await operators.ask("POST", "/admin/erase", {"user": ""}))[0] == 400
+    for method, target in (
+        ("GET", "/admin/decisions?user=42"),
+        ("GET", "/admin/export?user=42"),
+        ("POST", "/admin/erase"),
+    ):
+        assert (await operators.ask(method, target, admin=operators.open))[0] == 404, "only where the caller is trusted"
