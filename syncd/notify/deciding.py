@@ -39,6 +39,8 @@ from syncd.notify.workflows import Window
 from syncd.store.tables import DecisionRow
 
 PRIOR_POPULATION = 200.0  # sessions that the usual day of nobody in particular weighs, beside those of all people
+# Shown to a person, faded, before what they make of it bounds how many they get: until then the operator's word holds.
+EVIDENCE_MIN = volume.USUAL_SHOWN / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +110,9 @@ def decide(desk: Desk, number: int, offer: Offer, is_due: bool) -> bool:
 def _learned(desk: Desk, offer: Offer) -> tuple[Verdict, ...]:
     """What the person's behaviour says."""
     stats = profile.category_at(desk.profile, offer.category.name, desk.now_ms)
-    row = profile.category_at(desk.profile, offer.category.name, desk.now_ms).ignored_in_a_row
-    expected, week = volume.rates(stats), _this_week(desk)
+    row, expected, week = stats.ignored_in_a_row, volume.rates(stats), _this_week(desk)
     budget = volume.weekly_budget(expected)
-    if week >= budget:
+    if stats.shown >= EVIDENCE_MIN and week >= budget:
         words = f"{week} this week are as many as are worth their disturbance to this person"
         weekly = Verdict("budget", STOPS, words)
     else:

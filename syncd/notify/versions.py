@@ -52,10 +52,12 @@ class Head(NamedTuple):
 
 
 class WorkflowSet(NamedTuple):
-    """What is in force, as it was written: the operator's policy, and the heads by name."""
+    """What is in force, as it was written: the operator's policy, the heads by name, and the categories that are
+    configured, which hold for what backends post without a workflow."""
 
     policy: Mapping[str, Any]
     heads: Mapping[str, Head]
+    categories: Mapping[str, Any]
 
 
 class Unknown(LookupError):
@@ -83,7 +85,8 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """All that new runs begin with. `policy` has the categories of all active workflows."""
+    """All that new runs begin with. `policy` has the categories of all active workflows, and those of the configuration
+    that no workflow uses."""
 
     policy: Policy
     versions: Mapping[str, Version]
@@ -95,9 +98,9 @@ class Active:
 def workflow_set(tx: Reader) -> WorkflowSet:
     row = META.get(tx, _SET)
     if row is None:
-        return WorkflowSet({}, {})
-    policy, heads = row[0]
-    return WorkflowSet(policy, {name: Head(*head) for name, head in heads.items()})
+        return WorkflowSet({}, {}, {})
+    policy, heads, categories = row[0]
+    return WorkflowSet(policy, {name: Head(*head) for name, head in heads.items()}, categories)
 
 
 def kept(tx: Reader, name: str) -> list[tuple[str, VersionRow]]:
@@ -131,8 +134,10 @@ class Parsed:
                 for name, head in found.heads.items()
                 if head.active is not None and (version := self.version(tx, head.active)) is not None
             }
-            categories = {version.category.name: version.category for version in read.values()}
-            self._active = record, Active(replace(policy_of(found), categories=categories), read)
+            policy = definitions({"policy": found.policy, "category": found.categories}).policy
+            of_versions = {version.category.name: version.category for version in read.values()}
+            policy = replace(policy, categories={**policy.categories, **of_versions})
+            self._active = record, Active(policy, read)
         return self._active[1]
 
     def version(self, tx: Reader, version: str) -> Version | None:
@@ -207,7 +212,7 @@ def configured(tx: Writer, now_ms: int, values: Mapping[str, Any]) -> None:
             continue
         # Missing also if the one that is configured was dropped while another was active.
         _keep(tx, now_ms, name, version, made[name], CONFIGURATION, heads[name].active)
-    _put(tx, WorkflowSet(dict(values.get("policy", {})), heads))
+    _put(tx, WorkflowSet(dict(values.get("policy", {})), heads, dict(values.get("category", {}))))
 
 
 def made(tx: Writer, now_ms: int, values: Mapping[str, Any], by: str) -> list[tuple[str, str, bool]]:
@@ -322,4 +327,4 @@ def _drop(tx: Writer, name: str, version: str) -> None:
 
 def _put(tx: Writer, found: WorkflowSet) -> None:
     heads = {name: list(head) for name, head in sorted(found.heads.items())}
-    META.put(tx, _SET, ([dict(found.policy), heads],))
+    META.put(tx, _SET, ([dict(found.policy), heads, dict(found.categories)],))

@@ -1,6 +1,17 @@
 """From an event to the inbox: workflows are set off, wait, are decided and delivered, and each outcome is explained."""
 
-from tests.notify.kit import DAY_MS, HOUR_MS, Office, at, ready
+import tomllib
+from typing import Any
+
+import pytest
+
+from syncd.engine.commands import Refused, Started, StartWorkflow
+from syncd.notify import runs
+from syncd.notify.desk import Desk
+from syncd.notify.firing import TrustedClock
+from syncd.store import fsck
+from tests.engine.kit import one
+from tests.notify.kit import DAY_MS, HOUR_MS, KEY, Office, at, ready
 
 ALERT = """
 [category.news]
@@ -190,4 +201,171 @@ send = { templates = ["t"] }
     office.pass_until(at("2026-03-06 23:00"))
     times = [row.made_ms for row in office.decisions()]
     assert len(times) == len(set(times)) and office.timer_count() == 1
+    office.check()
+
+
+def test_one_who_ignores_a_category_hears_of_it_less_and_an_open_ends_that() -> None:
+    office = Office(ALERT.replace("[category.news]", '[category.news]\nhalf_life = "12h"'))
+    for _ in range(4):
+        office.event("published", headline="Moon", score=4)
+        office.passes(13 * HOUR_MS)
+    office.event("published", headline="Moon", score=4)
+    assert office.outcomes() == ["sent"] * 4 + ["deferred"]  # three were ignored: twice half a day from the last
+    waiting = office.decisions()[-1]
+    assert waiting.reason == "back-off" and "the last 3 of news were ignored" in waiting.explanation
+    assert waiting.until_ms == waiting.made_ms - 13 * HOUR_MS + 24 * HOUR_MS
+    office.check()
+    office.receipt(sorted(office.dispatches())[0], "opened")
+    office.event("published", headline="Sun", score=4)
+    assert office.decisions()[-1].outcome == "sent"
+    office.check()
+
+
+def test_runs_of_a_person_are_bounded_and_what_finds_no_room_is_told() -> None:
+    office = Office(ready("cart"))
+    for number in range(40):
+        office.event("cart.updated", cart_id=str(number), item="Shoes", count=1, total=20)
+    assert len(office.runs()) == 32 and office.outcomes() == ["suppressed"] * 8
+    assert "32 runs, as many as may be" in office.decisions()[0].explanation
+    office.notify()
+    assert office.outcomes()[-1] == "sent"
+    office.check()
+
+
+def test_a_defect_in_a_decision_keeps_no_device_from_its_changes_and_stops_no_timer(monkeypatch: Any) -> None:
+    office = Office(ready("cart"))
+    office.event("cart.updated", cart_id="c", item="Shoes", count=1, total=20)
+    office.event("cart.updated", "ben", cart_id="c", item="Boots", count=1, total=20)
+    broken = runs.go_on
+
+    def go_on(desk: Desk, number: int) -> None:
+        if desk.user == "ann":
+            raise RuntimeError("a defect")
+        broken(desk, number)
+
+    monkeypatch.setattr(runs, "go_on", go_on)
+    office.passes(8 * HOUR_MS)
+    assert len(office.inbox("ben")) == 1 and office.inbox("ann") == []
+    assert office.runs("ann") == [] and any("a defect" in alarm for alarm in office.alarms)
+    with office.store.read() as tx:
+        assert not list(fsck.check(tx))
+
+
+def test_decisions_of_a_person_are_kept_to_a_number_with_their_dispatches() -> None:
+    office = Office()
+    for _ in range(230):
+        office.notify()
+    assert len(office.decisions()) == len(office.dispatches()) == 200
+    office.check()
+
+
+@pytest.mark.parametrize(("policy", "made"), [("fire", 5), ("coalesce", 1), ("skip", 0)])
+def test_after_a_downtime_a_schedule_does_as_its_workflow_says_and_goes_on(policy: str, made: int) -> None:
+    office = Office(f"""
+[category.daily]
+[template.t]
+title = "Good morning"
+[workflow.w]
+category = "daily"
+trigger = {{ schedule = "09:00" }}
+after_downtime = "{policy}"
+[[workflow.w.step]]
+send = {{ templates = ["t"] }}
+""", now="2026-03-02 10:00")  # fmt: skip
+    office.arrives()
+    office.now_ms += 5 * DAY_MS  # five mornings
+    office.restart()
+    office.fire()
+    assert office.decisions() == []  # no herd at once
+    office.passes(11 * 60_000)
+    assert len(office.decisions()) == made
+    office.passes(DAY_MS)
+    assert len(office.decisions()) == made + 1
+    office.check()
+
+
+def test_a_clock_that_leaps_holds_what_is_not_critical_until_as_much_time_has_passed() -> None:
+    clock, trusted_ms = TrustedClock(at("2026-03-02 10:00"), 0).looked(at("2026-03-02 10:01"), 60_000)
+    assert trusted_ms == at("2026-03-02 10:01")
+    for minutes in (0, 30, 59):
+        clock, trusted_ms = clock.looked(at("2026-03-09 10:01"), (1 + minutes) * 60_000)
+        assert trusted_ms == at("2026-03-02 10:01") + minutes * 60_000
+    _, trusted_ms = clock.looked(at("2026-03-02 11:00"), 60 * 60_000)
+    assert trusted_ms == at("2026-03-02 11:00")
+
+    office = Office(ready("cart") | {"policy": {}})
+    office.event("cart.updated", cart_id="c", item="Shoes", count=1, total=20)
+    believed_ms, office.now_ms = office.now_ms, office.now_ms + 7 * DAY_MS
+    fired = office.fire(believed_ms)
+    assert (fired.count, fired.held) == (0, True) and len(office.runs()) == 1
+    office.now_ms = believed_ms  # it was set right
+    office.passes(8 * HOUR_MS)
+    assert office.outcomes() == ["sent"]
+    office.now_ms -= DAY_MS  # and back: nothing is fired again
+    assert office.fire().count == 0 and office.outcomes() == ["sent"]
+    office.check()
+
+
+def test_a_workflow_of_the_api_is_set_off_for_people_and_no_other_is() -> None:
+    definitions = tomllib.loads(ALERT.replace('{ event = "published", where = "score > 3" }', "{ api = true }"))
+    office = Office(definitions)
+    started = one(office.ask(StartWorkflow(KEY, "w", ("ann", "ben"), {"headline": "Moon"})), Started)
+    assert started.runs == ((0, None), (0, None))
+    assert [shown["title"] for user in ("ann", "ben") for shown in office.inbox(user)] == ["Moon", "Moon"]
+    assert isinstance(office.ask(StartWorkflow(KEY, "none", ("ann",), {})), Refused)
+    office.check()
+
+
+def test_three_events_within_a_span_set_a_threshold_off_once() -> None:
+    office = Office(ALERT.replace('{ event = "published", where = "score > 3" }',
+                                  '{ threshold = { event = "failed", count = 3, within = "1h" } }'))  # fmt: skip
+    for _ in range(4):
+        office.event("failed", headline="Three")
+        office.passes(60_000)
+    assert len(office.inbox()) == 1
+    office.passes(DAY_MS)
+    for _ in range(2):
+        office.event("failed")
+    assert len(office.inbox()) == 1
+    office.check()
+
+
+def test_a_run_keeps_the_version_with_which_it_began() -> None:
+    values = ready("cart")
+    office = Office(values)
+    office.event("cart.updated", cart_id="c", item="Shoes", count=1, total=20)
+    office.configure({**values, "template": {**values["template"], "reminder": {"title": "Other"}}})
+    office.restart()
+    office.passes(8 * HOUR_MS)
+    assert [shown["title"] for shown in office.inbox()] == ["Still thinking about Shoes?"]
+    office.check()
+
+
+def test_what_was_of_no_use_any_more_when_a_downtime_ended_is_not_sent() -> None:
+    office = Office('[category.ads]\nexpires = "12h"\n[policy]\nquiet_hours = "22:00-08:00"', now="2026-03-02 23:00")
+    office.notify(category="ads")
+    assert office.outcomes() == ["deferred"]
+    office.now_ms += 20 * HOUR_MS
+    office.restart()
+    office.pass_until(office.now_ms + HOUR_MS)
+    [row] = office.decisions()
+    assert (row.outcome, row.reason, office.inbox()) == ("expired", "expiry", [])
+    office.check()
+
+
+def test_a_digest_that_closes_after_its_category_was_turned_off_is_not_sent() -> None:
+    office = Office()
+    office.sets("_preferences", "category:news", frequency="daily")
+    office.notify()
+    office.sets("_preferences", "category:news", frequency="off")
+    office.passes(DAY_MS)
+    assert (office.outcomes(), office.inbox()) == (["digested", "suppressed"], [])
+    office.check()
+
+
+def test_one_who_is_held_out_gets_nothing_but_what_is_critical_and_that_is_told() -> None:
+    office = Office('[policy]\nholdout = 1.0\n[category.security]\npriority = "critical"')
+    office.notify()
+    office.notify(category="security")
+    assert office.outcomes() == ["held_out", "sent"]
     office.check()
