@@ -33,7 +33,8 @@ class Document(NamedTuple):
     `makers`: its creates that had not seen an earlier one. `deletes`: empty while it lives; then the first
     delete of each slot that knew all makers (who has seen a later one of a slot has seen its first). `writers`: the
     latest change of each slot that wrote to it, the latest `WRITERS_MAX` of them: enough to tell, in O(1), whether a
-    change has seen everything in the document.
+    change has seen everything in the document. `touched`: seq of the latest change that was to do something to it,
+    whether it wrote anything or not: where the document's history begins when it is read backwards.
     """
 
     number: int
@@ -43,6 +44,7 @@ class Document(NamedTuple):
     deletes: tuple[Mark, ...]
     writers: tuple[Mark, ...]
     fields: Mapping[str, Field]
+    touched: int
 
     @property
     def is_live(self) -> bool:
@@ -116,7 +118,7 @@ def _created(document: Document | None, number: int, by: Observer) -> tuple[Docu
         if _knows(document, by) and not knew_delete:
             raise OperationRefused("gone", "the document was deleted; this create had seen it but not its deletion")
         number = document.number
-    return Document(number, by.seq, by.seq, (by.mark,), (), (by.mark,), {}), _APPLIED
+    return Document(number, by.seq, by.seq, (by.mark,), (), (by.mark,), {}, by.seq), _APPLIED
 
 
 def _deleted(document: Document | None, by: Observer, floor: int) -> tuple[Document | None, Applied]:
@@ -134,7 +136,7 @@ def _deleted(document: Document | None, by: Observer, floor: int) -> tuple[Docum
     unseen = has_unseen(document, by)
     if unseen and by.base < floor:
         raise OperationRefused("precondition", "a late delete of a document that changed since it was read")
-    tombstone = Document(document.number, by.seq, document.born, document.makers, (by.mark,), (), {})
+    tombstone = Document(document.number, by.seq, document.born, document.makers, (by.mark,), (), {}, by.seq)
     if not unseen:
         return tombstone, _APPLIED
     met = tuple(("ended", seq) for seq, slot in document.writers if not by.has_seen(seq, slot))
@@ -185,7 +187,7 @@ class Draft:
     undone by forgetting its drafts.
     """
 
-    __slots__ = ("_by", "_document", "_fields", "_is_known", "_rev")
+    __slots__ = ("_by", "_document", "_fields", "_is_known", "_is_touched", "_rev")
 
     def __init__(self, document: Document | None, by: Observer) -> None:
         self._by = by
@@ -193,6 +195,7 @@ class Draft:
         self._fields: dict[str, Field] | None = None  # a copy, once a field has been written
         self._rev = 0  # with it
         self._is_known = False  # `by` was found to know the document as it stands
+        self._is_touched = False  # by more than a look at it
 
     def document(self) -> Document | None:
         """What the operations so far made of it."""
@@ -201,9 +204,11 @@ class Draft:
             assert old is not None, "a document has the fields"
             writers = _with_writer(old.writers, self._by)
             self._document = _new(
-                Document, (old.number, self._rev, old.born, old.makers, old.deletes, writers, fields)
+                Document, (old.number, self._rev, old.born, old.makers, old.deletes, writers, fields, self._by.seq)
             )  # fmt: skip
             self._fields = None
+        elif self._is_touched and old is not None and old.touched != self._by.seq:
+            self._document = old._replace(touched=self._by.seq)
         return self._document
 
     def apply(self, operation: Operation, number: int, floor: int = 0) -> Applied:
@@ -220,7 +225,7 @@ class Draft:
         # What this change knows without `seen`, it knows; with `seen`, it may know more for one operation.
         if not self._is_known:
             document = _known(document, by)
-            self._is_known = not is_raised
+            self._is_known, self._is_touched = not is_raised, True
         assert document is not None and name is not None, "these operations name a field"
         fields = self._fields
         field = (document.fields if fields is None else fields).get(name)
@@ -250,6 +255,6 @@ class Draft:
         else:
             assert operation.verb == "expect" and operation.field is not None
             _expected(document, operation.field, by, floor)
-            result = _NOOP
-        self._is_known = False
+            return _NOOP
+        self._is_known, self._is_touched = False, True
         return result

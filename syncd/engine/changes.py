@@ -202,6 +202,7 @@ class _Effect:
     leased: dict[DocumentName, None]  # documents whose leases were looked at
     regrants: dict[str, tuple[Role | None, Role | None]]
     held: Held  # unique keys that were taken and freed
+    before: list[int]  # as the change's entry keeps it
 
 
 class _ChangeRefused(Exception):
@@ -245,7 +246,10 @@ def _decided(push: _Push, change: Change) -> EntryRow:
         push.judge()
     return _new(
         EntryRow,
-        (change.nonce, effect.outcome, seq, told, change.base, change.stamp, change.payload, change.context),
+        (
+            *(change.nonce, effect.outcome, seq, told, change.base, change.stamp, change.payload, change.context),
+            effect.before,
+        ),
     )
 
 
@@ -303,7 +307,7 @@ def _detail(push: _Push, change: Change, effect: _Effect, seq: int) -> dict[str,
 
 def _effect(work: SpaceWork, author: Author, role: Role, change: Change, by: Observer) -> _Effect:
     """Apply all operations to an overlay. Raises `_ChangeRefused` at the first that cannot take effect."""
-    effect = _Effect({}, {}, 0, "noop", [], [], {}, {}, {})
+    effect = _Effect({}, {}, 0, "noop", [], [], {}, {}, {}, [])
     drafts: dict[DocumentName, Draft] = {}
     is_applied = is_merged = False
     name: DocumentName = ("", "")  # no document's
@@ -349,7 +353,9 @@ def _effect(work: SpaceWork, author: Author, role: Role, change: Change, by: Obs
     effect.outcome = "merged" if is_merged else "applied" if is_applied else "noop"
     effect.numbers = number - work.number_next
     for name, draft in drafts.items():
+        stored = work.document(name)
         effect.made[name] = draft.document()
+        effect.before.append(-floor if stored is None else stored.touched)
     _check_sizes(effect)
     if any(collection == MEMBERS for collection, _ in effect.made):
         _regrant(work, author, effect)

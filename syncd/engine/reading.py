@@ -294,7 +294,7 @@ def document(tx: Reader, space: str, collection: str, document_id: str) -> Found
     if row is None:
         return None
     found = DOCUMENTS.get(tx, keys.document(row.id, collection, document_id))
-    return None if found is None or not found.is_live else _found(collection, document_id, found)
+    return None if found is None or not found.is_live else shown(collection, document_id, found)
 
 
 def documents(tx: Reader, space: str, collection: str | None, after: DocumentName | None, limit: int) -> Listing:
@@ -316,11 +316,12 @@ def documents(tx: Reader, space: str, collection: str | None, after: DocumentNam
         _, *name = keys.parse_document(key)
         last = (name[0], name[1])
         if stored.is_live:
-            found.append(_found(*last, stored))
+            found.append(shown(*last, stored))
     return Listing(tuple(found), None)
 
 
-def _found(collection: str, document_id: str, stored: Document) -> Found:
+def shown(collection: str, document_id: str, stored: Document) -> Found:
+    """A document as HTTP shows it."""
     visible = stored.visible()
     fields = {name: value for name, (_, value) in visible.items()}
     return Found(collection, document_id, stored.rev, fields, {name: kind for name, (kind, _) in visible.items()})

@@ -103,6 +103,12 @@ KINDS: dict[str, ProblemKind] = {
         " or before it goes on at the same seq of the present epoch, any other reads all again and drops what it is not"
         " told of.",
     ),
+    "history-gone": ProblemKind(
+        410,
+        "History gone",
+        "What the document was as of this position is not kept any more ([retention] of the configuration says how long"
+        " it is). From seq `known_from` on it is known.",
+    ),
     "precondition-failed": ProblemKind(
         412, "Precondition failed", "The document is not at the revision that `If-Match` names. Read it again."
     ),

@@ -27,6 +27,7 @@ from syncd.store.checking import Space as _Space
 from syncd.store.checking import get as _get
 from syncd.store.checking import rows as _rows
 from syncd.store.fsck_collection import key_hashes, lapsed, tombstones
+from syncd.store.fsck_history import histories
 from syncd.store.fsck_leases import books, lease_ends
 from syncd.store.fsck_notices import decisions, dispatches, runs, standings, timers
 from syncd.store.fsck_unique import unique_keys
@@ -561,6 +562,6 @@ STORE_CHECKS: Final[tuple[Callable[[Reader], Findings], ...]] = (
     timers, runs, decisions, dispatches, standings,
 )  # fmt: skip
 SPACE_CHECKS: Final[tuple[Callable[[_Space], Findings], ...]] = (
-    _documents, books, unique_keys, _byrev, tombstones, key_hashes, _sums, _log, _device_logs, _replicas, _holders,
-    _slots, _low_waters, lapsed, _letters, _consumers, _epochs,
+    _documents, books, unique_keys, histories, _byrev, tombstones, key_hashes, _sums, _log, _device_logs, _replicas,
+    _holders, _slots, _low_waters, lapsed, _letters, _consumers, _epochs,
 )  # fmt: skip

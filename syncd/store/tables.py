@@ -67,7 +67,9 @@ class LogRow(NamedTuple):
 class EntryRow(NamedTuple):
     """One change in its device's log. `seq` is None unless it was accepted, `payload` (the encoded operations) is None
     for a void, and once the history retention is over. `context`: (device, n, seq) of earlier ids of the device, all up
-    to which the change had seen."""
+    to which the change had seen. `before`: for each document that it names, in the order of their first mention, the
+    change that was the last to touch it before this one: so the history of a document is read without its space's. It
+    is not positive for a document that was absent: -B means that it had been so since seq B at least."""
 
     nonce: bytes
     outcome: str
@@ -77,6 +79,7 @@ class EntryRow(NamedTuple):
     stamp: int
     payload: bytes | None
     context: Sequence[tuple[bytes, int, int]] = ()
+    before: Sequence[int] = ()
 
 
 class DeviceRow(NamedTuple):
@@ -388,14 +391,21 @@ _FIELD_ITEMS = len(Field._fields)
 
 
 def _document(
-    number: int, rev: int, born: int, makers: Any, deletes: Any, writers: Any, fields: dict[str, list[Any]]
+    number: int,
+    rev: int,
+    born: int,
+    makers: Any,
+    deletes: Any,
+    writers: Any,
+    fields: dict[str, list[Any]],
+    touched: int,
 ) -> Document:
     typed = {}
     for name, items in fields.items():
         if type(items) is not list or len(items) != _FIELD_ITEMS:
             raise TypeError(f"the field {name!r} is no array of {_FIELD_ITEMS} items")
         typed[name] = tuple.__new__(Field, items)
-    return Document(number, rev, born, makers, deletes, writers, typed)
+    return Document(number, rev, born, makers, deletes, writers, typed, touched)
 
 
 def _single(*items: Any) -> tuple[Any, ...]:

@@ -168,7 +168,7 @@ def test_the_sum_of_a_document_is_that_of_its_visible_fields() -> None:
         for name, (_, value) in case["fields"].items()
     }
     hidden = Field("reg", 1, 1, 1, (False, None, 0, 1, 1))
-    document = Document(1, case["rev"], 1, ((1, 1),), (), ((1, 1),), {**registers, "unset": hidden})
+    document = Document(1, case["rev"], 1, ((1, 1),), (), ((1, 1),), {**registers, "unset": hidden}, case["rev"])
     assert document_sum(case["collection"], case["id"], document).to_bytes(8).hex() == case["sum"]
 
 

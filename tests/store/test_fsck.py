@@ -286,8 +286,11 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
         ("bucket", "its documents have 0000"), ("space", "the sum is"),
     ]),
     ("rev moved", changed(DOCUMENTS, C, rev=5), [
-        ("document", "not listed in byrev"), ("byrev", "has rev 5"), ("tombstone", "deleted and not listed"),
+        ("document", "not listed in byrev"), ("document", "touched at 4, rev 5"), ("byrev", "has rev 5"),
+        ("tombstone", "deleted and not listed"),
     ]),
+    ("touched beyond the head", changed(DOCUMENTS, C, touched=NEVER), [("document", "touched at")]),
+    ("touched by another's change", changed(DOCUMENTS, C, touched=5), [("document", "leads to seq 5, which does not")]),
     ("byrev gone", dropped(keys.byrev(S, 4, 3)), [
         ("document", "not listed in byrev"), ("tombstone", "no document"),
     ]),
@@ -342,7 +345,8 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
         ("device log", "its outcome is applied, its seq None"),
     ]),
     ("seq of another", changed(ENTRIES, keys.device_log(S, ANN_SLOT, 3), seq=1), [
-        ("log", "whose log says seq 1"), ("device log", "is not above"), ("device log", "the log says that its seq 1"),
+        ("device log", "a link leads to 5"), ("log", "whose log says seq 1"), ("device log", "is not above"),
+        ("device log", "the log says that its seq 1"),
     ]),
     ("seq of the future", changed(ENTRIES, keys.device_log(S, ANN_SLOT, 3), seq=NEVER), [
         ("log", "whose log says"), ("device log", "beyond the head"),

@@ -16,6 +16,7 @@ from syncd.engine.explaining import explained
 from syncd.engine.grants import Role
 from syncd.engine.reading import Found
 from syncd.net.api.calls import Call, check_role
+from syncd.net.api.history import at_of, past_document
 from syncd.net.exchange import Response, content, json_content
 from syncd.net.problems import raised
 from syncd.store.api import Reader
@@ -39,6 +40,10 @@ async def get_document(call: Call) -> Response:
         position = reading.position(tx, space)
         found = reading.document(tx, space, collection, document_id)
     headers = _position_header(position)
+    if "at" in call.query:
+        past = await past_document(call, space, (collection, document_id), at_of(call))
+        assert past.document is not None, "what is not there has been refused"
+        found = reading.shown(collection, document_id, past.document)
     if position is None or found is None:
         raise raised("not-found", f"{space} has no document {collection}/{document_id}", headers)
     headers += (("ETag", f'"{Position(position.epoch, found.rev)}"'), PRIVATE)

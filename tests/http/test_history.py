@@ -1,0 +1,100 @@
+"""The past of a document over HTTP: as of a position, and the list of its changes."""
+
+import pytest
+
+from syncd.engine.commands import Collect, Collected
+from syncd.engine.frontier import DAY_MS
+from tests.engine.kit import one
+from tests.http.harness import Server
+
+DOCUMENT = "/v1/spaces/shop/documents/orders/1"
+
+
+async def edited(server: Server, token: str, count: int) -> list[str]:
+    """Makes a document and sets its field to 0, 1, ...; the positions after each."""
+    made = await server.change(token, "shop", ["create", "orders", "1"])
+    positions = [made.json["position"]]
+    for number in range(count):
+        made = await server.change(token, "shop", ["reg.set", "orders", "1", "step", number])
+        positions.append(made.json["position"])
+    return positions
+
+
+async def test_a_document_is_read_as_of_each_position(server: Server) -> None:
+    token = server.token(any="writer")
+    positions = await edited(server, token, 5)
+    for number, position in enumerate(positions[1:]):
+        found = await server.ask("GET", f"{DOCUMENT}?at={position}", token)
+        assert found.json["fields"] == {"step": number} and found.header("ETag") == f'"{position}"'
+        assert found.header("Position") == positions[-1]
+    assert (await server.ask("GET", f"{DOCUMENT}?at={positions[0]}", token)).json["fields"] == {}
+    before = positions[0].replace("1@", "0@", 1)
+    assert (await server.ask("GET", f"{DOCUMENT}?at={before}", token)).problem == "not-found"
+    await server.change(token, "shop", ["delete", "orders", "1"])
+    assert (await server.ask("GET", f"{DOCUMENT}?at={positions[-1]}", token)).json["fields"] == {"step": 4}
+
+
+async def test_a_position_that_is_none_is_refused(server: Server) -> None:
+    token = server.token(any="writer")
+    epoch = (await edited(server, token, 1))[0].partition("@")[2]
+    assert (await server.ask("GET", f"{DOCUMENT}?at=3@{epoch}", token)).problem == "bad-position"
+    other = await server.ask("GET", f"{DOCUMENT}?at=1@{'0' * 32}", token)
+    assert other.problem == "expired-position" and other.json["epoch"] == epoch and other.json["fork"] == 0
+    assert (await server.ask("GET", f"{DOCUMENT}?at=1", token)).problem == "malformed-request"
+
+
+async def test_the_history_comes_in_pages_newest_first(server: Server) -> None:
+    token = server.token(any="writer")
+    await edited(server, token, 7)
+    await server.change(token, "shop", ["create", "orders", "2"])  # another document's change is not in it
+    seqs, target = [], f"{DOCUMENT}/history?limit=3"
+    for _ in range(3):
+        page = (await server.ask("GET", target, token)).json
+        seqs += [change["seq"] for change in page["changes"]]
+        target = f"{DOCUMENT}/history?limit=3&from={page.get('next')}"
+    assert seqs == [8, 7, 6, 5, 4, 3, 2, 1] and "next" not in page and page["known_from"] == 0
+    assert page["changes"][0]["operations"] == [["reg.set", "orders", "1", "step", 0]]
+    assert page["changes"][1]["user"] == "42" and page["changes"][1]["outcome"] == "applied"
+    foreign = await server.ask("GET", f"{DOCUMENT}/history?from=9", token)
+    assert foreign.problem == "malformed-request" and foreign.json["parameter"] == "from"
+
+
+async def test_what_lost_is_in_the_history_too(server: Server) -> None:
+    token = server.token(any="writer")
+    first = (await edited(server, token, 0))[0]
+    await server.change(token, "shop", ["max.put", "orders", "1", "most", 7])
+    lost = await server.change(token, "shop", ["max.put", "orders", "1", "most", 5], query=f"?base={first}")
+    assert lost.json["outcome"] == "noop"
+    page = (await server.ask("GET", f"{DOCUMENT}/history", token)).json
+    assert [(change["seq"], change["outcome"]) for change in page["changes"]] == [
+        (3, "noop"), (2, "applied"), (1, "applied")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["", "/history", "?at=1@" + "0" * 32])
+async def test_who_may_not_read_the_present_may_not_read_the_past(server: Server, what: str) -> None:
+    await edited(server, server.token(any="writer"), 1)
+    stranger = server.token("43", other="writer")
+    assert (await server.ask("GET", DOCUMENT + what, stranger)).problem == "forbidden"
+    assert (await server.ask("GET", "/v1/spaces/none/documents/a/b" + what, stranger)).problem == "forbidden"
+
+
+async def test_what_nobody_made_has_no_history(server: Server) -> None:
+    token = server.token(any="writer")
+    await edited(server, token, 1)
+    assert (await server.ask("GET", "/v1/spaces/shop/documents/orders/9/history", token)).problem == "not-found"
+    assert (await server.ask("GET", "/v1/spaces/none/documents/orders/9/history", token)).problem == "not-found"
+
+
+async def test_what_is_not_kept_is_said_with_the_seq_from_which_on_it_is(server: Server) -> None:
+    token = server.token(any="writer")
+    positions = await edited(server, token, 3)
+    server.clock.ms += 40 * DAY_MS
+    assert one(await server.committer.execute(Collect("shop")), Collected).dropped_count
+    token = server.token(any="writer")
+    await server.change(token, "shop", ["reg.set", "orders", "1", "step", 9])
+    gone = await server.ask("GET", f"{DOCUMENT}?at={positions[2]}", token)
+    assert (gone.status, gone.problem, gone.json["known_from"]) == (410, "history-gone", 5)
+    page = (await server.ask("GET", f"{DOCUMENT}/history", token)).json
+    assert [change["seq"] for change in page["changes"]] == [5, 4] and page["known_from"] == 4
+    assert (await server.ask("GET", f"{DOCUMENT}", token)).json["fields"] == {"step": 9}
