@@ -36,6 +36,8 @@ LIMITS = (
     *("frame_bytes_max", "push_changes_max", "change_operations_max", "change_documents_max", "change_bytes_max"),
     *("value_bytes_max", "document_bytes_max", "delta_bytes_max", "subscriptions_max", "pushes_in_flight_max"),
     *("messages_per_s_max", "messages_burst_max", "hello_bytes_max", "frame_containers_max", "container_items_max"),
+    *("signal_bytes_max", "signal_ttl_ms_max", "signals_per_s_max", "signals_burst_max"),
+    *("presence_bytes_max", "presence_members_max", "presence_spaces_max"),
 )
 HELLO, SUBSCRIBE, PUSH, ACK, PROBE, PING, PONG = 1, 2, 4, 5, 13, 20, 21
 WELCOME, SUBSCRIBED, DELTA, OUTCOMES, EXPIRED, ERROR = 32, 33, 34, 35, 41, 42
@@ -319,7 +321,7 @@ async def malformed_input_is_told_and_closes(server: Server) -> None:
         await peer.socket.send_message(b"\xc1")
         await peer.closed("malformed", 1007)
     async with server.peer() as peer:
-        await peer.say(7)
+        await peer.say(8)
         await peer.closed("unknown_message", 4900)
     async with server.peer() as peer:
         await peer.say(HELLO, device=peer.device, installation=peer.device, time=0)

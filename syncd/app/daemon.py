@@ -180,7 +180,7 @@ class _Daemon:
         )  # fmt: skip
         api = Api(
             store=store, committer=self._committer, authenticator=authenticator, clock=env.clock, health=self.health,
-            waiters=self._hub.waiters, uniform=env.entropy.uniform, gate=self._gate,
+            waiters=self._hub.waiters, live=self._hub.live, uniform=env.entropy.uniform, gate=self._gate,
         )  # fmt: skip
         origins = settings.config.server.origins
         self._server = Server(

@@ -84,6 +84,7 @@ class Metrics(Collector):
             ("rate_limited", "Refusals and pauses by kind of rate.", "kind", c.rate_limited),
             ("authentication_failures", "Credentials that were refused, by reason.", "reason", c.unauthenticated),
             ("changes", "Outcomes decided, by name.", "outcome", c.changes),
+            ("signals", "Signals: what became of them, once for each listener.", "result", c.signals),
         ):
             yield _labelled(f"syncd_{name}", help_text, label, counts)
         yield CounterMetricFamily("syncd_messages_received", "Messages of devices.", c.messages_received)
@@ -136,6 +137,7 @@ def summary(counters: Counters) -> dict[str, Any]:
         "authentication_failures": dict(counters.unauthenticated),
         "changes": dict(counters.changes),
         "deltas_sent": counters.deltas_sent,
+        "signals": dict(counters.signals),
         "sent_bytes": counters.bytes_sent,
     }
 

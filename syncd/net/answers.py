@@ -1,8 +1,24 @@
-"""What a device is told of a request about a space that did not do what it was meant to. A pure table of results."""
+"""Messages of a device as commands, and what it is told of a request about a space that did not do what it should.
 
-from syncd.engine.commands import Expired, Failed, Refused, Result
+Pure tables. Must not know connections.
+"""
+
+from syncd.engine.commands import Attach, Author, Expired, Failed, Refused, Result
 from syncd.wire import messages as m
-from syncd.wire.errors import DEVICE_BOUND, FORBIDDEN, INTERNAL, KIND_BY_NAME, ProtocolError, error
+from syncd.wire.errors import DEVICE_BOUND, FORBIDDEN, FRAME_LIMIT, INTERNAL, KIND_BY_NAME, ProtocolError, error
+
+
+def check_frame_bytes(hello: m.Hello, delta_bytes_max: int) -> None:
+    """Raises `ProtocolError` if the client can take less than the longest delta."""
+    if hello.frame_bytes_max is not None and hello.frame_bytes_max < delta_bytes_max:
+        raise ProtocolError(FRAME_LIMIT, f"a delta may have {delta_bytes_max} bytes; 'frame_bytes_max' is less")
+
+
+def asked_for(author: Author, message: m.Subscribe) -> Attach:
+    return Attach(
+        author, message.space, message.epoch, message.complete, message.resume, message.start, message.settled,
+        message.chain,
+    )  # fmt: skip
 
 
 def answer_to(space: str, result: Result, backoff_ms: int) -> m.Expired | m.Error:

@@ -49,6 +49,7 @@ SECRET_PREFIX = "sk_"  # tells an API key from a token at a glance, and lets sec
 SECRET_ENTROPY_BYTES = 32
 SCOPES_MAX = 64
 EVENTS_WRITE, CHANGES_WRITE, DOCUMENTS_READ, ADMIN = "events:write", "changes:write", "documents:read", "admin"
+SIGNALS_WRITE = "signals:write"  # values for who listens now, and nothing else: a feed of prices may read nothing
 MEMBERS_WRITE = "members:write"  # and all that it takes: the role owner
 # What an operator's backend may do about notifications: read how they are defined, decided and received; define them;
 # and export or erase what is kept of a person.
@@ -111,6 +112,11 @@ class KeyPrincipal:
     scopes: tuple[str, ...]
     device: bytes
     grants: tuple[Grant, ...]
+
+    def may_signal(self, space: str) -> bool:
+        told = (_split(scope) for scope in self.scopes)
+        patterns = [pattern for name, pattern in told if name == SIGNALS_WRITE and pattern is not None]
+        return any(Grant(pattern, Role.NONE).matches(space) for pattern in patterns)
 
     def has_scope(self, scope: str) -> bool:
         return scope in self.scopes or ADMIN in self.scopes
@@ -437,12 +443,12 @@ def check_scope(scope: str) -> str:
     if scope in PLAIN_SCOPES:
         return scope
     name, pattern = _split(scope)
-    if name in (CHANGES_WRITE, DOCUMENTS_READ, MEMBERS_WRITE) and pattern is not None:
+    if name in (CHANGES_WRITE, DOCUMENTS_READ, MEMBERS_WRITE, SIGNALS_WRITE) and pattern is not None:
         parsed_grant(pattern, "reader")
         return scope
     raise BadName(
-        f"a scope is {', '.join(PLAIN_SCOPES)}, {CHANGES_WRITE}:PATTERN, {DOCUMENTS_READ}:PATTERN or"
-        f" {MEMBERS_WRITE}:PATTERN, not {scope[:80]!r}"
+        f"a scope is {', '.join(PLAIN_SCOPES)}, {CHANGES_WRITE}:PATTERN, {DOCUMENTS_READ}:PATTERN,"
+        f" {SIGNALS_WRITE}:PATTERN or {MEMBERS_WRITE}:PATTERN, not {scope[:80]!r}"
     )
 
 

@@ -19,17 +19,18 @@ from typing import Final
 import trio
 
 from syncd.engine import commands, reading
-from syncd.engine.commands import Attach, Attached, Author, Bind, Command, Done, Forget, Lose, Purge, Pushed, Result
+from syncd.engine.commands import Attached, Author, Command, Done, Forget, Lose, Purge, Pushed, Result
 from syncd.engine.grants import Role
 from syncd.engine.reading import Cursor
 from syncd.env.ports import Transport, TransportClosed
 from syncd.net import websocket
 from syncd.net.acks import Acks
-from syncd.net.answers import answer_to
+from syncd.net.answers import answer_to, asked_for, check_frame_bytes
 from syncd.net.auth import Principal
+from syncd.net.channels import Channel
 from syncd.net.comparing import asked
-from syncd.net.counters import BY_PEER, LOST, STALLED, UNFINISHED, Counters
-from syncd.net.delivery import Channel, Delivery
+from syncd.net.counters import BY_PEER, LOST, STALLED, UNFINISHED
+from syncd.net.delivery import Delivery
 from syncd.net.formats import format_of
 from syncd.net.http import RECEIVE_BYTES, Upgrade
 from syncd.net.services import Services
@@ -41,7 +42,7 @@ from syncd.wire import errors
 from syncd.wire import messages as m
 from syncd.wire.errors import KIND_BY_NAME, Kind, ProtocolError, error
 from syncd.wire.limits import HELLO_BYTES_MAX
-from syncd.wire.session import Due, ServerSession, State, Step, Subscription
+from syncd.wire.session import SIGNALS, Due, ServerSession, State, Step, Subscription
 
 IDLE, NO_PROGRESS, BUSY = 4001, 4002, 4101  # close codes for which the registry has no error
 SESSION_BYTES: Final = 16
@@ -55,7 +56,7 @@ class Connection:
     """Speaks for one device, from the upgrade to the end of the byte stream."""
 
     __slots__ = (
-        *("_acks", "_author", "_authorization", "_closing_due_s", "_expires_ms", "_forgetting"),
+        *("_acks", "_author", "_authorization", "_closing_due_s", "_counters", "_expires_ms", "_forgetting"),
         *("_in_flight", "_inbound", "_is_pausing", "_room", "_services", "_session", "_session_id", "_unread"),
         *("delivery", "due"),
     )
@@ -65,7 +66,7 @@ class Connection:
         self.due: int | None = None  # the wheel's
         is_sent_deflated = upgrade.deflate is not None and upgrade.deflate.is_sent
         self.delivery = Delivery(transport, format_of(codec, is_deflated=is_sent_deflated), services.wiring, self)
-        self._services = services
+        self._services, self._counters = services, services.gate.counters
         self._session = ServerSession(codec, _now_ms(), limits, services.limits.ping_ms)
         # Not more than a hello needs, until it is known who sends. None: what comes is thrown away.
         hello_bytes_max = min(HELLO_BYTES_MAX, codec.frame_bytes_max(limits))
@@ -199,6 +200,9 @@ class Connection:
                 self._unsubscribe(message)
             case m.Hello():
                 await self._hello(message)
+            case m.Signal():
+                channel = self.delivery.channels.get(message.space)
+                self._send(*self._services.hub.live.received(message, channel, self._known()))
             case m.Refresh():
                 self._refresh(message)
             case m.Purged():
@@ -212,6 +216,7 @@ class Connection:
             case m.Bye():
                 if message.end and self._author is not None:
                     self._services.hub.forget(self._session_id, self._author.device)
+                    self._services.hub.live.ended(list(self.delivery.channels.values()))
                 self.close(websocket.NORMAL, "")
             case m.Error():
                 self._send(message)
@@ -221,17 +226,9 @@ class Connection:
     async def _hello(self, hello: m.Hello) -> None:
         services = self._services
         principal = services.principal(hello.token, self._authorization, self.delivery.transport.peer)
-        if hello.frame_bytes_max is not None and hello.frame_bytes_max < services.wire_limits.delta_bytes_max:
-            needed = services.wire_limits.delta_bytes_max
-            raise ProtocolError(errors.FRAME_LIMIT, f"a delta may have {needed} bytes; 'frame_bytes_max' is less")
+        check_frame_bytes(hello, services.wire_limits.delta_bytes_max)
         author = Author(hello.device, hello.installation, "device", principal.user, principal.grants)
-        with services.store.read() as tx:
-            result: Result | None = reading.bound(tx, author)
-        if result is None:
-            try:
-                result = await services.committer.execute(Bind(author))
-            except Overloaded as overloaded:
-                result = commands.Failed(errors.OVERLOADED.name, str(overloaded))
+        result = await services.bound(author)
         if self._session.is_closed:
             return
         match result:
@@ -251,6 +248,7 @@ class Connection:
             self._turn_away(errors.OVERLOADED, detail, limits.backoff_ms_max)
             return
         self._author, self._expires_ms, self._authorization = author, principal.expires_ms, None
+        self.delivery.heard_as = author.device if SIGNALS in hello.caps else None
         is_resumed = hello.session is not None and services.hub.resumes(hello.session, author.device)
         self._session_id = hello.session if is_resumed and hello.session else services.entropy.token(SESSION_BYTES)
         services.hub.remember(self._session_id, author.device)
@@ -297,10 +295,7 @@ class Connection:
             detail = f"a connection has at most {services.wire_limits.subscriptions_max} subscriptions"
             self._send(error(errors.TOO_MANY_SUBSCRIPTIONS, detail, space=space))
             return
-        command = Attach(
-            self._known(), space, message.epoch, message.complete, message.resume, message.start,
-            message.settled, message.chain,
-        )  # fmt: skip
+        command = asked_for(self._known(), message)
         channel = delivery.begin(space, message.settled)
         if self._forgetting is None or space not in self._forgetting:
             with services.store.read() as tx:
@@ -351,6 +346,11 @@ class Connection:
         channel = self.delivery.channels.get(space)
         if channel is not None and channel.attached_at < seq:
             self._stand(channel, standing_after(self._known(), space, seq, said))
+
+    def silence(self, space: str, seq: int, said: Role | None) -> None:
+        channel = self.delivery.channels.get(space)
+        if channel is not None and channel.attached_at < seq:
+            self.delivery.silence(channel, standing_after(self._known(), space, seq, said))
 
     def _stand(self, channel: Channel, now: Standing) -> None:
         """Let a subscription go on in another role, or end. One that the engine has yet to judge is left to it."""
@@ -460,7 +460,7 @@ class Connection:
             self._refuse(refused)
 
     def _send(self, *messages: m.ServerMessage) -> None:
-        payload = self._session.send(*messages)
+        payload = self._session.send(*messages) if messages else b""
         if payload:
             for message in messages:
                 if isinstance(message, m.Error):
@@ -579,10 +579,6 @@ class Connection:
                 self.close(IDLE, "no hello in time" if self._author is None else "nothing was received for too long")
             case Due.NOTHING:
                 pass
-
-    @property
-    def _counters(self) -> Counters:
-        return self._services.gate.counters
 
     # -- for the hub ---------------------------------------------------------------------------------------------
 

@@ -58,6 +58,8 @@ class Counters:
     the device back.
     `leases_ended`: leases that ended by time. `lease_clock_lag_ms`: how much of what the wall clock shows is not
     confirmed to have passed.
+    `signals`: taken from senders, `refused`, `limited`; then `sent`, to each listener, `conflated` (a newer value took
+    the place), `shed` (too many waited), `expired` while they waited; `presence`: messages about it that were sent.
     `reconciled`: comparisons that devices began; `repaired`: documents that these found to differ.
     """
 
@@ -65,7 +67,7 @@ class Counters:
         *("batch_commands", "bytes_sent", "changes", "closes", "collected", "commit_s", "connections", "cut_off"),
         "deltas_sent",
         *("errors", "fell_behind", "foreign_positions", "lapsed", "late", "lease_clock_lag_ms", "leases_ended"),
-        *("messages_received", "pages", "rate_limited", "reconciled", "refusals", "repaired", "responses"),
+        *("messages_received", "pages", "rate_limited", "reconciled", "refusals", "repaired", "responses", "signals"),
         *("unauthenticated", "upgrades"),
     )
 
@@ -89,6 +91,7 @@ class Counters:
         self.foreign_positions = 0
         self.leases_ended = self.lease_clock_lag_ms = 0
         self.reconciled = self.repaired = 0
+        self.signals: Counter[str] = Counter()
         self.commit_s = Histogram(COMMIT_S)
         self.batch_commands = Histogram(BATCH_COMMANDS)
 

@@ -14,11 +14,12 @@ A pump is a task that exists only while something waits; it runs in the server's
 Invariants: D1 on one connection, the outcome of the device's change with seq s is handed over before any delta with
 to >= s. D2 a channel's deltas have no gap: each has from <= pos, the `to` of the one before. D3 a channel becomes live
 in a step without await in which nothing waits for the socket and `pos` covers every delta whose fan-out has begun. D4
-memory is bounded: one remainder, `control_bytes_max` of control messages, and what one step reads.
+memory is bounded: one remainder, `control_bytes_max` of control messages, what one step reads, and the signals that
+`signals` lets wait. D5 signals and presence wait behind all else: while anything does, none is handed over.
 """
 
-from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from dataclasses import replace
+from typing import Final
 
 import trio
 
@@ -29,110 +30,18 @@ from syncd.engine.grants import Role
 from syncd.engine.reading import Cursor
 from syncd.engine.repair import Question
 from syncd.env.ports import Transport, TransportClosed
+from syncd.net.channels import Channel, Owner, Seat, Wiring
 from syncd.net.comparing import Comparison
-from syncd.net.counters import Counters
-from syncd.net.formats import FORMATS, Format
-from syncd.net.pages import Page, Pages
+from syncd.net.formats import Format
+from syncd.net.pages import Page
+from syncd.net.signals import Conflated, Waiting, messages
 from syncd.net.standing import Standing
-from syncd.store.api import Reader, Store
+from syncd.store.api import Reader
 from syncd.wire.messages import Differ, Outcomes, Repair, ServerMessage, Subscribed
-from syncd.wire.session import Step, Subscription, subscription_after
+from syncd.wire.session import Step, Subscription
 
 OUTCOMES_MAX: Final = 1000  # outcome entries in one message (SPEC 6)
 RECONCILE: Final = "reconcile"  # the mode of a subscription that stands below the floor
-
-
-class Room:
-    """The subscribers of one space. `sent_to`: the `to` of the last delta whose fan-out has begun. `live`: channels
-    that get deltas as they commit, by the number of their format, each in order of arrival. `count`: all channels."""
-
-    __slots__ = ("count", "live", "sent_to", "space")
-
-    def __init__(self, space: str) -> None:
-        self.space = space
-        self.sent_to = 0
-        self.live: tuple[dict[Channel, None], ...] = tuple({} for _ in FORMATS)
-        self.count = 0
-
-
-class Rooms(Protocol):
-    """What delivery needs of the hub."""
-
-    def enter(self, space: str) -> Room: ...
-
-    def leave(self, room: Room) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Wiring:
-    """What all deliveries of a server share. Pumps run in `nursery`. `channels_max`: of one connection, subscriptions
-    and the outcomes that are owed for other spaces together."""
-
-    store: Store
-    rooms: Rooms
-    nursery: trio.Nursery
-    pages: Pages
-    control_bytes_max: int
-    channels_max: int
-    counters: Counters
-
-
-class Owner(Protocol):
-    """The connection, as its delivery sees it."""
-
-    def stalled(self) -> None:
-        """A remainder has appeared: watch its progress."""
-        ...
-
-    def standing(self, tx: Reader, space: str) -> Standing:
-        """What the user may do in the space, at the moment of the transaction."""
-        ...
-
-    def bar(self, channel: "Channel", now: Standing) -> None:
-        """The user may not read the space any more: end the subscription."""
-        ...
-
-    def failed(self) -> None:
-        """Called in the handler of an exception that is a defect of ours: end the connection."""
-        ...
-
-    def compared(self) -> None:
-        """What a device holds of a space was compared, or need not be any more: the next one may say so."""
-        ...
-
-
-class Channel:
-    """One space of one connection.
-
-    `state` NONE: there is no subscription, but outcomes of a push are owed. `pos`: the `to` of the last frame handed
-    over; of use only while live. `role`: as it was told last. `attached_at`: the head at which it was let in: what
-    changed roles before that counted then. `cursor`: where the pages go on; None while live or not attached.
-    `outcome_n`: the outcomes up to this n are handed over (or were settled before). `answer`: attached, but
-    `subscribed` is not handed over yet. `comparison`: while it reconciles, once the device has begun. `is_owed`: there
-    are outcomes that the pump has to read from the store.
-    """
-
-    __slots__ = (
-        *("answer", "attached_at", "comparison", "cursor", "delivery", "epoch", "is_owed", "outcome_n", "pos"),
-        *("role", "room", "slot", "space", "space_id", "state"),
-    )
-
-    def __init__(self, delivery: "Delivery", space: str, outcome_n: int) -> None:
-        self.delivery = delivery
-        self.space = space
-        self.state = Subscription.NONE
-        self.room: Room | None = None
-        self.space_id = self.slot = self.pos = self.attached_at = 0
-        self.epoch = b""
-        self.role = Role.NONE
-        self.outcome_n = outcome_n
-        self.is_owed = False
-        self.cursor: Cursor | None = None
-        self.answer: Attached | None = None
-        self.comparison: Comparison | None = None
-
-    def moved(self, step: Step) -> None:
-        self.state = subscription_after(self.state, step)
 
 
 class Delivery:
@@ -148,10 +57,11 @@ class Delivery:
             "_is_pumping",
             "_owner",
             "_rest",
+            "_volatile",
             "_waiting",
             "_wiring",
         ),
-        *("channels", "format", "is_closed", "progress_s", "send_now", "transport"),
+        *("channels", "format", "heard_as", "is_closed", "progress_s", "send_now", "transport"),
     )
 
     def __init__(self, transport: Transport, format: Format, wiring: Wiring, owner: Owner) -> None:
@@ -159,6 +69,7 @@ class Delivery:
         self.send_now = transport.send_now
         self.format = format
         self.channels: dict[str, Channel] = {}
+        self.heard_as: bytes | None = None  # the device, if it hears signals
         self.is_closed = False
         self.progress_s = 0.0  # trio's clock: when the socket last took something of the remainder
         self._wiring = wiring
@@ -167,6 +78,7 @@ class Delivery:
         self._control: list[bytes] | None = None  # frames that wait behind the remainder
         self._control_bytes = 0
         self._waiting: dict[Channel, None] | None = None  # channels for the pump, as a queue
+        self._volatile: Conflated | None = None  # signals that wait behind all that
         self._is_pumping = False
         self._is_finished = False  # the close frame is out, or waits: nothing may follow it
         self._is_ending = False  # half-close after it
@@ -181,12 +93,13 @@ class Delivery:
     @property
     def is_behind(self) -> bool:
         """Whether something waits for the socket, or for the pump."""
-        return self._rest is not None or bool(self._waiting)
+        return self._rest is not None or bool(self._waiting) or self._volatile is not None
 
     @property
     def waiting_bytes(self) -> int:
         """How much that is."""
-        return self._control_bytes + (0 if self._rest is None else len(self._rest))
+        signals = 0 if self._volatile is None else self._volatile.held_bytes
+        return self._control_bytes + signals + (0 if self._rest is None else len(self._rest))
 
     def send(self, *messages: ServerMessage) -> None:
         """Hand over one frame with these messages, or keep it behind the remainder."""
@@ -300,6 +213,8 @@ class Delivery:
         channel.role, channel.attached_at = Role[answer.role.upper()], answer.head
         channel.answer, channel.cursor = answer, cursor
         channel.room = self._wiring.rooms.enter(channel.space)  # before its first read: D3
+        if self.heard_as is not None:
+            channel.seat = Seat(self._wiring.rooms.ref(channel.space, self.heard_as))
         self._wait(channel)
         if self._rest is None and not self._is_pumping:
             self._step_next()
@@ -319,7 +234,7 @@ class Delivery:
     def drop(self, channel: Channel, step: Step) -> None:
         """A subscription ends by `step`."""
         channel.moved(step)
-        self._detach(channel)
+        self._detach(channel, is_for_good=step is not Step.EXPIRED)
         if channel.is_owed:
             self._wait(channel)
             self._start_pump()
@@ -339,7 +254,7 @@ class Delivery:
         for channel in self.channels.values():
             self._detach(channel)
         self.channels.clear()
-        self._waiting = None
+        self._waiting = self._volatile = None
 
     def fall_behind(self, channel: Channel) -> None:
         """A live channel stops getting deltas as they commit, and catches up from where it is."""
@@ -374,7 +289,9 @@ class Delivery:
         self._wait(channel)
         self._start_pump()
 
-    def _detach(self, channel: Channel) -> None:
+    def _detach(self, channel: Channel, *, is_for_good: bool = False) -> None:
+        """`is_for_good`: it will not be back in a moment."""
+        self.deafen(channel, is_for_good=is_for_good)
         if channel.room is not None:
             channel.room.live[self.format.number].pop(channel, None)
             self._wiring.rooms.leave(channel.room)
@@ -440,6 +357,58 @@ class Delivery:
             self._start_pump()
         return True
 
+    # -- signals -------------------------------------------------------------------------------------------------
+
+    def hold(self, signals: list[Waiting]) -> None:
+        """Signals for one who cannot take them now."""
+        held = self._held()
+        for each in signals:
+            held.put(each)
+        self._start_pump()
+
+    def hold_presence(self, space: str) -> None:
+        """Who is present there is told anew, when that can be."""
+        self._held().spaces[space] = None
+        self._start_pump()
+
+    def silence(self, channel: Channel, now: Standing) -> None:
+        """The user is going to stand so: one who may not read then hears no more already."""
+        if not now.may_read:
+            self.deafen(channel, is_for_good=True)
+
+    def deafen(self, channel: Channel, *, is_for_good: bool) -> None:
+        """The channel hears no signal any more, not even one that waits."""
+        if channel.seat is not None:
+            self._wiring.rooms.unseated(channel, is_for_good=is_for_good)
+        if self._volatile is not None:
+            self._volatile.forget(channel.space)
+
+    def _held(self) -> Conflated:
+        if self._volatile is None:
+            wiring = self._wiring
+            self._volatile = Conflated(wiring.signals_held_max, wiring.signals_held_bytes_max, wiring.counters)
+        return self._volatile
+
+    def _hand_over_signals(self) -> None:
+        """One frame of what waited: the presence of one space, or some signals."""
+        held, counters = self._volatile, self._wiring.counters
+        assert held is not None
+        if held.spaces:
+            space = next(iter(held.spaces))
+            del held.spaces[space]
+            present = self._wiring.rooms.present_in(space)
+            data = b"" if present is None else self.format.encoded(present)
+            counters.signals["presence"] += 1
+        else:
+            now_s = trio.current_time()
+            taken = held.take(now_s)
+            data = self.format.encoded(*messages(taken, now_s)) if taken else b""
+            counters.signals["sent"] += len(taken)
+        if not held:
+            self._volatile = None
+        if data:
+            self._hand_over(data)
+
     # -- the pump ------------------------------------------------------------------------------------------------
 
     def _wait(self, channel: Channel) -> None:
@@ -448,7 +417,7 @@ class Delivery:
         self._waiting[channel] = None
 
     def _start_pump(self) -> None:
-        if not self._is_pumping and not self.is_closed and (self._rest is not None or self._waiting):
+        if not self._is_pumping and not self.is_closed and self.is_behind:
             self._is_pumping = True
             self._wiring.nursery.start_soon(self._pump)
 
@@ -466,14 +435,17 @@ class Delivery:
     async def _bring_on(self) -> None:
         """Until nothing waits: flush, then bring one channel on by one step, and let others run."""
         try:
-            while not self.is_closed and (self._rest is not None or self._waiting):
+            while not self.is_closed and self.is_behind:
                 if self._rest is not None:
                     await self.transport.wait_writable()
                     if self._rest is not None:
                         self._flush()
-                else:
+                    continue
+                if self._waiting:
                     self._step_next()
-                    await trio.lowlevel.checkpoint()
+                else:
+                    self._hand_over_signals()
+                await trio.lowlevel.checkpoint()
             if self._is_ending and not self.is_closed:
                 self.transport.shutdown()
         except TransportClosed:
@@ -502,7 +474,7 @@ class Delivery:
         if channel.answer is not None and not channel.is_owed and channel.answer.highest <= channel.outcome_n:
             # When it was attached nothing was recorded that it has not been told, and no result was left to the pump
             # since; what commits from then on is called back before its delta is handed out.
-            self._hand_over(self.format.encoded(_subscribed(channel.answer, channel.cursor)))
+            self._hand_over(self.format.encoded(_subscribed(channel)))
             return self._needs_more(channel, None)
         owner = self._owner
         assert owner is not None, "it lets go only of what is closed"
@@ -530,7 +502,7 @@ class Delivery:
         if is_told:
             channel.is_owed = False
             if channel.answer is not None:
-                data += self.format.encoded(_subscribed(channel.answer, channel.cursor))
+                data += self.format.encoded(_subscribed(channel))
             elif page is not None and page.data:
                 data += page.data
                 self._wiring.counters.pages += 1
@@ -563,6 +535,8 @@ class Delivery:
         """After outcomes, and an answer or a page, were handed over: move the channel on."""
         if self.is_closed:
             return False
+        if channel.answer is not None and channel.seat is not None:
+            self._wiring.rooms.seated(channel)  # D5 holds: it is told before it hears
         if channel.state is Subscription.NONE:
             del self.channels[channel.space]  # nothing was owed but outcomes
             return False
@@ -592,7 +566,9 @@ def _is_at_head(answer: Attached, cursor: Cursor) -> bool:
     return cursor.complete == cursor.resume == answer.head
 
 
-def _subscribed(answer: Attached, cursor: Cursor | None) -> Subscribed:
-    assert cursor is not None
+def _subscribed(channel: Channel) -> Subscribed:
+    answer, cursor = channel.answer, channel.cursor
+    assert answer is not None and cursor is not None
     mode = RECONCILE if answer.is_forgotten else "live" if _is_at_head(answer, cursor) else "catch-up"
-    return Subscribed(answer.space, answer.epoch, answer.head, answer.safe, answer.role, mode)
+    ref = None if channel.seat is None else channel.seat.ref
+    return Subscribed(answer.space, answer.epoch, answer.head, answer.safe, answer.role, mode, ref)

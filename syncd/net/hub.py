@@ -23,14 +23,16 @@ import trio
 from syncd.engine.commands import Decision, Pushed, Regrant
 from syncd.engine.grants import Role
 from syncd.env.ports import TransportClosed
+from syncd.net.channels import Channel, Room
 from syncd.net.counters import Counters
-from syncd.net.delivery import Channel, Delivery, Room
+from syncd.net.delivery import Delivery
 from syncd.net.formats import FORMATS
 from syncd.net.limits import NetLimits
+from syncd.net.live import Live
 from syncd.net.waiters import Waiters
 from syncd.net.websocket import SERVICE_RESTART, Unfinished
 from syncd.wire.limits import JSON_FACTOR, Limits
-from syncd.wire.messages import Delta
+from syncd.wire.messages import Delta, Presence
 from syncd.wire.session import Subscription
 
 SLICE = 256  # sends between two checkpoints: some 2 ms
@@ -57,6 +59,10 @@ class Member(Protocol):
         """The space says this of the user from `seq` on: judge its subscription anew."""
         ...
 
+    def silence(self, space: str, seq: int, said: Role | None) -> None:
+        """The space is going to say this of the user: let it hear no signal if it may read no more then."""
+        ...
+
     def depart(self, code: int, retry_after_ms: int, spread_ms: int) -> None:
         """Say goaway; the connection goes on until the client leaves, or `close`."""
         ...
@@ -76,6 +82,7 @@ class Hub:
         self._users: dict[str, dict[Member, None]] = {}
         self._sessions: OrderedDict[bytes, bytes] = OrderedDict()  # device -> its newest session
         self._emptied = trio.Event()  # replaced by `drain`, which alone waits for it
+        self.live = Live(self._rooms, limits, wire_limits, self.counters)
 
     # -- members -------------------------------------------------------------------------------------------------
 
@@ -178,6 +185,19 @@ class Hub:
         room.count -= 1
         if not room.count:
             del self._rooms[room.space]
+            self.live.vacated(room)
+
+    def ref(self, space: str, device: bytes) -> bytes:
+        return self.live.ref(space, device)
+
+    def seated(self, channel: Channel) -> None:
+        self.live.seated(channel)
+
+    def unseated(self, channel: Channel, *, is_for_good: bool) -> None:
+        self.live.unseated(channel, is_for_good=is_for_good)
+
+    def present_in(self, space: str) -> Presence | None:
+        return self.live.present_in(space)
 
     @property
     def room_count(self) -> int:
@@ -187,7 +207,10 @@ class Hub:
 
     async def publish(self, decision: Decision) -> None:
         """Hand out the deltas of one commit. The results of its commands were called back before. Where a delta ends
-        at a change of roles, those whom it concerns are judged before the next one (B5)."""
+        at a change of roles, those whom it concerns are judged before the next one (B5). They hear no signal from now
+        on, before anything is awaited: who sends one may know of that change already."""
+        for each in decision.regrants:
+            self._silence(each)
         regrants = {(each.space, each.seq): each for each in decision.regrants}
         sends = 0  # since the last checkpoint: a batch may have a thousand deltas with a few subscribers each
         woken = 0
@@ -199,10 +222,16 @@ class Hub:
                 self._regrant(regrant)
 
     def _regrant(self, regrant: Regrant) -> None:
+        self._for_concerned(regrant, lambda member, said: member.regranted(regrant.space, regrant.seq, said))
+
+    def _silence(self, regrant: Regrant) -> None:
+        self._for_concerned(regrant, lambda member, said: member.silence(regrant.space, regrant.seq, said))
+
+    def _for_concerned(self, regrant: Regrant, do: Callable[[Member, Role | None], None]) -> None:
         for user, said in regrant.said:
             for member in list(self._users.get(user, ())):
                 try:
-                    member.regranted(regrant.space, regrant.seq, said)
+                    do(member, said)
                 except Exception:  # B4
                     member.delivery.failed()
 

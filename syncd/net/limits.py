@@ -67,6 +67,19 @@ class NetLimits:
     # Of pages that returning devices share: 64 full ones, the downloads of some spaces in two formats at once; a tenth
     # of what 20,000 connections take.
     shared_pages_bytes_max: int = 16_777_216
+    # -- signals and presence
+    # Signals for one connection that is behind: of each key the newest, so a screen full of cursors or prices.
+    signals_held_max: int = 256
+    signals_held_bytes_max: int = 65_536  # as `control_bytes_max`
+    # Of one space, while what came before is handed out: some turns of the loop at the greatest rate.
+    space_signals_max: int = 1_024
+    space_signals_bytes_max: int = 1_048_576
+    # A space with 1,000 listeners costs 40 ms of each second at 100 frames; beyond this rate its own senders crowd it.
+    space_signals: Rate = Rate(per_s=1_000.0, burst=2_000.0)
+    # Longer than the first wait before a reconnect and its handshake on a bad link; shorter than people wait.
+    presence_grace_s: float = 15.0
+    presences_max: int = 65_536  # of all spaces together, at a state of 512 bytes each: 60 MB
+
     ack_flush_s: float = 1.0  # an ack rests here at most so long: a newer one replaces it and saves a write
     ping_ms: int = PING_MS
     ack_ms: int = 5_000

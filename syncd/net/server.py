@@ -20,8 +20,8 @@ import trio
 from syncd.engine.commands import Command, Decision, Result
 from syncd.env.ports import Environment, Listener, Transport, TransportClosed
 from syncd.net.auth import Authenticator
+from syncd.net.channels import Wiring
 from syncd.net.connection import Connection
-from syncd.net.delivery import Wiring
 from syncd.net.exchange import Later, Request, Response
 from syncd.net.fallback import Fallback
 from syncd.net.gate import Gate, counted_as
@@ -34,6 +34,8 @@ from syncd.net.wheel import Wheel
 from syncd.store.api import Store
 from syncd.store.committer import Committer
 from syncd.wire.limits import DEFAULT, Limits
+
+SECRET_BYTES = 32  # behind the names by which devices hear of each other
 
 
 class Api(Protocol):
@@ -110,6 +112,8 @@ class Server:
                     self._limits.control_bytes_max,
                     channels_max,
                     self._counters,
+                    self._limits.signals_held_max,
+                    self._limits.signals_held_bytes_max,
                 )
                 services = Services(
                     self._store, self._committer, self._authenticator, self._gate, self._hub, wheel, wiring,
@@ -118,6 +122,8 @@ class Server:
                 )  # fmt: skip
                 self._fallback = Fallback(services, self, self._origins)
                 await nursery.start(wheel.run)
+                self._hub.live.start(wheel, self._env.entropy.token(SECRET_BYTES))
+                nursery.start_soon(self._hub.live.run, self._log)
                 for listener in listeners:
                     nursery.start_soon(self._accept, listener, services)
                 task_status.started()

@@ -7,18 +7,19 @@ token stands for, and what `welcome` says. Must not know any one connection.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from syncd.engine.commands import Command, Decision, Result
+from syncd.engine import reading
+from syncd.engine.commands import Author, Bind, Command, Decision, Failed, Result
 from syncd.env.ports import Clock, Entropy
 from syncd.net.auth import Authenticator, Principal, Unauthenticated, digest
-from syncd.net.delivery import Wiring
+from syncd.net.channels import Wiring
 from syncd.net.gate import Gate
 from syncd.net.hub import Hub
 from syncd.net.limits import NetLimits
 from syncd.net.wheel import Wheel
 from syncd.store.api import Store
-from syncd.store.committer import Committer
+from syncd.store.committer import Committer, Overloaded
 from syncd.wire import messages as m
-from syncd.wire.errors import RATE_LIMITED, TOKEN_EXPIRED, UNAUTHENTICATED, ProtocolError
+from syncd.wire.errors import OVERLOADED, RATE_LIMITED, TOKEN_EXPIRED, UNAUTHENTICATED, ProtocolError
 from syncd.wire.limits import Limits
 from syncd.wire.session import CAPS
 
@@ -71,6 +72,17 @@ class Services:
             raise ProtocolError(kind, refused.detail) from None
         self.gate.accepted(token_digest)
         return principal
+
+    async def bound(self, author: Author) -> Result:
+        """What the engine says of a device and its user; whom it knows it need not be asked about."""
+        with self.store.read() as tx:
+            known = reading.bound(tx, author)
+        if known is not None:
+            return known
+        try:
+            return await self.committer.execute(Bind(author))
+        except Overloaded as overloaded:
+            return Failed(OVERLOADED.name, str(overloaded))
 
     def met_expiry(self, alarm: str | None) -> None:
         """Operators must hear of a position that is not of this store's history. Each is counted; the first is logged,

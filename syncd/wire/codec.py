@@ -19,7 +19,7 @@ import orjson
 from syncd.core.changes import Change, ChangeMalformed, RefusedChange, Void, parsed_change
 from syncd.core.ids import ID_BYTES, NONCE_BYTES, SEQ_MAX
 from syncd.core.sums import BUCKET_COUNT
-from syncd.core.values import Value, ValueRefused, encoded
+from syncd.core.values import Value, ValueRefused, encoded, normalized
 from syncd.wire import messages as m
 from syncd.wire.errors import MALFORMED, RATE_LIMITED, TOO_MANY_CHANGES, UNKNOWN_MESSAGE, ProtocolError
 from syncd.wire.json_values import NESTING
@@ -168,6 +168,35 @@ def _read_numbers(raw: Any) -> tuple[int, ...]:
     return tuple(raw)
 
 
+def _read_value(raw: Any) -> Value:
+    try:
+        return normalized(raw)
+    except ValueRefused as error:
+        raise ProtocolError(MALFORMED, f": {error}") from None
+
+
+def _read_json_value(raw: Any) -> Value:
+    try:
+        return normalized(from_json_value(raw))
+    except ValueRefused as error:
+        raise ProtocolError(MALFORMED, f": {error}") from None
+
+
+def _presence(read: Callable[[Any], Value]) -> Callable[[Any], Value]:
+    def checked(raw: Any) -> Value:
+        if type(raw) is bool:
+            return raw
+        if type(raw) is not dict or type(value := read(raw)) is not dict:
+            raise _Wrong("a map or a boolean")
+        return value
+
+    return checked
+
+
+def _here_json(members: tuple[tuple[bytes, str, Value], ...]) -> list[Any]:
+    return [[ref.hex(), user, json_value(state)] for ref, user, state in members]
+
+
 def _docs_json(docs: tuple[m.DocumentEntry, ...]) -> list[Any]:
     # Field names are keys of the message, not of a value: they are not escaped.
     return [
@@ -199,6 +228,9 @@ BUCKET_SUMS = _packed(8, BUCKET_COUNT, BUCKET_COUNT)
 PAIRS = _packed(16)
 HASHES = Type(_unread, _unread, bytes.hex)
 NUMBERS = Type(_read_numbers, _read_numbers)
+VALUE = Type(_read_value, _read_json_value, json_value)
+PRESENCE = Type(_presence(_read_value), _presence(_read_json_value))
+MEMBERS = Type(_unread, _unread, _here_json)
 OUTCOMES = Type(_unread, _unread, _outcomes_json)
 
 # -- the schema -------------------------------------------------------------------------------------------------------
@@ -224,15 +256,16 @@ class Schema(NamedTuple):
     keys: tuple[Key, ...]
 
 
-def _schema(code: int, cls: type, /, **types: Type) -> Schema:
-    """`key=TYPE` in the order of SPEC section 5; a trailing underscore marks an optional key, as `?` does there."""
+def _schema(code: int, cls: type, named: str = "", /, **types: Type) -> Schema:
+    """`key=TYPE` in the order of SPEC section 5; a trailing underscore marks an optional key, as `?` does there.
+    `named`: if the message has another name than its class."""
     defaults = {field.name: None if field.default is MISSING else field.default for field in fields(cls)}
     keys = []
     for text, type_ in types.items():
         name = text.removesuffix("_")
         attribute = "from_" if name == "from" else name
         keys.append(Key(name, attribute, type_, name == "from" or name == text, defaults[attribute]))
-    return Schema(code, cls.__name__.lower(), cls, tuple(keys))
+    return Schema(code, named or cls.__name__.lower(), cls, tuple(keys))
 
 
 _PING, _PONG = _schema(20, m.Ping, id_=COUNT), _schema(21, m.Pong, id_=COUNT)
@@ -250,6 +283,7 @@ CLIENT: Final = (
     _schema(4, m.Push, space=TEXT, epoch_=ID, changes=CHANGES),
     _schema(5, m.Ack, space=TEXT, epoch=ID, applied=COUNT, oldest_base=COUNT, settled=COUNT),
     _schema(6, m.Sums, space=TEXT, epoch=ID, buckets_=BUCKET_SUMS, of_=NUMBERS, documents_=PAIRS, last_=BOOLEAN),
+    _schema(7, m.Signal, space=TEXT, key_=TEXT, value_=VALUE, ttl_ms_=COUNT, presence_=PRESENCE),
     _schema(9, m.Purged, space=TEXT),
     _schema(10, m.Refresh, token=TEXT),
     _schema(11, m.Background, keepalive_ms_=COUNT),
@@ -264,7 +298,7 @@ SERVER: Final = (
         32, m.Welcome, session=ID, time=COUNT, user=TEXT, resumed=BOOLEAN, limits=COUNT_MAP, ping_ms=COUNT,
         ack_ms=COUNT, expires_=COUNT, reconnect=COUNT_MAP, server=TEXT, caps=TEXTS,
     ),
-    _schema(33, m.Subscribed, space=TEXT, epoch=ID, head=COUNT, safe=COUNT, role=TEXT, mode=TEXT),
+    _schema(33, m.Subscribed, space=TEXT, epoch=ID, head=COUNT, safe=COUNT, role=TEXT, mode=TEXT, ref_=HASH),
     _schema(
         34, m.Delta, space=TEXT, epoch=ID, from_=COUNT, after=COUNT, to=COUNT, complete_=BOOLEAN, start_=COUNT, t=COUNT,
         chain=HASH, sum_=HASH, docs=DOCUMENTS,
@@ -276,6 +310,8 @@ SERVER: Final = (
         38, m.Repair, space=TEXT, epoch=ID, at=COUNT, t=COUNT, chain=HASH, docs=DOCUMENTS, gone=HASHES, done_=BOOLEAN,
         last_=BOOLEAN, sum_=HASH,
     ),
+    _schema(39, m.Heard, "signal", space=TEXT, ref=HASH, user_=TEXT, key=TEXT, value=VALUE, ttl_ms=COUNT),
+    _schema(40, m.Presence, space=TEXT, count=COUNT, here=MEMBERS, left_=HASHES, whole_=BOOLEAN),
     _schema(41, m.Expired, space=TEXT, epoch=ID, fork=COUNT, highest=COUNT),
     _schema(42, m.Error, code=COUNT, name=TEXT, retry=TEXT, after_ms_=COUNT, detail_=TEXT, space_=TEXT),
     _schema(43, m.Goaway, code=COUNT, retry_after_ms=COUNT, spread_ms=COUNT, resume_url_=TEXT),

@@ -96,6 +96,20 @@ TOO_MANY_DEVICES: Final = Kind(
 TOO_MANY_SPACES: Final = Kind(
     21, "too_many_spaces", "never", None, "The user has made as many spaces as one may make; this one is new."
 )
+SIGNAL_REFUSED: Final = Kind(
+    22,
+    "signal_refused",
+    "never",
+    None,
+    "A signal was not taken: the role does not allow it, the space is not subscribed to, or it breaks a limit.",
+)
+SIGNAL_LIMITED: Final = Kind(
+    23,
+    "signal_limited",
+    "backoff",
+    None,
+    "A signal was not taken: too many come from this device or for this space. A newer value is worth more.",
+)
 
 KINDS: Final[tuple[Kind, ...]] = (
     MALFORMED,
@@ -119,6 +133,8 @@ KINDS: Final[tuple[Kind, ...]] = (
     TOKEN_USER,
     TOO_MANY_DEVICES,
     TOO_MANY_SPACES,
+    SIGNAL_REFUSED,
+    SIGNAL_LIMITED,
 )
 KIND_BY_NAME: Final = {kind.name: kind for kind in KINDS}
 KIND_BY_CODE: Final = {kind.code: kind for kind in KINDS}

@@ -44,6 +44,12 @@ IDLE_SLACK_MS: Final = 5_000  # one retransmission of TCP more than two interval
 MESSAGES_BURST_MAX: Final = 1_000  # a client with 256 spaces reconnects: subscribe and push for each, and acks
 
 
+# -- signals ----------------------------------------------------------------------------------------------------------
+
+SIGNAL_TTL_MS: Final = 10_000  # what a signal that says nothing of it is worth: "is typing" is repeated more often
+SIGNALS_BURST_MAX: Final = 100  # two seconds' worth: a finger that draws, after a pause of the network
+
+
 # What protects the decoder and is the same for each server. Announced with the others, so that a client that makes a
 # frame knows all that it may be refused for.
 FIXED: Final = {
@@ -51,6 +57,7 @@ FIXED: Final = {
     "container_items_max": ITEMS_MAX,
     "hello_bytes_max": HELLO_BYTES_MAX,
     "messages_burst_max": MESSAGES_BURST_MAX,
+    "signals_burst_max": SIGNALS_BURST_MAX,
 }
 
 
@@ -69,6 +76,12 @@ class Limits:
     subscriptions_max: int = 256  # per connection; each costs some hundred bytes and one entry in the hub
     pushes_in_flight_max: int = 16  # enough to hide the round trip; the rest waits in the client's outbox
     messages_per_s_max: int = 200  # a busy editor commits 10 changes a second in a few pushes
+    signal_bytes_max: int = 8_192  # of the value; Pusher: 10 KB. What is larger is worth keeping, so it is a change
+    signal_ttl_ms_max: int = 300_000  # where someone was five minutes ago is history
+    signals_per_s_max: int = 50  # of a device, over all spaces: a cursor on a screen of 60 Hz; Ably: 50 a connection
+    presence_bytes_max: int = 512  # a name, a colour, a place: each goes to everyone; Pusher: 1 KB
+    presence_members_max: int = 256  # of a space: beyond that they are a number. Pusher: 100, Ably: 250
+    presence_spaces_max: int = 32  # per connection
 
     def welcome(self) -> dict[str, int]:
         """The map that goes into `welcome`: all that is enforced, also what no configuration changes."""

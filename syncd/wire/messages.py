@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from syncd.core.changes import Change, RefusedChange, Void
+from syncd.core.values import Value
 
 
 class OutcomeEntry(NamedTuple):
@@ -97,6 +98,18 @@ class Sums:
 
 
 @dataclass(frozen=True, slots=True)
+class Signal:
+    """A value for those who listen now, under a `key`; or what the device says of its `presence`: a map, it is present
+    and watches; true, it watches; false, neither."""
+
+    space: str
+    key: str | None = None
+    value: Value = None
+    ttl_ms: int | None = None
+    presence: dict[str, Value] | bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Purged:
     space: str
 
@@ -165,6 +178,7 @@ class Subscribed:
     safe: int
     role: str
     mode: str
+    ref: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +242,31 @@ class Revoked:
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """A `signal` to listeners. `ref`: of the device that sent it, in this space; `user` None: a backend did. `ttl_ms`:
+    what is left of its time."""
+
+    space: str
+    ref: bytes
+    key: str
+    value: Value
+    ttl_ms: int
+    user: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """`here`: `[ref, user, state]` of those who came or altered their state, `left`: refs, 8 bytes each; with `whole`:
+    all there are. `count`: of all, also those beyond what is listed."""
+
+    space: str
+    count: int
+    here: tuple[tuple[bytes, str, Value], ...] = ()
+    left: bytes | None = None
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Expired:
     space: str
     epoch: bytes
@@ -260,6 +299,7 @@ ClientMessage = (
     | Push
     | Ack
     | Sums
+    | Signal
     | Purged
     | Refresh
     | Background
@@ -270,5 +310,18 @@ ClientMessage = (
     | Pong
 )
 ServerMessage = (
-    Welcome | Subscribed | Delta | Outcomes | Revoked | Differ | Repair | Expired | Error | Goaway | Ping | Pong
+    Welcome
+    | Subscribed
+    | Delta
+    | Outcomes
+    | Revoked
+    | Differ
+    | Repair
+    | Heard
+    | Presence
+    | Expired
+    | Error
+    | Goaway
+    | Ping
+    | Pong
 )

@@ -47,16 +47,18 @@ class Verdict(Enum):
 
 
 RECEIVED: Final = (
-    *("hello", "subscribe", "unsubscribe", "push", "ack", "sums", "purged", "refresh", "background", "foreground"),
-    *("probe", "bye", "ping", "pong"),
+    *("hello", "subscribe", "unsubscribe", "push", "ack", "sums", "signal", "purged", "refresh", "background"),
+    *("foreground", "probe", "bye", "ping", "pong"),
 )
 SENT: Final = (
-    *("welcome", "subscribed", "delta", "outcomes", "revoked", "differ", "repair", "expired"),
+    *("welcome", "subscribed", "delta", "outcomes", "revoked", "differ", "repair", "signal", "presence", "expired"),
     *("error", "closing error", "goaway", "ping", "pong", "close"),
 )
 # What `welcome` announces. "first-flight": frames that follow the hello's before the welcome wait, and are then taken
 # as if they had come after it; the reader of a connection finishes a hello before it looks at the next frame.
-CAPS: Final = ("first-flight",)
+# "signals": the message `signal` is taken; a client that names it in its hello hears signals, others hear none.
+SIGNALS: Final = "signals"
+CAPS: Final = ("first-flight", SIGNALS)
 Event = tuple[str, str]  # ("received" or "sent", a name of RECEIVED or SENT)
 
 _AWAIT, _AUTH, _OPEN, _DRAIN, _CLOSED = State
@@ -359,7 +361,7 @@ class ServerSession:
 
     def _sending(self, message: m.ServerMessage) -> None:
         # What subscriptions bring does not pass here (a delta is encoded once for all subscribers): it moves no state.
-        name = type(message).__name__.lower()
+        name = "signal" if isinstance(message, m.Heard) else type(message).__name__.lower()
         if isinstance(message, m.Error) and _is_closing(message):
             name = "closing error"
         self._step(("sent", name))
@@ -437,7 +439,7 @@ def _is_closing(message: m.Error) -> bool:
 
 
 def _checked(message: m.ClientMessage) -> m.ClientMessage | m.Error:
-    if isinstance(message, m.Subscribe | m.Unsubscribe | m.Push | m.Ack | m.Sums | m.Purged):
+    if isinstance(message, m.Subscribe | m.Unsubscribe | m.Push | m.Ack | m.Sums | m.Signal | m.Purged):
         try:
             check_space(message.space)
         except BadName as wrong:

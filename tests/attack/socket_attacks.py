@@ -8,7 +8,7 @@ import trio
 from wsproto.events import BytesMessage
 
 from syncd.env.ports import TransportClosed
-from tests.attack.stage import Attack, Target, ending, masked, opened, push, told, upgrade_request, welcomed
+from tests.attack.stage import LONG_S, Attack, Target, ending, masked, opened, push, told, upgrade_request, welcomed
 from tests.net.harness import CODES, Client
 
 TEXT, BINARY, CLOSE, PING, PONG, FINAL = 1, 2, 8, 9, 10, 0x80
@@ -227,6 +227,48 @@ async def no_answer_to_close(target: Target) -> str:
     return "still there"
 
 
+async def _listener(target: Target, number: int) -> Client:
+    """A device that is subscribed, and hears signals."""
+    client = await opened(target, number=number)
+    await client.greet(target.token("mallory"), caps=["signals"])
+    await client.subscribe("mallory/live")
+    return client
+
+
+async def _refusals(client: Client) -> list[str]:
+    """The errors about what was sent before, in order."""
+    await client.send("probe", id=1)
+    refused = []
+    with trio.fail_after(LONG_S):
+        while (message := await client.receive()).name != "pong":
+            if message.name == "error":
+                refused.append(str(message["name"]))
+    client.transport.abort()
+    return refused
+
+
+async def signal_flood(target: Target) -> str:
+    """400 signals under as many keys: what the bucket holds is taken, and the rest dropped; nobody is cut off."""
+    client = await _listener(target, 905)
+    for number in range(400):
+        await client.send("signal", space="mallory/live", key=f"k{number}", value="x" * 1_000)
+    refused = await _refusals(client)
+    assert set(refused) == {"signal_limited"}, set(refused)
+    return "most are dropped as signal_limited" if len(refused) > 200 else f"{len(refused)} are dropped"
+
+
+async def presence_bomb(target: Target) -> str:
+    """Present in as many spaces as one may subscribe to, and with a state that everyone would be told."""
+    client = await _listener(target, 906)
+    for number in range(40):
+        await client.subscribe(f"mallory/{number}")
+    for number in range(40):
+        await client.send("signal", space=f"mallory/{number}", presence={"n": number})
+    await client.send("signal", space="mallory/live", presence={"n": "x" * 600})
+    refused = await _refusals(client)
+    return f"{len(refused)} are {', '.join(sorted(set(refused)))}"
+
+
 async def superseded_for_ever(target: Target) -> str:
     """One device that connects again and again, without letting go of what it had."""
     clients = [await welcomed(target, number=903) for _ in range(20)]
@@ -255,6 +297,9 @@ FLOODS = (
     Attack("6,000 empty messages", _flood(masked(FINAL | BINARY)), "error rate_limited, close 4100", _closes(4100)),
     Attack("300 subscriptions", subscription_bomb, "256 subscribed, 44 errors too_many_subscriptions",
            ("syncd_errors_total", "too_many_subscriptions")),
+    Attack("400 signals under 400 keys", signal_flood, "most are dropped as signal_limited",
+           ("syncd_errors_total", "signal_limited")),
+    Attack("presence in 40 spaces", presence_bomb, "9 are signal_refused", ("syncd_errors_total", "signal_refused")),
     Attack("35 guessed tokens", guessed_tokens,
            "error unauthenticated, close 4200 30 times, then error rate_limited, close 4100",
            ("syncd_rate_limited_total", "authentication")),

@@ -169,4 +169,6 @@ async def told(client: Client, *frames: bytes) -> str:
     return answer
 
 
-__all__ = ["Attack", "Target", "ending", "http", "masked", "opened", "push", "told", "upgrade_request", "welcomed"]
+__all__ = [
+    "LONG_S", "Attack", "Target", "ending", "http", "masked", "opened", "push", "told", "upgrade_request", "welcomed",
+]  # fmt: skip

@@ -161,6 +161,7 @@ details = st.none() | st.dictionaries(names, values.map(checked), max_size=2)
 outcome_entries = st.builds(m.OutcomeEntry, counts, eight, names, st.none() | counts, details)
 changes = st.builds(m.Change, counts, eight, counts, counts, st.lists(operations(), max_size=3).map(tuple))
 voids = st.builds(m.Void, counts, counts, eight, names)
+states = st.dictionaries(names, values, max_size=2).map(checked)
 kinds: dict[str, st.SearchStrategy[Any]] = {
     "int": counts,
     "str": names,
@@ -172,6 +173,11 @@ kinds: dict[str, st.SearchStrategy[Any]] = {
     "Mapping[str, int]": st.dictionaries(names, counts, max_size=2),
     "tuple[Change | Void, ...]": st.lists(changes | voids, min_size=1, max_size=2).map(tuple),
     "tuple[DocumentEntry, ...]": st.lists(entries, max_size=2).map(tuple),
+    "Value": values.map(checked),
+    "Mapping[str, Value] | bool": st.booleans() | states,
+    "tuple[tuple[bytes, str, Mapping[str, Value]], ...]": st.lists(st.tuples(eight, names, states), max_size=2).map(
+        tuple
+    ),
     "tuple[OutcomeEntry, ...]": st.lists(outcome_entries, max_size=2).map(tuple),
 }
 
@@ -182,8 +188,8 @@ def messages(draw: st.DrawFn) -> Any:
     body = {}
     for field in fields(type_):
         annotation = str(field.type).removesuffix(" | None")
-        strategy = eight if field.name in ("chain", "sum") else kinds[annotation]
-        if field.name in ("documents", "gone") or (type_ is m.Sums and field.name == "buckets"):
+        strategy = eight if field.name in ("chain", "sum", "ref") else kinds[annotation]
+        if field.name in ("documents", "gone", "left") or (type_ is m.Sums and field.name == "buckets"):
             strategy = st.integers(0, 2).flatmap(lambda count: st.binary(min_size=16 * count, max_size=16 * count))
         if field.default is not MISSING or str(field.type).endswith("None"):
             strategy = st.none() | strategy if field.default in (MISSING, None) else strategy

@@ -147,7 +147,7 @@ class Stage:
         authenticator = Authenticator([KEY])
         api = Api(
             store=store, committer=committer, authenticator=authenticator, clock=clock, health=Health,
-            waiters=hub.waiters, uniform=self._entropy.uniform,
+            waiters=hub.waiters, live=hub.live, uniform=self._entropy.uniform,
         )  # fmt: skip
         server = Server(
             Environment(clock, self._entropy, offload, NoFaults()), hub, api, authenticator, store, committer,

@@ -23,9 +23,11 @@ from syncd.env.real import NoFaults
 from syncd.net.api import Api
 from syncd.net.api.service import ROUTES
 from syncd.net.auth import Authenticator, make_key, secret_hash, sign_token, token_key
+from syncd.net.counters import Counters
 from syncd.net.exchange import Health, Later, Request, Response
 from syncd.net.fallback import METHODS
 from syncd.net.limits import NetLimits
+from syncd.net.live import Live
 from syncd.net.waiters import Waiters
 from syncd.notify.book import Book
 from syncd.notify.carrying import carried_out
@@ -34,6 +36,7 @@ from syncd.store import keys
 from syncd.store.committer import Committer
 from syncd.store.memory import MemoryStore
 from syncd.store.tables import META
+from syncd.wire.limits import DEFAULT
 
 NOW_MS = 1_795_000_000_000
 SIGNING_KEY = token_key("test", "HS256", b"a secret of at least thirty-two bytes")
@@ -87,6 +90,7 @@ class Server:
         self.store = MemoryStore(limit_bytes)
         self.health = Health()
         self.waiters = Waiters(NetLimits())
+        self.live = Live({}, NetLimits(), DEFAULT, Counters())
         numbers = iter(range(1, 1 << 30))
         engine = Engine(lambda size: next(numbers).to_bytes(size), further=carried_out, notices=Decider(Book()))
         with self.store.write() as tx:  # as each start makes it
@@ -102,6 +106,7 @@ class Server:
             clock=self.clock,
             health=lambda: self.health,
             waiters=self.waiters,
+            live=self.live,
             uniform=lambda low, high: (low + high) / 2,
         )
 

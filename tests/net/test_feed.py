@@ -63,7 +63,7 @@ async def feed(limits: NetLimits | None = None) -> AsyncIterator[Feed]:
         made.w = w
         made.api = Api(
             store=w.store, committer=w.committer, authenticator=Authenticator([KEY]), clock=Clock(), health=Health,
-            waiters=w.hub.waiters, uniform=Entropy().uniform,
+            waiters=w.hub.waiters, live=w.hub.live, uniform=Entropy().uniform,
         )  # fmt: skip
         read = w.store.read
 

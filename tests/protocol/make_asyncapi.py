@@ -32,6 +32,9 @@ KINDS: list[tuple[Type, dict[str, Any]]] = [
     (codec.BUCKET_SUMS, {"type": "string", "pattern": "^[0-9a-f]{16384}$"}),
     (codec.PAIRS, {"type": "string", "pattern": "^([0-9a-f]{32})*$"}),
     (codec.HASHES, {"type": "string", "pattern": "^([0-9a-f]{16})*$"}),
+    (codec.VALUE, {}),
+    (codec.PRESENCE, {"type": ["object", "boolean"]}),
+    (codec.MEMBERS, {**ARRAY, "items": {**ARRAY, "minItems": 3, "maxItems": 3}}),
     (codec.OUTCOMES, {**ARRAY, "items": {**ARRAY, "minItems": 5, "maxItems": 5}}),
 ]
 
@@ -40,11 +43,21 @@ def kind_of(type_: Type) -> dict[str, Any]:
     return next(dict(schema) for known, schema in KINDS if known is type_)
 
 
+def _or_null(kind: dict[str, Any]) -> list[str]:
+    types = kind["type"]
+    return [*([types] if isinstance(types, str) else types), "null"]
+
+
+def key_of(schema: Schema) -> str:
+    """Both sides have a message `signal`: that of the server stands under the name of what it is to a client."""
+    return schema.cls.__name__.lower()
+
+
 def message_of(schema: Schema) -> dict[str, Any]:
     properties = {}
     for key in schema.keys:
         kind = kind_of(key.type)
-        properties[key.name] = kind if key.is_required else {**kind, "type": [kind["type"], "null"]}
+        properties[key.name] = kind if key.is_required or "type" not in kind else {**kind, "type": _or_null(kind)}
     body = {"type": "object", "properties": properties, "required": [k.name for k in schema.keys if k.is_required]}
     return {
         "name": schema.name,
@@ -54,10 +67,10 @@ def message_of(schema: Schema) -> dict[str, Any]:
 
 
 def document() -> dict[str, Any]:
-    schemas = {schema.name: schema for schema in (*codec.CLIENT, *codec.SERVER)}
+    schemas = {key_of(schema): schema for schema in (*codec.CLIENT, *codec.SERVER)}
 
     def references(side: tuple[Schema, ...]) -> list[dict[str, str]]:
-        return [{"$ref": f"#/channels/sync/messages/{schema.name}"} for schema in side]
+        return [{"$ref": f"#/channels/sync/messages/{key_of(schema)}"} for schema in side]
 
     return {
         "asyncapi": "3.0.0",

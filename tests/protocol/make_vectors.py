@@ -136,6 +136,10 @@ CLIENT: list[tuple[str, list[Any]]] = [
         "sums of the documents of two buckets",
         [6, {"space": "user/42", "epoch": EPOCH, "of": [0, 1_023], "documents": NONCE + CHAIN, "last": True}],
     ),
+    ("a signal", [7, {"space": "team/board", "key": "typing", "value": VALUE, "ttl_ms": 5_000}]),
+    ("a signal without a value", [7, {"space": "team/board", "key": "typing"}]),
+    ("presence with a state", [7, {"space": "team/board", "presence": {"name": "Ann", "$at": b"x"}}]),
+    ("presence without one", [7, {"space": "team/board", "presence": False}]),
     ("purged", [9, {"space": "team/board"}]),
     ("refresh", [10, {"token": "new"}]),
     ("background", [11, {"keepalive_ms": 300_000}]),
@@ -253,6 +257,29 @@ SERVER: list[tuple[str, list[Any]]] = [
         ],
     ),
     ("revoked", [36, {"space": "user/42", "seq": 12, "reason": "removed"}]),
+    (
+        "a signal of a user",
+        [
+            39,
+            {"space": "team/board", "ref": NONCE, "user": "ann", "key": "at", "value": [1.5, b"x"], "ttl_ms": 10_000},
+        ],
+    ),
+    ("a signal of a backend", [39, {"space": "shop", "ref": CHAIN, "key": "price", "value": None, "ttl_ms": 1}]),
+    (
+        "all who are present",
+        [
+            40,
+            {"space": "shop", "count": 9, "here": [[NONCE, "ann", {"$k": b"x"}], [CHAIN, "ann", {}]], "whole": True},
+        ],
+    ),
+    ("who came and left", [40, {"space": "shop", "count": 1, "here": [[NONCE, "b", {}]], "left": CHAIN + NONCE}]),
+    (
+        "subscribed, to one who hears signals",
+        [
+            33,
+            {"space": "shop", "epoch": EPOCH, "head": 0, "safe": 0, "role": "writer", "mode": "live", "ref": NONCE},
+        ],
+    ),
     ("expired", [41, {"space": "user/42", "epoch": ID, "fork": 7, "highest": 3}]),
     (
         "an error about a space",
@@ -276,6 +303,10 @@ def json_server(message: list[Any]) -> list[Any]:
             item = [[*d[:4], {n: f and [f[0], json_value(f[1])] for n, f in d[4].items()}] for d in item]
         elif key == "outcomes":
             item = [[o[0], o[1].hex(), o[2], o[3], json_value(o[4])] for o in item]
+        elif key == "here":
+            item = [[ref.hex(), user, json_value(state)] for ref, user, state in item]
+        elif key == "value":
+            item = json_value(item)
         result[key] = item.hex() if isinstance(item, bytes) else item
     return [code, result]
 
@@ -298,7 +329,7 @@ REJECTED: list[tuple[str, bytes | str, str]] = [
     ("the type code is an integer, not a boolean", packed([True, {}]), "malformed"),
     ("the type code is an integer, not text", packed(["hello", {}]), "malformed"),
     ("the body is a map", packed([12, []]), "malformed"),
-    ("a reserved type is unknown", packed([7, {}]), "unknown_message"),
+    ("a reserved type is unknown", packed([8, {}]), "unknown_message"),
     ("the greatest type that is not ignored", packed([127, {}]), "unknown_message"),
     ("a client does not send a delta", packed([34, {}]), "unknown_message"),
     ("a key is missing", packed([1, {"device": ID, "installation": ID}]), "malformed"),

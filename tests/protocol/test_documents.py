@@ -16,7 +16,7 @@ from syncd.core.documents import DOCUMENT_BYTES_MAX
 from syncd.core.values import ITEMS_MAX, VALUE_BYTES_MAX
 from syncd.wire import limits
 from syncd.wire.codec import CLIENT, SERVER
-from tests.protocol.make_asyncapi import FILE, text
+from tests.protocol.make_asyncapi import FILE, key_of, text
 from tests.protocol.make_vectors import VECTORS
 
 PROTOCOL = VECTORS.parent
@@ -39,7 +39,7 @@ def test_every_reference_of_the_asyncapi_file_leads_to_something() -> None:
 @pytest.mark.parametrize("case", ACCEPTED, ids=lambda case: case["name"])
 def test_a_message_of_the_vectors_fits_the_asyncapi_file(case: dict[str, Any]) -> None:
     side = CLIENT if case["from"] == "client" else SERVER
-    name = next(schema.name for schema in side if schema.code == case["json"][0])
+    name = next(key_of(schema) for schema in side if schema.code == case["json"][0])
     payload = ASYNCAPI["components"]["messages"][name]["payload"]
     jsonschema.validate(case["json"], payload, cls=jsonschema.Draft7Validator)
 

@@ -66,6 +66,8 @@ def server_message(case: dict[str, Any]) -> m.ServerMessage | None:
         38: m.Repair,
         35: m.Outcomes,
         36: m.Revoked,
+        39: m.Heard,
+        40: m.Presence,
         41: m.Expired,
         42: m.Error,
         43: m.Goaway,
@@ -79,6 +81,8 @@ def server_message(case: dict[str, Any]) -> m.ServerMessage | None:
         raw["docs"] = tuple(m.DocumentEntry(*entry) for entry in raw["docs"])
     if "outcomes" in raw:
         raw["outcomes"] = tuple(m.OutcomeEntry(*entry) for entry in raw["outcomes"])
+    if "here" in raw:
+        raw["here"] = tuple(map(tuple, raw["here"]))
     if "caps" in raw:
         raw["caps"] = tuple(raw["caps"])
     if "from" in raw:

@@ -283,8 +283,8 @@ MUTANTS = (
     ),
     Mutant(
         "a client may be too small for a delta",
-        "syncd.net.connection", "Connection._hello",
-        "hello.frame_bytes_max < services.wire_limits.delta_bytes_max", "False",
+        "syncd.net.answers", "check_frame_bytes",
+        "hello.frame_bytes_max < delta_bytes_max", "False",
         seeds=ROGUE,
     ),
     Mutant(

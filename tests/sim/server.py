@@ -261,7 +261,7 @@ class SimServer:
         authenticator = Doorkeeper(self._on_token)
         api = Api(
             store=self.store, committer=committer, authenticator=authenticator, clock=self.clock, health=Health,
-            waiters=hub.waiters, uniform=self._entropy.uniform,
+            waiters=hub.waiters, live=hub.live, uniform=self._entropy.uniform,
         )  # fmt: skip
         self.server = server = Server(
             env, hub, api, authenticator, self.store, committer, self._log,

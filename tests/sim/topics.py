@@ -6,7 +6,8 @@ The files that they stand in import nothing of this one.
 from tests.sim.leases import LEASES
 from tests.sim.lists import LISTS
 from tests.sim.members import MEMBERSHIP
+from tests.sim.signals import SIGNALLING
 from tests.sim.topic import Topic
 from tests.sim.unique import UNIQUE
 
-TOPICS: tuple[Topic, ...] = (LISTS, UNIQUE, MEMBERSHIP, LEASES)
+TOPICS: tuple[Topic, ...] = (LISTS, UNIQUE, MEMBERSHIP, LEASES, SIGNALLING)

@@ -102,6 +102,8 @@ _BODIES: dict[int, st.SearchStrategy[dict[str, Any]]] = {
             "last": st.booleans(),
         },
     ),
+    7: _body({"space": good_spaces, "key": names}, {"value": values, "ttl_ms": seqs})
+    | _body({"space": good_spaces, "presence": st.booleans() | st.dictionaries(texts, values, max_size=3)}, {}),
     9: _body({"space": good_spaces}, {}),
     10: _body({"token": texts}, {}),
     11: _body({}, {"keepalive_ms": seqs}),
@@ -140,7 +142,7 @@ def json_message(message: list[Any]) -> list[Any]:
     code, body = message
     result: dict[str, Any] = {}
     for key, item in body.items():
-        if key == "x-later":
+        if key in ("x-later", "value", "presence"):
             result[key] = json_value(item)
         elif key == "changes":
             result[key] = [json_change(change) for change in item]
@@ -191,7 +193,8 @@ server_messages: st.SearchStrategy[m.ServerMessage] = st.one_of(
         texts, text_tuples, maybe_seq,
     ),
     st.builds(
-        m.Subscribed, good_spaces, ids, seqs, seqs, texts, st.sampled_from(("live", "catch-up", "reconcile"))
+        m.Subscribed, good_spaces, ids, seqs, seqs, texts, st.sampled_from(("live", "catch-up", "reconcile")),
+        st.none() | hashes,
     ),
     st.builds(
         m.Delta, good_spaces, ids, seqs, seqs, seqs, seqs, hashes, st.lists(entries, max_size=3).map(tuple),
@@ -206,6 +209,12 @@ server_messages: st.SearchStrategy[m.ServerMessage] = st.one_of(
     st.builds(
         m.Repair, good_spaces, ids, seqs, seqs, hashes, st.lists(entries, max_size=3).map(tuple),
         st.lists(hashes, max_size=3).map(b"".join), st.booleans(), st.booleans(), st.none() | hashes,
+    ),
+    st.builds(m.Heard, good_spaces, hashes, names, values, counts, st.none() | texts),
+    st.builds(
+        m.Presence, good_spaces, seqs,
+        st.lists(st.tuples(hashes, texts, st.dictionaries(texts, values, max_size=2)), max_size=3).map(tuple),
+        st.none() | st.lists(hashes, max_size=3).map(b"".join), st.booleans(),
     ),
     st.builds(m.Expired, good_spaces, ids, seqs, seqs),
     st.builds(

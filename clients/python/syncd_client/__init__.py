@@ -2,8 +2,9 @@
 
 Start with `open_device` (trio) or `syncd_client.aio.open_device` (asyncio). Reading order of the source: values,
 positions, operations, replay, tables, replica (what a message does to a replica), policy and session (what to say
-when), store (what is on disk), keepalive, conversation and reconnect (a connection without its waiting), shell and
-device (the waiting), trio_shell and aio (two event loops), space and lists (what applications use), cli.
+when), store (what is on disk), keepalive, conversation and reconnect (a connection without its waiting), live (signals
+and presence), shell and device (the waiting), trio_shell and aio (two event loops), space and lists (what applications
+use), cli.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from .errors import (
     Unreachable,
 )
 from .lists import ListField
+from .live import Present, Signal
 from .operations import Operation, operation
 from .policy import State
 from .positions import Item
@@ -29,7 +31,7 @@ from .session import Notice
 from .shell import Ports, Transport
 from .space import Change, Document, Lease, Space
 from .tables import OutcomeRow, RefusedRow, SpaceRow
-from .watching import Changed
+from .watching import Changed, Hearing
 
 if TYPE_CHECKING:
     from .trio_shell import open_device, system_ports
@@ -40,6 +42,7 @@ __all__ = [
     "Device",
     "Document",
     "DocumentExists",
+    "Hearing",
     "InvalidInput",
     "Item",
     "Lease",
@@ -52,7 +55,9 @@ __all__ = [
     "PeerError",
     "Ports",
     "Position",
+    "Present",
     "RefusedRow",
+    "Signal",
     "Space",
     "SpaceRow",
     "State",

@@ -1,7 +1,8 @@
 """`syncd-device`: a device on the command line.
 
-Owns arguments, exit codes and the order of a command's steps; what is printed is in lines.py, the `script` command in
-script.py. Each command opens the store, does one thing, prints one JSON line per result, and leaves.
+Owns arguments and the order of a command's steps; what all commands share is in options.py, what is printed in
+lines.py, the `script` command in script.py, signals and presence in signalling.py. Each command opens the store, does
+one thing, prints one JSON line per result, and leaves.
 
 Exit codes: 0 done, 1 failed (refused, not found, store error), 2 usage, 5 daemon unreachable.
 """
@@ -9,98 +10,25 @@ Exit codes: 0 done, 1 failed (refused, not found, store error), 2 usage, 5 daemo
 from __future__ import annotations
 
 import signal
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import click
-import orjson
 import trio
 
 from .carriers import Mode
-from .codec import value_from_json
 from .device import Device
-from .errors import DocumentExists, InvalidInput, SyncdError
+from .errors import DocumentExists, InvalidInput
 from .lines import document_line, lease_line, outcome_line, put_line, refused_line, space_line, status_line
 from .operations import Operation, operation, operation_from
+from .options import FAILED, JSON, UNREACHABLE, Options, failed, notices, reason, require_url, run
 from .policy import State
 from .positions import Item
 from .script import Script
-from .shell import Token
+from .signalling import print_presence, print_signals, signal_command
 from .space import Change, Space
-from .trio_shell import open_device
 from .values import Value
-
-FAILED, USAGE, UNREACHABLE = 1, 2, 5
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    store: Path | None
-    url: str | None
-    token_file: Path | None
-    binding: Literal["msgpack", "json"]
-    transport: Mode
-    timeout_s: float
-
-    @asynccontextmanager
-    async def device(self, *, online: bool) -> AsyncIterator[Device]:
-        if self.store is None:  # not an option that click requires, or `syncd-device COMMAND --help` would want it
-            raise click.UsageError("the option --store DIR is missing (or SYNCD_DEVICE_STORE)")
-        token: Token = None
-        if self.token_file is not None:
-            # A file is read anew for each connection: another program may renew it. A pipe can be read only once.
-            token = self.token if self.token_file.is_file() else self.token()
-        async with open_device(
-            self.store, url=self.url, token=token, binding=self.binding, transport=self.transport, online=online
-        ) as device:
-            yield device
-
-    def token(self) -> str:
-        assert self.token_file is not None
-        return self.token_file.read_text().strip()
-
-
-class JsonValue(click.ParamType[Any]):
-    name = "JSON"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Value:
-        try:
-            return value_from_json(orjson.loads(value))
-        except (orjson.JSONDecodeError, InvalidInput) as error:
-            self.fail(f"{value!r} is not a JSON value ({error}); text needs quotes: '\"text\"'", param, ctx)
-
-
-JSON = JsonValue()
-
-
-def _run(main: Callable[[], Awaitable[int]]) -> None:
-    """Run a command and leave with its exit code; errors that were foreseen are one line on stderr."""
-    try:
-        code = trio.run(main)
-    except DocumentExists as error:
-        code = _failed(str(error), FAILED)
-    except InvalidInput as error:
-        code = _failed(str(error), USAGE)
-    except SyncdError as error:
-        code = _failed(str(error), FAILED)
-    except BaseExceptionGroup as group:
-        # A task of the device failed: the disk, mostly. A mistake in this program keeps its traceback.
-        known, unknown = group.split(SyncdError)
-        if known is None or unknown is not None:
-            raise
-        code = _failed("; ".join(str(error) for error in known.exceptions), FAILED)
-    except KeyboardInterrupt:
-        code = 130
-    sys.exit(code)
-
-
-def _failed(text: str, code: int) -> int:
-    click.echo(f"error: {text}", err=True)
-    return code
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -169,19 +97,13 @@ async def _commit(options: Options, space_name: str, commit: Callable[[Space], C
         if options.url is None:
             return 0
         if device.status.state is State.READY:
-            return _failed(f"no outcome; the change stays in the outbox{_notices(device)}", FAILED)
-        return _failed(f"{_reason(options, device)}; the change stays in the outbox", UNREACHABLE)
+            return failed(f"no outcome; the change stays in the outbox{notices(device)}", FAILED)
+        return failed(f"{reason(options, device)}; the change stays in the outbox", UNREACHABLE)
 
 
 def _is_forbidden(device: Device, space: str) -> bool:
     """The server takes nothing here from this user, and gives no outcome either: there is no use in waiting for one."""
     return any(notice.space == space and notice.detail.startswith("forbidden") for notice in device.watchers.notices)
-
-
-def _reason(options: Options, device: Device) -> str:
-    """Why there is no connection, and to where; some reasons name the URL themselves."""
-    reason = device.status.reason
-    return reason if options.url is None or options.url in reason else f"{options.url}: {reason}"
 
 
 _WORDS = {
@@ -216,7 +138,7 @@ def _add_writing_command(word: str, name: str, text: str) -> None:
 
     def write(options: Options, /, space: str, collection: str, id: str, **rest: Value) -> None:
         values = [rest[argument] for argument, _type in arguments]
-        _run(lambda: _write_checked(options, space, name, collection, id, values))
+        run(lambda: _write_checked(options, space, name, collection, id, values))
 
     params: list[click.Parameter] = [click.Argument([item]) for item in ("space", "collection", "id")]
     params += [click.Argument([argument], type=type_) for argument, type_ in arguments]
@@ -256,7 +178,7 @@ def create(options: Options, space: str, collection: str, id: str, fields: Seque
         operations += [operation("reg.set", collection, id, name, value) for name, value in settings]
         return await _write(options, space, operations, is_create=True)
 
-    _run(main)
+    run(main)
 
 
 @cli.command()
@@ -271,7 +193,7 @@ def commit(options: Options, space: str, operations: Value) -> None:
     async def main() -> int:
         return await _write(options, space, [operation_from(item) for item in operations])
 
-    _run(main)
+    run(main)
 
 
 def _place_arguments(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -309,7 +231,7 @@ def list_insert(
             return into.append(*values)
         return into.insert(*values, after=_element_at(into.items(), at - 1) if at else None)
 
-    _run(lambda: _commit(options, space, commit))
+    run(lambda: _commit(options, space, commit))
 
 
 @cli.command("list-move")
@@ -325,7 +247,7 @@ def list_move(options: Options, space: str, collection: str, id: str, field: str
         others = [item for item in items if item.element != element]
         return within.move(element, after=_element_at(others, to - 1) if to else None)
 
-    _run(lambda: _commit(options, space, commit))
+    run(lambda: _commit(options, space, commit))
 
 
 @cli.command("list-remove")
@@ -338,7 +260,7 @@ def list_remove(options: Options, space: str, collection: str, id: str, field: s
         within = handle.list_field(collection, id, field)
         return within.remove(_element_at(within.items(), place))
 
-    _run(lambda: _commit(options, space, commit))
+    run(lambda: _commit(options, space, commit))
 
 
 # -- stocks and leases --------------------------------------------------------------------------------------------
@@ -363,7 +285,7 @@ def _stock_command(*, is_count_needed: bool) -> Callable[[Callable[..., None]], 
 def lease(options: Options, space: str, collection: str, id: str, field: str, units: int, ttl_s: int | None) -> None:
     """Lease units of a stock, to take them while offline."""
     ttl_ms = None if ttl_s is None else ttl_s * 1000
-    _run(lambda: _commit(options, space, lambda at: at.lease(collection, id, field, units, ttl_ms=ttl_ms)))
+    run(lambda: _commit(options, space, lambda at: at.lease(collection, id, field, units, ttl_ms=ttl_ms)))
 
 
 @_stock_command(is_count_needed=False)
@@ -372,13 +294,13 @@ def take(
     options: Options, space: str, collection: str, id: str, field: str, units: int | None, uncertain: bool
 ) -> None:
     """Take units by the leases of this device, with certainty (default: 1)."""
-    _run(lambda: _commit(options, space, lambda at: at.take(collection, id, field, units or 1, certain=not uncertain)))
+    run(lambda: _commit(options, space, lambda at: at.take(collection, id, field, units or 1, certain=not uncertain)))
 
 
 @_stock_command(is_count_needed=False)
 def give(options: Options, space: str, collection: str, id: str, field: str, units: int | None) -> None:
     """Give leased units back (default: all that are left)."""
-    _run(lambda: _commit(options, space, lambda at: at.give(collection, id, field, units)))
+    run(lambda: _commit(options, space, lambda at: at.give(collection, id, field, units)))
 
 
 @cli.command()
@@ -393,7 +315,7 @@ def leases(options: Options, space: str) -> None:
                 put_line(lease_line(space, held))
             return 0
 
-    _run(main)
+    run(main)
 
 
 # -- reading ------------------------------------------------------------------------------------------------------
@@ -411,11 +333,11 @@ def get(options: Options, space: str, collection: str, id: str) -> None:
         async with options.device(online=False) as device:
             document = device.space(space).view(collection, id)
             if document is None:
-                return _failed(f"there is no {collection}/{id} in {space}", FAILED)
+                return failed(f"there is no {collection}/{id} in {space}", FAILED)
             put_line(document_line(space, document))
             return 0
 
-    _run(main)
+    run(main)
 
 
 @cli.command(name="list")
@@ -431,7 +353,7 @@ def list_documents(options: Options, space: str, collection: str) -> None:
                 put_line(document_line(space, document))
             return 0
 
-    _run(main)
+    run(main)
 
 
 @cli.command()
@@ -448,7 +370,7 @@ def status(options: Options, refused: bool) -> None:
                     put_line({"refused": refused_line(item)})
             return 0
 
-    _run(main)
+    run(main)
 
 
 # -- syncing ------------------------------------------------------------------------------------------------------
@@ -459,7 +381,7 @@ def status(options: Options, refused: bool) -> None:
 @click.pass_obj
 def sync(options: Options, spaces: Sequence[str]) -> None:
     """Push and pull until the outbox is empty and SPACES (default: all subscribed) are complete."""
-    _require_url(options)
+    require_url(options)
 
     async def main() -> int:
         async with options.device(online=True) as device:
@@ -475,39 +397,46 @@ def sync(options: Options, spaces: Sequence[str]) -> None:
             if device.status.state in (State.READY, State.DRAINING):
                 revoked = [space.name for space in handles if not space.is_complete]
                 if scope.cancelled_caught or revoked:
-                    return _failed(_unfinished(device, revoked), FAILED)
+                    return failed(_unfinished(device, revoked), FAILED)
                 return 0
-            return _failed(_reason(options, device), UNREACHABLE)
+            return failed(reason(options, device), UNREACHABLE)
 
-    _run(main)
+    run(main)
 
 
 def _unfinished(device: Device, incomplete: Sequence[str]) -> str:
-    return f"not complete: {', '.join(incomplete) or 'the outbox'}{_notices(device)}"
-
-
-def _notices(device: Device) -> str:
-    return "".join(f"; {notice.what} {notice.space or ''}: {notice.detail}" for notice in device.watchers.notices)
+    return f"not complete: {', '.join(incomplete) or 'the outbox'}{notices(device)}"
 
 
 @cli.command()
 @click.argument("spaces", nargs=-1)
+@click.option("--presence", is_flag=True, help="Also print who is present in SPACES.")
+@click.option("--state", type=JSON, help="Be present in SPACES, with this state: a JSON object.")
 @click.pass_obj
-def watch(options: Options, spaces: Sequence[str]) -> None:
-    """Stay connected and print each change of SPACES (default: all) until SIGINT or SIGTERM."""
-    _require_url(options)
+def watch(options: Options, spaces: Sequence[str], presence: bool, state: Value) -> None:
+    """Stay connected and print each change and signal of SPACES (default: all) until SIGINT or SIGTERM."""
+    if state is not None and not isinstance(state, dict):
+        raise click.BadParameter("expected a JSON object", param_hint="--state")
+    if (presence or state is not None) and not spaces:
+        raise click.UsageError("--presence and --state need SPACES")
+    require_url(options)
 
     async def main() -> int:
         async with options.device(online=True) as device:
             for name in spaces:
                 device.space(name).subscribe()
+                if presence or state is not None:
+                    device.space(name).announce(True if state is None else state)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
                 nursery.start_soon(_print_statuses, device)
+                nursery.start_soon(print_signals, device, spaces)
+                for name in spaces if presence or state is not None else ():
+                    nursery.start_soon(print_presence, device.space(name))
                 await _print_changes(device, spaces)
             return 0
 
-    _run(main)
+    run(main)
 
 
 async def _stop_on_signal(scope: trio.CancelScope) -> None:
@@ -550,12 +479,10 @@ def script(options: Options, after: int | None) -> None:
             nursery.cancel_scope.cancel()
         return 0
 
-    _run(main)
+    run(main)
 
 
-def _require_url(options: Options) -> None:
-    if options.url is None:
-        raise click.UsageError("this command needs --url")
+cli.add_command(signal_command)
 
 
 def main() -> None:

@@ -334,6 +334,40 @@ def _numbers_into(raw: Any, binding: Binding, where: str) -> tuple[int, ...]:
     return tuple(_count_into(item, binding, where) for item in _array(raw, 0, where, "an array of integers"))
 
 
+def _value_out(value: Any, binding: Binding) -> Any:
+    return json_value(value) if binding.is_json else value
+
+
+def _presence_into(raw: Any, binding: Binding, where: str) -> Any:
+    if isinstance(raw, bool):
+        return raw
+    if not isinstance(raw, dict):
+        raise _wrong(where, "a map or a boolean", raw)
+    return _state(raw, binding, where)
+
+
+def _state(raw: Any, binding: Binding, where: str) -> dict[str, Value]:
+    state = _value_in(raw, binding, where)
+    if not isinstance(state, dict):
+        raise _wrong(where, "a map", raw)
+    return state
+
+
+def _here_out(members: Iterable[tuple[bytes, str, Value]], binding: Binding) -> list[Value]:
+    return [[H8.out(ref, binding), user, _value_out(state, binding)] for ref, user, state in members]
+
+
+def _here_into(raw: Any, binding: Binding, where: str) -> tuple[tuple[bytes, str, dict[str, Value]], ...]:
+    members = []
+    for item in _array(raw, 0, where, "an array of members"):
+        ref, user, state = _array(item, 3, where, "a ref, a user and a state")[:3]
+        members.append((H8.into(ref, binding, where), TEXT.into(user, binding, where), _state(state, binding, where)))
+    return tuple(members)
+
+
+VALUE = Kind(_value_out, _value_in)
+PRESENCE = Kind(_value_out, _presence_into)
+HERE = Kind(_here_out, _here_into)
 NUMBERS = Kind(lambda value, binding: list(value), _numbers_into)
 CHANGES = Kind(lambda value, binding: [change_wire(change, binding) for change in value], _changes_into)
 DOCS = Kind(_docs_out, _docs_into)
@@ -343,13 +377,26 @@ OUTCOMES = Kind(_outcomes_out, _outcomes_into)
 # -- the table -------------------------------------------------------------------------------------------------------
 
 _ID_KEYS = ("device", "installation", "session", "epoch")
-_H8_KEYS = ("chain", "sum")
-_TEXT_KEYS = ("token", "space", "user", "role", "mode", "reason", "name", "retry", "detail", "server", "resume_url")
-_BOOL_KEYS = ("forget", "end", "resumed", "done", "last")
+_H8_KEYS = ("chain", "sum", "ref")
+_TEXT_KEYS = (
+    "token",
+    "space",
+    "user",
+    "role",
+    "mode",
+    "reason",
+    "name",
+    "retry",
+    "detail",
+    "server",
+    "resume_url",
+    "key",
+)
+_BOOL_KEYS = ("forget", "end", "resumed", "done", "last", "whole")
 _COUNT_KEYS = (
     *("time", "frame_bytes_max", "keepalive_ms", "complete", "resume", "start", "settled", "applied", "oldest_base"),
     *("id", "ping_ms", "ack_ms", "expires", "head", "safe", "from", "after", "to", "t", "gap", "forked", "seq"),
-    *("at", "fork", "highest", "code", "after_ms", "retry_after_ms", "spread_ms"),
+    *("at", "fork", "highest", "code", "after_ms", "retry_after_ms", "spread_ms", "ttl_ms", "count"),
 )
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(_ID_KEYS, ID),
@@ -368,6 +415,10 @@ _KINDS: dict[str, Kind] = {
     "buckets": NUMBERS,
     "documents": _packed(16),
     "gone": _packed(8),
+    "left": _packed(8),
+    "value": VALUE,
+    "presence": PRESENCE,
+    "here": HERE,
 }
 # Where an attribute of a message and its key on the wire differ. `complete` is a seq in subscribe, a boolean in delta.
 _RENAMED: dict[type, dict[str, str]] = {m.Delta: {"from_seq": "from"}}
@@ -382,6 +433,7 @@ CODES: dict[type, int] = {
     m.Push: 4,
     m.Ack: 5,
     m.Sums: 6,
+    m.Signal: 7,
     m.Purged: 9,
     m.Refresh: 10,
     m.Background: 11,
@@ -397,6 +449,8 @@ CODES: dict[type, int] = {
     m.Revoked: 36,
     m.Differ: 37,
     m.Repair: 38,
+    m.Heard: 39,
+    m.Presence: 40,
     m.Expired: 41,
     m.Error: 42,
     m.Goaway: 43,

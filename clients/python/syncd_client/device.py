@@ -24,6 +24,7 @@ from . import replica
 from .codec import BINDINGS, FRAME_BYTES_MAX
 from .conversation import Conversation
 from .errors import Absent, OutcomeForgotten, Refused, StoreError, TransportClosed, Unreachable
+from .live import SIGNALS, Live, PresenceChanged, Signal
 from .loops import Loop
 from .policy import Disposition, Event, State, next_state
 from .reconnect import Reconnecting
@@ -33,7 +34,7 @@ from .space import Change, Space
 from .store import Store
 from .tables import OutcomeRow, SpaceRow
 from .values import Value, checked_space
-from .watching import Following, Pulse, Watcher, Watchers
+from .watching import Following, Hearing, Pulse, Watcher, Watchers
 
 POLL_S = 0.2  # how soon a change made by another process on the same store is seen
 LEAVE_S = 2.0  # for the last acks and the closing handshake when the device goes offline
@@ -75,6 +76,7 @@ class Device:
         self.status = Status(State.CLOSED, "" if url else "no url")
         self.user: str | None = None
         self.watchers = Watchers(loop)
+        self.live = Live()
         self._url = url
         self._token = token
         self._binding = BINDINGS[binding]
@@ -222,6 +224,11 @@ class Device:
         """`with device.changes() as changed: async for round in changed: ...`, over all spaces."""
         return self.watchers.opened(None)
 
+    def signals(self, space: str | None = None) -> AbstractContextManager[Hearing]:
+        """`with device.signals() as heard: async for signal in heard: ...`: what is heard from now on, own ones too. A
+        slow reader gets of each sender and key the newest, and nothing whose time is over."""
+        return self.watchers.hearing(space)
+
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait for something that a commit, a message, an outcome or a change of the connection may bring about."""
         await self.watchers.pulse.wait_until(condition)
@@ -265,6 +272,14 @@ class Device:
             await self._awaited.setdefault((space, nonce), Pulse(self.loop)).wait()
         return row
 
+    def say(self, message: m.Signal | None) -> bool:
+        """Send it now. False: there is no connection that takes it."""
+        if message is None or self._connection is None:
+            return False
+        self._connection.conversation.session.say(message)
+        self._connection.wake()
+        return True
+
     def committed(self, change: Change) -> None:
         self._known_n[change.space] = change.n + 1
         self.touched(change.space, change.keys)
@@ -284,6 +299,10 @@ class Device:
                 self.watchers.touch(effect.space, effect.keys)
             elif isinstance(effect, Notice):
                 self.watchers.notify(effect)
+            elif isinstance(effect, Signal):
+                self.watchers.hear(effect)
+            elif isinstance(effect, PresenceChanged):
+                pass  # the pulse below wakes who waits for it
             else:
                 assert isinstance(effect, Settled)  # the row is durable: whoever waits reads it from the store
                 awaited = self._awaited.pop((effect.outcome.space, effect.outcome.nonce), None)
@@ -371,7 +390,9 @@ class Device:
                 self._carrier = getattr(transport, "carried_by", "websocket")
                 self._move(Event.OPENED, "")
                 is_early = self.store.setting("first_flight") is True
-                session = Session(lambda: self.ports.entropy(8), self._reconnecting.suspicion, is_early=is_early)
+                session = Session(
+                    lambda: self.ports.entropy(8), self._reconnecting.suspicion, is_early=is_early, live=self.live
+                )
                 conversation = Conversation(
                     session, self.store, self._binding, self._hello(token), self.loop.now_s(),
                     token_renews=callable(self._token),
@@ -397,6 +418,7 @@ class Device:
             session=self._reconnecting.session_id,
             token=token,
             client=CLIENT,
+            caps=(SIGNALS,),
             frame_bytes_max=FRAME_BYTES_MAX // 6,
             keepalive_ms=self._keepalive_ms,
         )
@@ -405,6 +427,7 @@ class Device:
         """The attempt has ended. If that is news to the application, obey the way in which it did."""
         self._field_values = self.field_values
         connection, self._connection = self._connection, None
+        self.live.connected()  # to nobody: nobody is known to be present
         is_news = self.status.state in (State.CONNECTING, State.HELLO, State.READY, State.DRAINING)
         if self._is_wanted and is_news:
             self._after(self._ending or TransportClosed(1006), connection)

@@ -127,6 +127,18 @@ class Sums:
 
 
 @dataclass(frozen=True, slots=True)
+class Signal:
+    """A value under a key for those who listen now; or `presence`: a map, this device is present with that state and
+    watches; true, it watches; false, neither."""
+
+    space: str
+    key: str | None = None
+    value: Value = None
+    ttl_ms: int | None = None
+    presence: Mapping[str, Value] | bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Refresh:
     token: str
 
@@ -184,6 +196,7 @@ class Subscribed:
     safe: int
     role: str
     mode: str
+    ref: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +250,30 @@ class Repair:
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """A signal as it is heard. `user` None: a backend sent it. `ttl_ms`: what is left of its time."""
+
+    space: str
+    ref: bytes
+    key: str
+    ttl_ms: int
+    value: Value = None
+    user: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """`here`: (ref, user, state) of those who came or altered it; `left`: refs, 8 bytes each. `whole`: there are no
+    others, but for those that only `count` counts."""
+
+    space: str
+    count: int
+    here: tuple[tuple[bytes, str, Mapping[str, Value]], ...]
+    left: bytes | None = None
+    whole: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Revoked:
     space: str
     reason: str
@@ -276,6 +313,7 @@ ClientMessage: TypeAlias = (
     | Push
     | Ack
     | Sums
+    | Signal
     | Purged
     | Refresh
     | Background
@@ -286,7 +324,20 @@ ClientMessage: TypeAlias = (
     | Pong
 )
 ServerMessage: TypeAlias = (
-    Welcome | Subscribed | Delta | Outcomes | Revoked | Differ | Repair | Expired | Error | Goaway | Ping | Pong
+    Welcome
+    | Subscribed
+    | Delta
+    | Outcomes
+    | Revoked
+    | Differ
+    | Repair
+    | Heard
+    | Presence
+    | Expired
+    | Error
+    | Goaway
+    | Ping
+    | Pong
 )
 Message: TypeAlias = ClientMessage | ServerMessage
 
@@ -303,6 +354,10 @@ class Limits:
     subscriptions_max: int = 256
     pushes_in_flight_max: int = 16
     messages_per_s_max: int = 200
+    signal_bytes_max: int = 8_192
+    signal_ttl_ms_max: int = 300_000
+    signals_per_s_max: int = 50
+    presence_bytes_max: int = 512
 
 
 @dataclass(frozen=True, slots=True)

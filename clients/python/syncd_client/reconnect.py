@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 
 from . import messages as m
 from .errors import TransportClosed
+from .links import Suspicion
 from .policy import ABSENT_MAX, Disposition, Haste, Retry, disposition, goaway_delay_ms
-from .session import Session, Suspicion
+from .session import Session
 
 
 @dataclass(frozen=True, slots=True)

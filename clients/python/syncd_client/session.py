@@ -15,9 +15,8 @@ socket and no clock; `now_s` is monotonic, `now_ms` is wall time.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of
 from typing import Any, TypeAlias
 
@@ -26,7 +25,8 @@ from . import messages as m
 from . import renaming, replica
 from .codec import change_bytes
 from .errors import PeerError
-from .mending import Mending
+from .links import Flight, Link, Suspicion, pause_s
+from .live import LIMITED, REFUSED, Live, PresenceChanged, Signal
 from .policy import State
 from .tables import Entry, Key, OutcomeRow, SpaceRow, Tables
 
@@ -67,59 +67,7 @@ class Notice:
     detail: str
 
 
-Effect: TypeAlias = Touched | Settled | Notice
-
-
-@dataclass(slots=True)
-class Suspicion:
-    """The search for a change that the server closes the connection on (section 12). Outlives connections.
-
-    While it lasts, one push at a time is in flight, holding at most `changes_max` changes, until every suspect up to
-    `last_n` of its space is answered.
-    """
-
-    changes_max: int
-    last_n: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Flight:
-    first_n: int
-    last_n: int
-    count: int
-
-
-@dataclass(slots=True)
-class Link:
-    """What this connection knows of one space. Phases: none, asked, open, shut (refused for this connection)."""
-
-    phase: str = "none"
-    head: int = 0
-    cursor_n: int = 1  # the next n to send
-    flights: deque[Flight] = field(default_factory=deque)
-    stale_gaps: int = 0  # answers still to come to pushes that were in flight behind one that was not taken
-    retry_s: float = 0.0
-    failures: int = 0
-    progress_s: float = 0.0
-    acked: m.Ack | None = None
-    forget: bool = False
-    is_purge_due: bool = False  # the server waits to hear that this copy is gone
-    is_early: bool = False  # asked for, and perhaps pushed to, in the first flight
-    complete: int = 0  # where the subscription in force stands: a row behind it was forgotten and joined again
-    mending: Mending | None = None  # while the space reconciles: no delta is looked at
-    must_mend: bool = False  # the server wants it
-    is_mended: bool = False  # it did, and the next sum will tell whether it helped
-
-    def rewind(self, n: int) -> None:
-        self.cursor_n = n
-        self.stale_gaps = max(0, len(self.flights) - 1)
-        self.flights.clear()
-        self.is_early = False
-
-
-def _pause_s(link: Link) -> float:
-    # Beyond 2^6 the pause is cut off in any case; after a day of refusals the power itself would overflow.
-    return 2.0 ** min(link.failures, 6)
+Effect: TypeAlias = Touched | Settled | Notice | Signal | PresenceChanged
 
 
 def _from_map(type_: Any, numbers: Any) -> Any:
@@ -128,10 +76,15 @@ def _from_map(type_: Any, numbers: Any) -> Any:
 
 
 class Session:
-    """`is_early`: the server is known to take messages before its welcome."""
+    """`is_early`: the server is known to take messages before its welcome. `live`: the device's, over connections."""
 
     def __init__(
-        self, new_nonce: Callable[[], bytes], suspicion: Suspicion | None = None, *, is_early: bool = False
+        self,
+        new_nonce: Callable[[], bytes],
+        suspicion: Suspicion | None = None,
+        *,
+        is_early: bool = False,
+        live: Live | None = None,
     ) -> None:
         self.state = State.HELLO
         self.welcome: m.Welcome | None = None
@@ -140,6 +93,7 @@ class Session:
         self.parameters = m.Parameters()
         self.suspicion = suspicion
         self.links: dict[str, Link] = {}
+        self.live = live or Live()
         self.is_too_early = False  # the server refused the first flight: it is another than it was
         self.is_renamed = False  # the device has another id now: nothing more is sent on this connection
         self._is_leaving = False  # the id is being left (renaming.py)
@@ -188,6 +142,8 @@ class Session:
             return self._delta(tx, message, now_s)
         if isinstance(message, m.Differ | m.Repair):
             return self._compared(tx, message, now_s)
+        if isinstance(message, m.Heard | m.Presence):
+            return [self.live.received(message, now_s)]
         if isinstance(message, m.Outcomes):
             return self._outcomes(tx, message, now_s)
         if isinstance(message, m.Revoked):
@@ -200,6 +156,7 @@ class Session:
         if self.welcome is not None:
             raise PeerError("welcome came twice")
         self.welcome = message
+        self.live.connected()
         self.parameters = m.Parameters(
             limits=_from_map(m.Limits, message.limits),
             reconnect=_from_map(m.Reconnect, message.reconnect),
@@ -225,6 +182,7 @@ class Session:
             if not link.is_early:
                 link.rewind(row.settled + 1)
             link.stale_gaps, link.is_early = 0, False
+            self._replies.extend(self.live.subscribed(message))
         link.head, link.is_purge_due = message.head, False
         if message.mode == "reconcile":
             link.must_mend, link.mending = True, None
@@ -249,7 +207,7 @@ class Session:
         """What follows when the space has moved to `to`, or could not."""
         if result.what == "drift":
             # The first download again is at once; one that still differs must not become a loop at network speed.
-            self._retry(space, link, now_s, 0.0 if link.failures == 0 else _pause_s(link))
+            self._retry(space, link, now_s, 0.0 if link.failures == 0 else pause_s(link))
             detail = f"checksum differs at {to}, although it was repaired: everything is downloaded again"
             return [Touched(space, None), Notice("drift", space, detail)]
         if result.what not in ("applied", "doubt"):
@@ -320,6 +278,7 @@ class Session:
     def _revoked(self, tx: Tables, message: m.Revoked) -> list[Effect]:
         link = self._link(message.space)
         touched = replica.take_revoked(tx, message)
+        self.live.ended(message.space)
         link.phase, link.acked, link.is_purge_due = "shut", None, True
         self._acks_due.pop(message.space, None)
         self._dirty[message.space] = None
@@ -349,6 +308,8 @@ class Session:
                 self.is_too_early = True
                 tx.put_setting("first_flight", False)
             return [Notice("error", None, detail)]
+        if message.code in (REFUSED, LIMITED):
+            return [Notice("signal", message.space, detail)]
         if message.code == NOT_SUBSCRIBED:
             return []  # an ack or unsubscribe crossed the end of the subscription: nothing was lost
         link = self._link(message.space)
@@ -364,15 +325,15 @@ class Session:
                     renaming.end_resending(tx, message.space, 0)
         elif message.retry == "resync":
             effects.append(Touched(message.space, replica.drop_synced(tx, message.space)))
-            self._retry(message.space, link, now_s, _pause_s(link))
+            self._retry(message.space, link, now_s, pause_s(link))
         else:
-            pause_s = 0.001 * message.after_ms if message.after_ms else _pause_s(link)
+            wait_s = 0.001 * message.after_ms if message.after_ms else pause_s(link)
             link.rewind(replica.space_row(tx, message.space).settled + 1)
             if link.phase == "asked":
-                self._retry(message.space, link, now_s, pause_s)
+                self._retry(message.space, link, now_s, wait_s)
             else:
                 link.failures += 1
-                link.retry_s = now_s + min(pause_s, SPACE_RETRY_MAX_S)
+                link.retry_s = now_s + min(wait_s, SPACE_RETRY_MAX_S)
         self._dirty[message.space] = None
         return effects
 
@@ -470,6 +431,7 @@ class Session:
         result: list[m.ClientMessage] = []
         if link.phase in ("asked", "open") and (not row.is_subscribed or row.complete < link.complete):
             result.append(m.Unsubscribe(name, forget=link.forget or None))
+            self.live.ended(name)
             link.phase, link.acked, link.forget = "none", None, False
         if row.is_subscribed and link.phase == "none":
             link.phase, link.complete = "asked", row.complete

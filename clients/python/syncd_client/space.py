@@ -6,7 +6,7 @@ tells the device what it touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,12 +16,13 @@ from . import messages as m
 from .errors import DocumentExists
 from .leases import Moment
 from .lists import ListField
+from .live import Present
 from .operations import Operation, operation, operation_from
 from .replica import Position
 from .sums import sum_bytes
 from .tables import Entry, Key, OutcomeRow, RefusedRow, SpaceRow, Tables
 from .values import Value
-from .watching import Watcher
+from .watching import Following, Hearing, Watcher
 
 if TYPE_CHECKING:
     from .device import Device
@@ -180,6 +181,52 @@ class Space:
     def changes(self) -> AbstractContextManager[Watcher]:
         """`with space.changes() as changed: async for round in changed: ...`"""
         return self._device.watchers.opened(self.name)
+
+    # -- what is worth something only now ----------------------------------------------------------------------------
+
+    @property
+    def can_signal(self) -> bool:
+        """Whether this device is connected and subscribed, to a server that takes signals."""
+        return self._device.live.can_signal(self.name)
+
+    def signal(self, key: str, value: Value = None, *, ttl_s: float | None = None) -> bool:
+        """Hand a value to every device that listens now; it is worth something for `ttl_s` (the server's default: 10).
+        False: it went nowhere, and will not. Raises InvalidInput for a value that the server would refuse; if it does
+        so for another reason, a notice tells."""
+        return self._device.say(self._device.live.signal(self.name, key, value, ttl_s, self._limits()))
+
+    def signals(self) -> AbstractContextManager[Hearing]:
+        """`with space.signals() as heard: async for signal in heard: ...`"""
+        return self._device.signals(self.name)
+
+    def announce(self, state: Mapping[str, Value] | bool | None) -> None:
+        """Be present with this state, whenever this device is connected, and know who else is; True: only know; None:
+        neither. Not durable: say it again when the device is opened."""
+        self._device.say(self._device.live.wish(self.name, state, self._limits()))
+
+    def present(self) -> tuple[Present, ...]:
+        """The devices that are present, as far as the server lists them; none while not connected, or not announced."""
+        return self._device.live.present(self.name)
+
+    @property
+    def present_count(self) -> int:
+        """How many are present, also those that are not listed."""
+        return self._device.live.present_count(self.name)
+
+    def presence(self) -> AsyncIterator[tuple[Present, ...]]:
+        """Who is present, now and after each change; a slow reader misses those in between."""
+        seen: tuple[tuple[Present, ...], int] | None = None
+
+        def news() -> tuple[tuple[Present, ...], ...]:
+            nonlocal seen
+            before, seen = seen, (self.present(), self.present_count)
+            return () if seen == before else (seen[0],)
+
+        return Following(self._device.watchers.pulse, news)
+
+    def _limits(self) -> m.Limits:
+        session = self._device.session
+        return m.Limits() if session is None else session.parameters.limits
 
     def refused(self) -> list[RefusedRow]:
         """Changes that were refused or given up, with their payload, until `discard_refused`."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from .live import Signal
 from .loops import Loop
 from .session import Notice
 from .tables import Key
@@ -21,6 +22,8 @@ from .tables import Key
 WATCHED_KEYS_MAX = 10_000
 # Notices are rare and for people; the last hundred say what is going on.
 NOTICES_MAX = 100
+# Signals that a reader has not looked at: of each sender and key the newest. Beyond it the oldest are dropped.
+SIGNALS_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +115,47 @@ class Watcher:
         return [Changed(name, None if keys is None else tuple(keys)) for name, keys in spaces.items()]
 
 
+class Hearing:
+    """An async iterator of signals: of each sender and key the newest, while its time lasts."""
+
+    def __init__(self, space: str | None, loop: Loop) -> None:
+        self._space = space
+        self._signals: dict[tuple[str, bytes, str], Signal] = {}
+        self._loop = loop
+        self._pulse = Pulse(loop)
+
+    def hear(self, signal: Signal) -> None:
+        if self._space not in (None, signal.space):
+            return
+        self._signals[signal.space, signal.ref, signal.key] = signal
+        if len(self._signals) > SIGNALS_MAX:
+            del self._signals[next(iter(self._signals))]
+        self._pulse.beat()
+
+    def __aiter__(self) -> Hearing:
+        return self
+
+    async def __anext__(self) -> Signal:
+        await self._pulse.wait_until(self._has_one)
+        return self._signals.pop(next(iter(self._signals)))
+
+    def _has_one(self) -> bool:
+        now_s = self._loop.now_s()
+        while self._signals:
+            first = next(iter(self._signals))
+            if now_s < self._signals[first].until_s:
+                return True
+            del self._signals[first]
+        return False
+
+
 class Watchers:
     """The open watchers of a device, and its last notices."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._open: dict[int, Watcher] = {}
+        self._hearing: dict[int, Hearing] = {}
         self.pulse = Pulse(loop)
         self.notices: deque[Notice] = deque(maxlen=NOTICES_MAX)
         self.notice_count = 0
@@ -130,6 +168,19 @@ class Watchers:
             yield watcher
         finally:
             del self._open[id(watcher)]
+
+    @contextmanager
+    def hearing(self, space: str | None) -> Iterator[Hearing]:
+        hearing = Hearing(space, self._loop)
+        self._hearing[id(hearing)] = hearing
+        try:
+            yield hearing
+        finally:
+            del self._hearing[id(hearing)]
+
+    def hear(self, signal: Signal) -> None:
+        for hearing in self._hearing.values():
+            hearing.hear(signal)
 
     def touch(self, space: str, keys: tuple[Key, ...] | None) -> None:
         for watcher in self._open.values():

@@ -37,6 +37,7 @@ from syncd.net.auth import (
     challenge,
 )
 from syncd.net.exchange import Health, Request
+from syncd.net.live import Live
 from syncd.net.problems import raised
 from syncd.net.waiters import Waiters
 from syncd.store.api import Reader, Store
@@ -73,6 +74,7 @@ class ApiServices:
     health: Callable[[], Health]
     pages: Pages
     waiters: Waiters
+    live: Live
     uniform: Callable[[float, float], float]  # a number between two, for jitter
 
 

@@ -41,6 +41,7 @@ from syncd.net.api.preferences import (
     put_preferences,
 )
 from syncd.net.api.reports import get_engagement
+from syncd.net.api.signals import post_signals
 from syncd.net.api.workflows import (
     delete_active,
     delete_workflow,
@@ -56,6 +57,7 @@ from syncd.net.counters import Counters
 from syncd.net.exchange import Health, Later, Request, Response, http_date
 from syncd.net.gate import Gate
 from syncd.net.limits import NetLimits
+from syncd.net.live import Live
 from syncd.net.problems import ProblemRaised, problem_response, raised
 from syncd.net.waiters import Waiters
 from syncd.store.api import Store
@@ -86,6 +88,7 @@ ROUTES: Final = (
     Route("POST", "/v1/events", post_events),
     Route("POST", f"{_SPACE}/changes", post_change, ("base",)),
     Route("GET", f"{_SPACE}/changes", get_changes, ("after", "wait", "limit"), (_JSON, EVENT_STREAM)),
+    Route("POST", f"{_SPACE}/signals", post_signals),
     Route("GET", f"{_SPACE}/consumers", get_consumers),
     Route("PUT", f"{_SPACE}/consumers/{{name}}", put_consumer),
     Route("GET", f"{_SPACE}/consumers/{{name}}", get_consumer),
@@ -137,11 +140,14 @@ class Api:
         clock: Clock,
         health: Callable[[], Health],
         waiters: Waiters,
+        live: Live,
         uniform: Callable[[float, float], float],
         gate: Gate | None = None,
     ) -> None:
         self._gate = gate or Gate(NetLimits(), Counters())
-        self._services = ApiServices(store, committer, authenticator, clock, health, loaded_pages(), waiters, uniform)
+        self._services = ApiServices(
+            store, committer, authenticator, clock, health, loaded_pages(), waiters, live, uniform
+        )
         self._by_path: dict[tuple[str, ...], dict[str, Route]] = {}
         self._plain: dict[tuple[str, str], Route] = {}  # those without parameters, once more
         for route in ROUTES:
