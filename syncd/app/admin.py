@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import orjson
+import trio
 
 from syncd.app import notices
+from syncd.core.documents import reservations
 from syncd.core.ids import ID_BYTES, BadName, check_name, check_space
 from syncd.core.leases import LEASE_ID_BYTES
 from syncd.core.values import ValueRefused, decoded
@@ -42,15 +44,20 @@ from syncd.engine.commands import (
     ReplayLetter,
     Result,
     RetireDevice,
+    Revert,
+    Reverted,
     RevokeKey,
 )
 from syncd.engine.explaining import explained
 from syncd.engine.feeding import consumers
+from syncd.engine.history import Rewind
 from syncd.engine.leases import frozen
+from syncd.engine.posting import SERVER
 from syncd.engine.roster import members, unpurged
 from syncd.env.ports import Clock, Entropy
 from syncd.net.api.calls import parsed_query
 from syncd.net.api.consumers import consumer_json
+from syncd.net.api.history import history_gone, revert_json
 from syncd.net.auth import SCOPES_MAX, SECRET_ENTROPY_BYTES, USER_CHARACTERS_MAX, check_scope, make_key, secret_hash
 from syncd.net.exchange import Health, Request, Response, content, http_date, json_content
 from syncd.net.problems import ProblemRaised, problem_response, raised
@@ -260,6 +267,7 @@ class Admin:
             _Route("GET", "/admin/report", ("from", "to", "by"), False, self._get_report),
             _Route("GET", "/admin/export", ("user",), False, self._export),
             _Route("POST", "/admin/erase", (), False, self._erase),
+            _Route("POST", "/admin/revert", (), False, self._revert),
         )
         self._routes = tuple(route for route in routes if is_trusted or route.is_open)
 
@@ -453,6 +461,29 @@ class Admin:
         step = await self._executed(EraseUser(_user(_json_object(call.request, {"user"}).get("user"))))
         assert isinstance(step, ErasedUser), "a step of an erasure is answered so"
         return json_content(200, {"documents": step.documents, "rows": step.rows, "more": step.is_more})
+
+    async def _revert(self, call: _Call) -> Response:
+        body = _json_object(call.request, {"space", "collection", "id", "at"})
+        space, at = check_space(body.get("space")), body.get("at")
+        name = check_name(body.get("collection"), "a collection"), check_name(body.get("id"), "a document id")
+        if type(at) is not int or at < 0:
+            raise raised("invalid-request", "'at' is a seq", pointer="/at")
+        rewind, found = Rewind(space, name, at), None
+        while found is None:
+            await trio.lowlevel.checkpoint()
+            with self._store.read() as tx:
+                row = space_row(tx, space)
+                if row is None or at > row.head:
+                    raise raised("bad-position", f"{space} has no seq {at}")
+                found = rewind.step(tx)
+        if found.known_from is not None:
+            raise history_gone(name, found.known_from)
+        if found.document is None or not found.is_live:
+            raise raised("not-found", f"as of seq {at} there was no document {name[0]}/{name[1]}")
+        keys_then = reservations(found.document)
+        result = await self._executed(Revert(SERVER, space, *name, found.document.visible(), keys_then))
+        assert isinstance(result, Reverted), "what was refused has been raised"
+        return json_content(200, revert_json(result))
 
     async def _executed(self, command: Command) -> Result:
         try:

@@ -20,7 +20,7 @@ from typing import IO, Any, NoReturn
 
 import click
 
-from syncd.app import VERSION, admin, backups, client, config, daemon, people, show
+from syncd.app import VERSION, admin, backups, client, config, daemon, looking, people, show
 from syncd.app.config import ConfigError, Settings
 from syncd.app.listening import CannotServe
 from syncd.app.settings import example
@@ -544,7 +544,7 @@ def restore(directory: Path, file: Path | None, state_dir: Path | None, as_json:
     show.restored(backups.restore(_loaded(file, state_dir), directory), as_json)
 
 
-for _command in people.COMMANDS:
+for _command in (*people.COMMANDS, *looking.COMMANDS):
     cli.add_command(_command)
 
 

@@ -135,19 +135,24 @@ def explanation(found: Mapping[str, Any], as_json: bool) -> None:
         click.echo(f"  {facts['sentence']}")
     if found["changes"]:
         click.echo()
-        table = _table("seq", "user", "device", "n", "had read up to", "outcome", "operations")
-        for change in found["changes"]:
-            operations = "\n".join(json_text(operation) for operation in change["operations"])
-            table.add_row(
-                str(change["seq"]), change["user"], change["device"][:8], str(change["n"]), str(change["base"]),
-                change["outcome"], operations,
-            )  # fmt: skip
-        Console(highlight=False, markup=False).print(table)
+        Console(highlight=False, markup=False).print(changes_table(found["changes"]))
     for letter in found["refused"]:
         click.echo(
             f"kept as dead letter {letter['letter']}: {letter['kind']} of device {letter['device'][:8]},"
             f" number {letter['n']}: {letter['reason']}"
         )
+
+
+def changes_table(changes: Sequence[Mapping[str, Any]]) -> Table:
+    """Changes with what they had seen and what became of them."""
+    table = _table("seq", "when", "user", "device", "n", "had read up to", "outcome", "operations")
+    for change in changes:
+        operations = "\n".join(json_text(operation) for operation in change["operations"])
+        table.add_row(
+            str(change["seq"]), _time(change["time"]), change["user"], change["device"][:8], str(change["n"]),
+            str(change["base"]), change["outcome"], operations,
+        )  # fmt: skip
+    return table
 
 
 def letters(space: str, found: Sequence[Mapping[str, Any]], as_json: bool) -> None:

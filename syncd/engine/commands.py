@@ -160,6 +160,19 @@ class DropLetter:
 
 
 @dataclass(frozen=True, slots=True)
+class Revert:
+    """Make a document what it was: `fields`: name -> [type, value] of those that were visible, `keys`: the unique keys
+    that it held. Answer: `Reverted` or `Refused` (`forbidden`, `unknown`)."""
+
+    author: Author
+    space: str
+    collection: str
+    document_id: str
+    fields: dict[str, list[Any]]
+    keys: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class RetireDevice:
     """Take nothing new from a device id any more. Answer: `Done`, or `Refused("unknown")`."""
 
@@ -338,7 +351,7 @@ class EraseUser:
 Command = (
     EraseUser |
     Configure | KeepWorkflows | ActivateWorkflow | DropWorkflow | Fire | StartWorkflow
-    | MarkSafe | ReplayLetter | DropLetter | RetireDevice
+    | Revert | MarkSafe | ReplayLetter | DropLetter | RetireDevice
     | Bind | Attach | Forget | Lose | Purge | Push | Ack | Post | PostEvents | CreateKey | RevokeKey
     | PutConsumer | UseConsumer | AckConsumer | DropConsumer | Collect
     | TendLeases | EndLease | ReleaseLeases | ConfirmLeaseClock
@@ -418,6 +431,14 @@ class Posted:
     seq: int | None
     detail: dict[str, Any] | None
     position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Reverted:
+    """What became of the change that was to revert a document, and what it had to leave as it is, with the reasons."""
+
+    posted: Posted
+    left: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -513,6 +534,7 @@ Result = (
     | Attached
     | Pushed
     | Posted
+    | Reverted
     | EventResults
     | Consumer
     | Collected

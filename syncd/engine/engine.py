@@ -45,6 +45,7 @@ from syncd.engine.commands import (
     ReplayLetter,
     Result,
     RetireDevice,
+    Revert,
     RevokeKey,
     StartWorkflow,
     TendLeases,
@@ -58,6 +59,7 @@ from syncd.engine.notices import Notices
 from syncd.engine.posting import DirectNotices, post, post_events, trim_idempotency
 from syncd.engine.quotas import Quotas
 from syncd.engine.reclaiming import clock_confirmed, lease_ended, leases_released, tended
+from syncd.engine.reverting import reverted
 from syncd.store import keys
 from syncd.store.api import Writer
 from syncd.store.tables import API_KEYS, KeyRow
@@ -137,6 +139,8 @@ class Engine:
                 return letters.dropped(batch, command)
             case RetireDevice():
                 return letters.retired(batch, command)
+            case Revert():
+                return reverted(batch, command)
             case MarkSafe():
                 return marked_safe(batch, command)
             case PutConsumer():

@@ -178,7 +178,7 @@ def test_the_advice_names_commands_that_exist() -> None:
 
 def test_every_command_that_prints_data_can_print_json() -> None:
     silent = {"serve", "run", "demo", "revoke", "drop", "retire", "end", "release", "confirm-clock"}
-    silent |= {"export"}  # which prints nothing but JSON
+    silent |= {"export", "audit"}  # which print nothing but JSON
     groups = {"token", "apikey", "deadletters", "devices", "leases"}
     for name, command in cli.commands.items():
         for inner_name, inner in [(name, command), *getattr(command, "commands", {}).items()]:

@@ -98,3 +98,27 @@ async def test_what_is_not_kept_is_said_with_the_seq_from_which_on_it_is(server:
     page = (await server.ask("GET", f"{DOCUMENT}/history", token)).json
     assert [change["seq"] for change in page["changes"]] == [5, 4] and page["known_from"] == 4
     assert (await server.ask("GET", f"{DOCUMENT}", token)).json["fields"] == {"step": 9}
+
+
+async def test_a_revert_is_a_change_like_any_other(server: Server) -> None:
+    token = server.token(any="writer")
+    positions = await edited(server, token, 3)
+    await server.change(token, "shop", ["max.put", "orders", "1", "most", 7])
+    told = (await server.ask("POST", f"{DOCUMENT}/revert", token, {"at": positions[1]})).json
+    assert (told["outcome"], told["seq"]) == ("applied", 6) and [each["field"] for each in told["left"]] == ["most"]
+    assert (await server.ask("GET", DOCUMENT, token)).json["fields"] == {"step": 0, "most": 7}
+    again = (await server.ask("POST", f"{DOCUMENT}/revert", token, {"at": positions[1]})).json
+    assert again["outcome"] == "noop" and "seq" not in again
+
+
+async def test_a_revert_needs_the_role_writer_and_a_position_at_which_there_was_something(server: Server) -> None:
+    position = (await edited(server, server.token(any="writer"), 1))[0]
+    target = f"{DOCUMENT}/revert"
+    for stranger in (server.token("43", any="reader"), server.token("44", other="owner")):
+        assert (await server.ask("POST", target, stranger, {"at": position})).problem == "forbidden"
+    token = server.token(any="writer")
+    before = position.replace("1@", "0@", 1)
+    assert (await server.ask("POST", target, token, {"at": before})).problem == "not-found"
+    assert (await server.ask("POST", target, token, {"at": "x"})).problem == "invalid-request"
+    assert (await server.ask("POST", target, token, {})).problem == "invalid-request"
+    assert (await server.ask("POST", target, token, {"at": position.replace("1@", "9@", 1)})).problem == "bad-position"

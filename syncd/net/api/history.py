@@ -7,16 +7,19 @@ Invariant: Y1 the role is judged in each transaction in which something is read.
 """
 
 import re
+from typing import Any
 
 import trio
 
+from syncd.core.documents import reservations
 from syncd.core.ids import Position
 from syncd.engine import reading
 from syncd.engine.batch import DocumentName, space_row
+from syncd.engine.commands import Refused, Revert, Reverted
 from syncd.engine.epochs import fork_of
 from syncd.engine.grants import Role
 from syncd.engine.history import LISTED_MAX, NotTouched, Past, Rewind, listed, told
-from syncd.net.api.calls import Call, check_role, position_of
+from syncd.net.api.calls import Call, author_of, check_role, executed, forbidden_on, json_object, position_of
 from syncd.net.exchange import Response, json_content
 from syncd.net.problems import ProblemRaised, raised
 from syncd.store.api import Reader
@@ -24,6 +27,7 @@ from syncd.store.tables import SpaceRow
 from syncd.wire.codec import json_value
 
 LIMIT_DEFAULT = 50
+BODY_BYTES_MAX = 1024  # a position
 
 
 async def past_document(call: Call, space: str, name: DocumentName, at: Position, role: Role = Role.READER) -> Past:
@@ -93,6 +97,37 @@ async def get_history(call: Call) -> Response:
     if page.known_from is not None:
         answer["known_from"] = page.known_from
     return json_content(200, answer, (*headers, ("Cache-Control", "no-store")))
+
+
+async def post_revert(call: Call) -> Response:
+    """Make a document what it was as of a position, by a change of the caller's."""
+    space, author = call.space(), author_of(call.known_caller())
+    name = call.name("collection", "a collection"), call.name("id", "a document id")
+    with call.services.store.read() as tx:
+        check_role(call, tx, space, Role.WRITER)
+        binding = reading.bound(tx, author)
+    if isinstance(binding, Refused):
+        raise raised("forbidden", binding.detail)
+    body = json_object(call, BODY_BYTES_MAX, frozenset({"at"}))
+    past = await past_document(call, space, name, position_of(body.get("at"), {"pointer": "/at"}), Role.WRITER)
+    assert past.document is not None, "what was not there has been refused"
+    keys = reservations(past.document)
+    result = await executed(call, Revert(author, space, *name, past.document.visible(), keys))
+    if isinstance(result, Refused):
+        raise forbidden_on(space, Role.WRITER) if result.reason == "forbidden" else raised("not-found", result.detail)
+    assert isinstance(result, Reverted), "a revert is answered by Reverted or Refused"
+    position = str(result.posted.position)
+    return json_content(200, revert_json(result), (("Position", position), ("Cache-Control", "no-store")))
+
+
+def revert_json(result: Reverted) -> dict[str, Any]:
+    posted = result.posted
+    answer: dict[str, Any] = {"outcome": posted.outcome}
+    if posted.seq is not None:
+        answer["seq"] = posted.seq
+    if posted.detail is not None:
+        answer["detail"] = json_value(posted.detail)
+    return answer | {"position": str(posted.position), "left": list(result.left)}
 
 
 def _count(call: Call, name: str, most: int) -> int | None:

@@ -29,7 +29,7 @@ from syncd.net.api.docs import loaded_pages
 from syncd.net.api.documents import get_document, get_documents, get_explanation
 from syncd.net.api.events import post_events
 from syncd.net.api.feed import EVENT_STREAM, get_changes
-from syncd.net.api.history import get_history
+from syncd.net.api.history import get_history, post_revert
 from syncd.net.api.operations import get_docs, get_health, get_openapi, get_problem, get_readiness
 from syncd.net.api.people import delete_data, get_data
 from syncd.net.api.preferences import (
@@ -99,6 +99,7 @@ ROUTES: Final = (
     Route("GET", f"{_SPACE}/documents/{{collection}}", get_documents, ("limit", "after")),
     Route("GET", f"{_SPACE}/documents/{{collection}}/{{id}}", get_document, ("at",)),
     Route("GET", f"{_SPACE}/documents/{{collection}}/{{id}}/history", get_history, ("from", "limit")),
+    Route("POST", f"{_SPACE}/documents/{{collection}}/{{id}}/revert", post_revert),
     Route("GET", f"{_SPACE}/explain/{{collection}}/{{id}}", get_explanation),
     Route("GET", f"{_SPACE}/explain/{{collection}}/{{id}}/{{field}}", get_explanation),
     Route("GET", "/v1/workflows", get_workflows),

@@ -1,0 +1,111 @@
+"""A revert brings the visible state of a document back, or says what it leaves and why."""
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given, settings
+
+from syncd.core.documents import Document, reservations
+from syncd.engine.batch import space_row
+from syncd.engine.commands import Refused, Revert, Reverted
+from syncd.engine.history import stored
+from syncd.engine.posting import SERVER
+from tests.engine.kit import SPACE, Daemon, api_key, device, one, raw
+from tests.engine.server import EngineServer
+from tests.engine.test_history import past
+from tests.oracle.histories import DOCUMENTS, History, World
+from tests.oracle.oracle import packed
+from tests.oracle.strategies import histories
+
+ANN = device(1)
+NAME = ("c", "a")
+
+
+def document(daemon: Daemon, name: tuple[str, str] = NAME) -> Document | None:
+    with daemon.store.read() as tx:
+        row = space_row(tx, SPACE)
+        return None if row is None else stored(tx, row, name)
+
+
+def as_of(daemon: Daemon, seq: int, name: tuple[str, str] = NAME) -> Document:
+    with daemon.store.read() as tx:
+        found = past(tx, name, seq).document
+    assert found is not None
+    return found
+
+
+def revert(daemon: Daemon, then: Document, name: tuple[str, str] = NAME) -> Reverted:
+    return one(daemon.ask(Revert(SERVER, SPACE, *name, then.visible(), reservations(then))), Reverted)
+
+
+def shown(found: Document | None, without: set[str]) -> bytes:
+    assert found is not None and found.is_live
+    return packed(sorted((name, value) for name, value in found.visible().items() if name not in without))
+
+
+@settings(max_examples=40)
+@given(histories())
+def test_a_revert_brings_back_all_that_it_does_not_name_as_left(history: History) -> None:
+    server = EngineServer(len(history.events))
+    World(history, server).run()
+    daemon = server.daemon
+    head = daemon.head()
+    for name in DOCUMENTS:
+        for seq in range(1, head + 1, 3):
+            with daemon.store.read() as tx:
+                found = past(tx, name, seq)
+            if found.document is None or not found.is_live:
+                continue
+            told = revert(daemon, found.document, name)
+            if told.posted.outcome == "precondition":
+                continue  # units of the document are leased meanwhile: it is not ended, and nothing was done
+            assert told.posted.outcome in ("applied", "noop"), told
+            left = {each["field"] for each in told.left if "field" in each}
+            assert shown(document(daemon, name), left) == shown(found.document, left)
+            kept = {each["unique"] for each in told.left if "unique" in each}
+            held = reservations(document(daemon, name))
+            assert {k: v for k, v in held.items() if k not in kept} == {
+                k: v for k, v in reservations(found.document).items() if k not in kept
+            }
+            assert revert(daemon, found.document, name).posted.seq is None, "and once is enough"
+    assert not daemon.alarms
+
+
+def test_what_cannot_be_brought_back_is_named_with_its_reason() -> None:
+    daemon = Daemon()
+    daemon.attach(ANN)
+    daemon.push(
+        ANN,
+        raw(1, ["create", *NAME], ["max.put", *NAME, "most", 1], ["bounded.restock", *NAME, "left", 5],
+            ["unique", *NAME, "nick", "ann"], ["reg.set", *NAME, "text", "then"]),
+        raw(2, ["max.put", *NAME, "most", 7], ["bounded.take", *NAME, "left", 1, None],
+            ["unique", *NAME, "nick", "bea"], ["counter.inc", *NAME, "times", 3], ["reg.set", *NAME, "text", "now"]),
+        raw(3, ["create", "c", "b"], ["unique", "c", "b", "nick", "ann"]),
+    )  # fmt: skip
+    told = revert(daemon, as_of(daemon, 1))
+    assert told.posted.outcome == "applied"
+    reasons: dict[str, Any] = {each.get("field", each.get("unique")): each["reason"] for each in told.left}
+    assert set(reasons) == {"most", "left", "nick", "times"}
+    assert "c/b holds the key 'ann'" in reasons["nick"] and "restock" in reasons["left"]
+    found = document(daemon)
+    assert found is not None
+    assert found.visible()["text"] == ["reg", "then"] and found.visible()["times"] == ["counter", 0]
+    assert reservations(found) == {"nick": "bea"}
+
+
+def test_a_deleted_document_is_made_anew() -> None:
+    daemon = Daemon()
+    daemon.attach(ANN)
+    daemon.push(ANN, raw(1, ["create", *NAME], ["set.add", *NAME, "tags", "x"]), raw(2, ["delete", *NAME]))
+    assert revert(daemon, as_of(daemon, 1)).posted.seq == 3
+    found = document(daemon)
+    assert found is not None and found.is_live and found.visible() == {"tags": ["set", ["x"]]}
+
+
+def test_who_may_not_write_reverts_nothing() -> None:
+    daemon = Daemon()
+    daemon.attach(ANN)
+    daemon.push(ANN, raw(1, ["create", *NAME]), raw(2, ["delete", *NAME]))
+    stranger = replace(api_key(), grants=())
+    refused = one(daemon.ask(Revert(stranger, SPACE, *NAME, {}, {})), Refused)
+    assert refused.reason == "forbidden" and daemon.head() == 2
