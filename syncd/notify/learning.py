@@ -12,16 +12,31 @@ from syncd.notify import facts, profile
 from syncd.notify.desk import Desk
 from syncd.notify.limits import RECENT_SESSION_MS
 from syncd.notify.reports import SESSIONS, Series
-from syncd.store.tables import DispatchRow
+from syncd.store import keys
+from syncd.store.api import Reader
+from syncd.store.tables import PROFILES, DispatchRow
 
 SESSION_START, SESSION_END = "session.start", "session.end"
 RECEIPTS = ("seen", "opened", "dismissed")  # fields of a document of the inbox, as devices set them
 
 
+def begins_session(tx: Reader, user: str, now_ms: int) -> bool:
+    """Whether a device that comes now begins a session: asked before a transaction is spent on it. Nothing is learned
+    where no notifications were ever configured."""
+    if tx.get(keys.workflow_set()) is None:
+        return False
+    row = PROFILES.get(tx, keys.profile(keys.owner(user)))
+    return row is None or not row.sessions or not _goes_on(row.latest_ms, now_ms)
+
+
+def _goes_on(latest_ms: int, now_ms: int) -> bool:
+    return 0 <= now_ms - latest_ms < RECENT_SESSION_MS
+
+
 def session_began(desk: Desk, at_ms: int) -> bool:
     """A device of the user is there. Whether that is a new session: one who comes again within half an hour goes on
     with the one before."""
-    if desk.profile.sessions and 0 <= at_ms - desk.profile.latest_ms < RECENT_SESSION_MS:
+    if desk.profile.sessions and _goes_on(desk.profile.latest_ms, at_ms):
         return False
     desk.profile = profile.with_session(desk.profile, at_ms, desk.offset_s)
     desk.population = profile.with_session(desk.population, at_ms, desk.offset_s)

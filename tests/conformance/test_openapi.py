@@ -48,5 +48,9 @@ def test_no_request_is_answered_by_what_the_openapi_file_does_not_describe(tmp_p
         # A token may not post events: an API key reaches what lies behind the 403.
         secret = daemon.run("apikey", "create", "tester", "--scope", "events:write")
         run(daemon, tmp_path, secret, "--include-path", "/v1/events")
+        # Nor define workflows, read decisions and reports, or erase people.
+        scopes = ("notifications:read", "workflows:write", "users:erase", "changes:write:user/*")
+        secret = daemon.run("apikey", "create", "ops", *(item for scope in scopes for item in ("--scope", scope)))
+        run(daemon, tmp_path, secret, "--include-path-regex", r"^/v1/(workflows|users|decisions|reports)|^/opt-out")
         assert daemon.process.poll() is None
         assert "Traceback" not in daemon.log.read_text()
