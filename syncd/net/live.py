@@ -331,9 +331,7 @@ class Live:
             return sends
         codec, payload = None, b""
         for format, hearers in zip(FORMATS, room.hearers, strict=True):
-            channels = [
-                each for each in hearers if taken is not None or (each.seat is not None and each.seat.is_watching)
-            ]
+            channels = list(hearers) if taken is not None else [each for each in hearers if _is_watching(each)]
             if not channels:
                 continue
             if format.codec is not codec:
@@ -357,6 +355,10 @@ class Live:
             start += len(part)
             sends += len(part)
         return sends
+
+
+def _is_watching(channel: Channel) -> bool:
+    return channel.seat is not None and channel.seat.is_watching
 
 
 def _hand_out(channels: list[Channel], data: bytes, taken: list[Waiting] | None) -> int:

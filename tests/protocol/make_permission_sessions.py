@@ -1,11 +1,12 @@
-"""Writes the sessions of SPEC section 14 (`python -m tests.protocol.make_permission_sessions`): roles that change.
+"""Writes the sessions of SPEC sections 14 and 15 (`python -m tests.protocol.make_permission_sessions`): roles that
+change, and what is no part of a space.
 
 Owns these scripts, written by hand; `make_sessions` has the others, and the ways to write a step.
 """
 
 from typing import Any
 
-from tests.protocol.make_sessions import AT_TWO, CREATE, OPEN, TITLE, A, B
+from tests.protocol.make_sessions import AT_TWO, CREATE, MINE, OPEN, TITLE, A, B
 from tests.protocol.make_vectors import VECTORS, text_of
 from tests.protocol.session_steps import (
     EPOCH,
@@ -61,6 +62,20 @@ SESSIONS: dict[str, tuple[str, list[Step]]] = {
             client(push(change(1, 2))),
             server(outcomes(outcome(1, "forbidden", None, {"reason": "writing needs the role writer"}))),
             expect({"notes/n1": A, "notes/n2": B}, complete=2, outbox=[]),
+        ],
+    ),
+    "signals-are-no-part-of-the-space": (
+        "Signals, presence and errors about signals (section 15) move no position, settle nothing, ask for no answer.",
+        [
+            *AT_TWO,
+            commit(CREATE, TITLE),
+            client(push(change(1, 2))),
+            server([39, {"space": SPACE, "ref": "ab" * 8, "user": "bob", "key": "at", "value": [1], "ttl_ms": 900}]),
+            server([40, {"space": SPACE, "count": 1, "here": [["ab" * 8, "bob", {}]], "whole": True}]),
+            server([42, {"code": 22, "name": "signal_refused", "retry": "never", "space": SPACE}]),
+            server([42, {"code": 23, "name": "signal_limited", "retry": "backoff", "after_ms": 9, "space": SPACE}]),
+            {"silent": True},
+            expect({"notes/n1": A, "notes/n2": B, "notes/mine": MINE}, complete=2, settled=0),
         ],
     ),
 }
