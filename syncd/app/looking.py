@@ -5,6 +5,7 @@ without one, as `syncd fsck` does: a long look costs the daemon nothing, and no 
 step. Only a revert asks the daemon, as it writes.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from syncd.engine.batch import DocumentName, space_row
 from syncd.engine.history import LISTED_MAX, NotTouched, Past, Rewind, listed, told, writer
 from syncd.store import keys
 from syncd.store.api import Reader, Store, StoreDamaged
-from syncd.store.tables import ENTRIES, LOG, SLOTS, LogRow
+from syncd.store.tables import ENTRIES, LOG, REPLICAS, SLOTS, SPACE_NAMES, LogRow
 from syncd.wire.codec import json_value
 
 AUDIT_STEP = 100  # changes read in one transaction: those of 256 KiB are a few MB, and no page of LMDB is kept for long
@@ -115,6 +116,61 @@ def audit(space: str, since: int, file: Path | None, state_dir: Path | None) -> 
     with read_only(_existing(loaded(file, state_dir))) as store:
         for line in audited(store, space, since):
             click.echo(show.json_text(line))
+
+
+@click.command(short_help="Follow a change, or a device.")
+@click.argument("what", metavar="DEVICE[:N]")
+@click.option("--space", help="Only in this space.")
+@settings_options
+@json_option
+def trace(what: str, space: str | None, file: Path | None, state_dir: Path | None, as_json: bool) -> None:
+    """Follow a change: what became of it in each space that has it, and which devices have acknowledged it since. Of a
+    device without a number: where it stands in each space."""
+    text, _, number = what.partition(":")
+    device = bytes.fromhex(text) if re.fullmatch(r"[0-9a-f]{32}", text) else b""
+    if not device or not (number == "" or re.fullmatch(r"[1-9][0-9]{0,15}", number, re.ASCII)):
+        raise click.BadParameter(f"got {what!r}, expected 32 hexadecimal digits, or these and :N", param_hint="DEVICE")
+    found: list[dict[str, Any]] = []
+    with read_only(_existing(loaded(file, state_dir))) as store, store.read() as tx:
+        for _, (name,) in SPACE_NAMES.scan(tx, keys.table_range(keys.SPACE_NAME)):
+            if space in (None, name):
+                found += _traced(tx, name, device, int(number or 0))
+    if not found:
+        raise Failure(f"nothing is known of {what}" + (f" in {space}" if space else ""))
+    if as_json:
+        click.echo(show.json_text(found))
+        return
+    for each in found:
+        show.facts(each, as_json=False)
+
+
+def _traced(tx: Reader, space: str, device: bytes, n: int) -> list[dict[str, Any]]:
+    row = space_row(tx, space)
+    replica = None if row is None else REPLICAS.get(tx, keys.replica(row.id, device))
+    if row is None or replica is None or n > replica.highest:
+        return []
+    if not n:
+        place = {"highest": replica.highest, "settled": replica.settled, "applied": replica.applied, "head": row.head}
+        return [{"space": space, **place, "low_water": replica.low, "seen_ms": replica.seen_ms}]
+    entry = ENTRIES.get(tx, keys.device_log(row.id, replica.slot, n))
+    traced: dict[str, Any] = {"space": space, "n": n, "outcome": "trimmed", "is_settled": n <= replica.settled}
+    if entry is None:
+        return [traced]
+    traced |= {"outcome": entry.outcome, "seq": entry.seq, "base": entry.base, "stamp_ms": entry.stamp}
+    detail = dict(entry.detail or {})
+    detail.pop("leases", None)  # certificates are for their holder alone
+    traced["detail"] = json_value(detail)
+    if entry.seq is not None:
+        log = LOG.get(tx, keys.log(row.id, entry.seq))
+        traced["received_ms"] = None if log is None else log.time
+        others = [
+            (keys.parse_replica(key)[1].hex(), other)
+            for key, other in REPLICAS.scan(tx, keys.space_range(keys.REPLICA, row.id))
+            if other.low is not None
+        ]
+        traced["acknowledged_by"] = [name for name, other in others if other.applied >= entry.seq]
+        traced["not_yet_by"] = [name for name, other in others if other.applied < entry.seq]
+    return [traced]
 
 
 def audited(store: Store, space: str, since: int) -> Iterator[dict[str, Any]]:
@@ -222,4 +278,4 @@ def _existing(settings: Settings) -> Settings:
     return settings
 
 
-COMMANDS = (history, show_document, revert, audit)
+COMMANDS = (history, show_document, revert, audit, trace)

@@ -8,13 +8,15 @@ from typing import Any
 
 from syncd.core.documents import RESERVED, Document, reservations
 from syncd.core.fields import Field
+from syncd.core.leases import book_of
 from syncd.core.values import decoded
-from syncd.engine.batch import is_forgotten, space_row
+from syncd.engine.batch import DocumentName, is_forgotten, space_row
+from syncd.engine.history import Made, backwards, made_at, told
 from syncd.store import keys
 from syncd.store.api import Reader
-from syncd.store.tables import DEVICES, DOCUMENTS, ENTRIES, LETTERS, LOG, SLOTS, SpaceRow
+from syncd.store.tables import DOCUMENTS, LETTERS, SpaceRow
 
-LOG_ROWS_MAX = 2_000  # of the newest, looked at for one explanation: some 20 ms in which the loop does nothing else
+LOOKED_MAX = 500  # changes of the document, the newest: some 20 ms in which the loop does nothing else
 LETTERS_MAX = 200  # of the newest, looked at: each may have 256 KiB to decode
 CHANGES_MAX = 50  # told, the newest
 
@@ -33,7 +35,7 @@ def explained(tx: Reader, space: str, collection: str, document_id: str, field: 
         return answer | {"state": "absent", "refused": []}
     answer["state"] = "live" if stored.is_live else "deleted"
     answer |= {"rev": stored.rev, "born": stored.born, "makers": [list(maker) for maker in stored.makers]}
-    changes = _changes(tx, row.id, row.head, stored, collection, document_id, field)
+    changes = told(tx, row.id, _changes(tx, row.id, stored, (collection, document_id), field))
     answer["changes"] = changes
     answer["refused"] = _refused(tx, row, collection, document_id)
     answer["unique"] = reservations(stored)
@@ -43,62 +45,25 @@ def explained(tx: Reader, space: str, collection: str, document_id: str, field: 
     return answer
 
 
-def _changes(
-    tx: Reader, space_id: int, head: int, document: Document, collection: str, document_id: str, field: str | None
-) -> list[dict[str, Any]]:
-    """The changes that touched the document since it was born, newest first, as far as device logs are kept: those
-    among the newest `LOG_ROWS_MAX` of the space, and the last writers of its fields however old they are."""
-    found = []
-    authors: dict[int, tuple[str, str, str]] = {}
-    newest = max(document.born, head - LOG_ROWS_MAX + 1)
-    older = sorted({kept.seq for name, kept in document.fields.items() if kept.seq < newest and field in (None, name)})
-    for seq in [*older, *range(newest, head + 1)]:
-        log = LOG.get(tx, keys.log(space_id, seq))
-        if log is None:
-            continue
-        entry = ENTRIES.get(tx, keys.device_log(space_id, log.slot, log.n))
-        if entry is None or entry.payload is None:
-            continue
-        operations = [
-            operation
-            for operation in decoded(entry.payload)
-            if operation[1:3] == [collection, document_id]
-            and (field is None or len(operation) < 4 or operation[3] == field)
-        ]
-        if not operations:
-            continue
-        if log.slot not in authors:
-            authors[log.slot] = _author(tx, space_id, log.slot)
-        device, user, kind = authors[log.slot]
-        found.append(
-            {
-                "seq": seq,
-                "device": device,
-                "user": user,
-                "kind": kind,
-                "n": log.n,
-                "base": entry.base,
-                "context": [[device.hex(), n, seq] for device, n, seq in entry.context],
-                "stamp": entry.stamp,
-                "time": log.time,
-                "eff": min(entry.stamp, log.time),
-                "outcome": entry.outcome,
-                "met": (entry.detail or {}).get("met", []),
-                "operations": operations,
-                "slot": log.slot,
-            }
-        )
-        del found[:-CHANGES_MAX]
-    return found[::-1]
+def _changes(tx: Reader, space_id: int, document: Document, name: DocumentName, field: str | None) -> list[Made]:
+    """The changes that touched the document since it was born, newest first, as far as device logs are kept: of the
+    newest `LOOKED_MAX` those that concern the field, and the last writers of its fields however old they are."""
+    found: list[Made] = []
+    looked = 0
+    for looked, change in enumerate(backwards(tx, space_id, name, document.touched), 1):
+        found += _about(change, field)
+        if change.seq <= document.born or looked == LOOKED_MAX or len(found) == CHANGES_MAX:
+            break
+    known = {change.seq for change in found}
+    for seq in {kept.seq for each, kept in document.fields.items() if field in (None, each)} - known:
+        older = made_at(tx, space_id, name, seq)
+        found += [] if older is None or len(found) == 2 * CHANGES_MAX else _about(older, field)
+    return sorted(found, key=lambda change: -change.seq)
 
 
-def _author(tx: Reader, space_id: int, slot: int) -> tuple[str, str, str]:
-    """(device, user, kind)"""
-    named = SLOTS.get(tx, keys.slot(space_id, slot))
-    row = None if named is None else DEVICES.get(tx, keys.device(named[0]))
-    if named is None or row is None:
-        return ("", "", "")
-    return (named[0].hex(), row.user, row.kind)
+def _about(change: Made, field: str | None) -> list[Made]:
+    operations = tuple(o for o in change.operations if field is None or len(o) < 4 or o[3] == field)
+    return [change._replace(operations=operations)] if operations else []
 
 
 def _refused(tx: Reader, row: SpaceRow, collection: str, document_id: str) -> list[dict[str, Any]]:
@@ -155,6 +120,14 @@ def _sentence(name: str, field: Field, winner: dict[str, Any] | None, touching: 
     if field.type in ("counter", "max", "min"):
         rule = {"counter": "the sum of all increments", "max": "the greatest put", "min": "the least put"}[field.type]
         return f"{name} is {rule}; {len(touching)} known changes took part."
+    if field.type == "bounded":
+        book = book_of(field.state)
+        leased = sum(lease[2] for lease in book.leases.values())
+        short = f", and {book.deficit} are owed after a restore" if book.deficit else ""
+        return (
+            f"Of {name}, {book.total} in all, {book.reserve} are in the reserve for whoever comes first, {leased} are"
+            f" leased to devices ({len(book.leases)} leases) and {book.taken} are taken{short}."
+        )
     if winner is None:
         return f"{name} was written at seq {field.seq}; the change is no longer kept in its device's log."
     rivals = [c for c in touching if c is not winner and not _has_seen(winner, c) and not _has_seen(c, winner)]
@@ -177,6 +150,6 @@ def _sentence(name: str, field: Field, winner: dict[str, Any] | None, touching: 
 
 
 def _has_seen(change: dict[str, Any], other: dict[str, Any]) -> bool:
-    is_own_earlier = change["slot"] == other["slot"] and other["n"] < change["n"]
+    is_own_earlier = change["device"] == other["device"] and other["n"] < change["n"]
     is_in_context = any(other["device"] == device and other["seq"] <= seq for device, _, seq in change["context"])
     return bool(other["seq"] <= change["base"] or (is_own_earlier and change["kind"] == "device") or is_in_context)

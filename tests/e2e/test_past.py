@@ -34,12 +34,18 @@ def test_the_past_of_a_document_is_shown_reverted_and_audited(tmp_path: Path) ->
         assert lines[2]["vector"] == {user: 3} and lines[3]["vector"] == {user: 3, server: 1}
         late = [json.loads(line) for line in daemon.run("audit", "shop", "--since", "3").splitlines()]
         assert late == lines[3:]
+        (traced,) = json.loads(daemon.run("trace", f"{user}:2", "--json"))
+        assert (traced["space"], traced["outcome"], traced["seq"]) == ("shop", "applied", 2)
+        assert traced["acknowledged_by"] == traced["not_yet_by"] == []  # backends acknowledge nothing
+        (place,) = json.loads(daemon.run("trace", user, "--space", "shop", "--json"))
+        assert (place["highest"], place["head"]) == (3, 4)
         daemon.signal(signal.SIGTERM)
         assert daemon.process.wait(20) == 0
     assert "is live (rev 4)" in run(state, "history", "shop", "orders/1").stdout
     assert run(state, "show", "shop", "orders/1", "--at", "0").returncode == 1
     assert run(state, "show", "shop", "orders/1", "--at", "5").returncode == 1
     assert run(state, "history", "shop", "orders/2").returncode == 1
+    assert run(state, "trace", f"{user}:9").returncode == 1 and run(state, "trace", "x").returncode == 2
     store = open_store(state / "store", map_bytes=ROOM, map_bytes_max=ROOM)
     with store.write() as tx:
         key, entry = next(iter(ENTRIES.scan(tx, keys.device_log_range(1, 1, 1))))

@@ -5,10 +5,11 @@ from typing import Any
 from hypothesis import given, settings
 
 from syncd.engine.batch import space_row
+from syncd.engine.explaining import explained
 from syncd.engine.history import Past, Rewind, backwards, stored
 from syncd.store.api import Reader
 from syncd.store.tables import SpaceRow
-from tests.engine.kit import SPACE
+from tests.engine.kit import SPACE, Daemon, device, raw
 from tests.engine.server import EngineServer
 from tests.oracle.histories import DOCUMENTS, History, World, exact, random_history
 from tests.oracle.strategies import histories
@@ -89,3 +90,29 @@ def test_seeded_histories_are_known_whole_or_say_from_where_on() -> None:
         found = check_all(world, server)
         known, unknown = known + found[0], unknown + found[1]
     assert known > 2 * unknown > 0, (known, unknown)
+
+
+def test_a_stock_and_a_quiet_document_of_a_busy_space_are_explained() -> None:
+    daemon, ann, ben = Daemon(), device(1), device(2, user="ben")
+    daemon.attach(ann)
+    daemon.attach(ben)
+    lease = bytes([7]) * 16
+    daemon.push(
+        ann,
+        raw(1, ["create", "c", "a"], ["bounded.restock", "c", "a", "eggs", 5], ["reg.set", "c", "a", "note", "x"]),
+        raw(2, ["bounded.lease", "c", "a", "eggs", lease, 2, None], ["bounded.take", "c", "a", "eggs", 1, None]),
+        raw(3, ["create", "c", "busy"]),
+    )
+    for first in range(4, 2_500, 250):
+        daemon.push(ann, *[raw(n, ["counter.inc", "c", "busy", "n", 1]) for n in range(first, first + 250)])
+    head = daemon.head()
+    daemon.push(ben, raw(1, ["reg.set", "c", "a", "note", "y"], base=head))
+    with daemon.store.read() as tx:
+        told = explained(tx, SPACE, "c", "a", None)
+    assert [change["seq"] for change in told["changes"]] == [head + 1, 2, 1]
+    sentence = told["fields"]["eggs"]["sentence"]
+    assert (
+        "5 in all, 2 are in the reserve" in sentence
+        and "2 are leased to devices (1 leases) and 1 are taken" in sentence
+    )
+    assert "ben" in told["fields"]["note"]["sentence"]
