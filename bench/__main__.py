@@ -31,6 +31,7 @@ from bench import (
     fanout,
     latency,
     memory,
+    notices,
     peers,
     restart,
     signals,
@@ -81,6 +82,8 @@ def _benchmarks(
         "slow": partial(plain, slow.run),
         "tls": partial(plain, tls.run),
         "behaviour": partial(plain, behaviour.run),
+        "decisions": partial(plain, notices.run_decisions),
+        "timers": partial(plain, notices.run_timers),
     }
 
 

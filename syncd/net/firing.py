@@ -20,7 +20,7 @@ from syncd.store.api import Store
 from syncd.store.committer import Committer, Overloaded
 
 LOOK_S: Final = 1.0
-BUSY_S: Final = 0.05  # before it asks again when the queue was full, or the store
+BUSY_S: Final = 0.05  # before it asks again when the queue was full
 SOONEST_S: Final = 0.001
 
 _log = getLogger(__name__)
@@ -63,7 +63,7 @@ class FiringLoop:
         except Overloaded:
             return BUSY_S
         if not isinstance(result, Fired):
-            return BUSY_S
+            return LOOK_S  # a store that is full, or a defect, which is in the log: neither is gone in a moment
         self.fired += result.count
         self.late_ms_last = result.late_ms
         self.is_held = result.held

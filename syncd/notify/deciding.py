@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from syncd.notify import digests, profile, timing, volume
-from syncd.notify.civil import DAY_MS, Span, shown
+from syncd.notify.civil import Span, offset_s, shown
 from syncd.notify.desk import Delivery, Desk, identity
 from syncd.notify.gates import (
     PASSES,
@@ -200,15 +200,18 @@ def _timed(desk: Desk, offer: Offer, outcome: Outcome, policy: Policy, who: Pers
 def _slots(desk: Desk, who: Person, policy: Policy, first_ms: int, end_ms: int) -> list[timing.Slot]:
     """The first moment that is free, then each full hour of the clock that is, up to the end of the window."""
     quiet = who.wishes.quiet(policy)
+    last_ms = min(max(end_ms, first_ms), first_ms + SLOTS_MAX * HOUR_MS)
+    offset = offset_s(desk.zone, first_ms)
+    # Within two days a clock is changed once at most: where both ends have one offset, local time is an addition.
+    is_steady = offset == offset_s(desk.zone, last_ms)
     slots: list[timing.Slot] = []
     at_ms = first_ms
-    while at_ms == first_ms or (at_ms <= end_ms and len(slots) < SLOTS_MAX and at_ms < first_ms + 2 * DAY_MS):
-        local = shown(desk.zone, at_ms)
-        second = local.hour * 3600 + local.minute * 60 + local.second
+    while at_ms <= last_ms and len(slots) < SLOTS_MAX:
+        day, second = divmod(at_ms / 1000 + (offset if is_steady else offset_s(desk.zone, at_ms)), 86_400)
         # The first is what the gates said: even silently in quiet hours.
         if at_ms == first_ms or quiet is None or not quiet.has(second):
-            slots.append(timing.Slot(at_ms, second, local.weekday() >= 5))
-        at_ms += HOUR_MS - (second % 3600) * 1000 - local.microsecond // 1000
+            slots.append(timing.Slot(at_ms, second, (day + 3) % 7 >= 5))  # 1970-01-01 was a Thursday
+        at_ms += HOUR_MS - round(second % 3600 * 1000)
     return slots
 
 

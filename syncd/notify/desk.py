@@ -85,7 +85,7 @@ class Desk:
     """Make one for each thing that happens to a user, and `flush` it if nothing raised."""
 
     __slots__ = (
-        *("_begun", "_counted", "_ended"),
+        *("_begun", "_counted", "_ended", "_stored"),
         *("_decisions", "_dirty", "_dispatches", "_documents", "_loaded", "_population", "_profile", "_runs"),
         *(
             "author",
@@ -121,6 +121,7 @@ class Desk:
         self.deliveries: list[Delivery] = []
         self.zone: ZoneInfo = self._zone()
         row = STANDINGS.get(batch.tx, keys.standing(self.owner))
+        self._stored = row
         self.standing = row or StandingRow(user, self.zone.key, 0, 0, 0, (), {}, {})
 
     # -- what devices wrote ------------------------------------------------------------------------------------------
@@ -251,9 +252,15 @@ class Desk:
     # -- decisions ---------------------------------------------------------------------------------------------------
 
     def decision(self, number: int) -> DecisionRow:
+        row = self.kept_decision(number)
+        assert row is not None, "what waits, and what was dispatched, has its decision"
+        return row
+
+    def kept_decision(self, number: int) -> DecisionRow | None:
+        """None if it is forgotten: a send is remembered for longer where many candidates come to nothing."""
         row = self._decisions.get(number) or DECISIONS.get(self.batch.tx, keys.decision(self.owner, number))
-        assert row is not None, "a decision that is named is there"
-        self._decisions[number] = row
+        if row is not None:
+            self._decisions[number] = row
         return row
 
     def decision_begun(self, row: DecisionRow) -> int:
@@ -317,7 +324,7 @@ class Desk:
         for at_ms, series, more in self._counted:
             count(tx, at_ms, series, **more)
         self.standing = self.standing._replace(zone=self.zone.key)
-        if self.standing != STANDINGS.get(tx, keys.standing(self.owner)) and self._is_known():
+        if self.standing != self._stored and self._is_known():
             STANDINGS.put(tx, keys.standing(self.owner), self.standing)
         if any(isinstance(mark, int) for mark in self._dirty):
             self._trim()

@@ -60,12 +60,12 @@ def fired(batch: Batch, book: Book, command: Fire) -> Fired:
         if len(due) == FIRED_AT_ONCE or scanned == SCANNED_AT_ONCE:
             break
     for _, key, owner, number in due:
-        _fire(batch, book, key, owner, number)
+        _fire(batch, book, trusted_ms, key, owner, number)
     late_ms = max((now_ms - due_ms for due_ms, _, _, _ in due), default=0)
     return Fired(len(due), len(due) == FIRED_AT_ONCE, late_ms, held)
 
 
-def _fire(batch: Batch, book: Book, key: bytes, owner: bytes, number: int) -> None:
+def _fire(batch: Batch, book: Book, trusted_ms: int, key: bytes, owner: bytes, number: int) -> None:
     """One timer. What a defect leaves behind is nothing but the end of its run."""
     row = RUNS.get(batch.tx, keys.run(owner, number))
     if row is None or keys.timer(row.due_ms or 0, row.rank, owner, number) != key:
@@ -77,20 +77,32 @@ def _fire(batch: Batch, book: Book, key: bytes, owner: bytes, number: int) -> No
             runs.moved(desk)
         run = desk.run(number)
         if run is not None and run.due_ms is not None and run.due_ms <= batch.now_ms:
-            _go_on(desk, number, run)
+            _go_on(desk, trusted_ms, number, run)
         desk.flush()
     except StoreError:
         raise
     except Exception:
         batch.alarms.append(f"run {number} of {row.user!r}: {traceback.format_exc()}")
-        desk = Desk(batch, book, row.user)
+        _given_up(batch, book, key, row.user, number)
+
+
+def _given_up(batch: Batch, book: Book, key: bytes, user: str, number: int) -> None:
+    """End a run that met a defect. If not even that can be done, its timer goes, and fsck will find the run: one that
+    stays would be the first of each look, and nothing behind it would ever go on."""
+    try:
+        desk = Desk(batch, book, user)
         runs.cancelled(desk, number, "a defect")
         desk.flush()
+    except StoreError:
+        raise
+    except Exception:
+        batch.alarms.append(f"run {number} of {user!r} cannot be ended: {traceback.format_exc()}")
+        batch.tx.delete(key)
 
 
-def _go_on(desk: Desk, number: int, run: RunRow) -> None:
+def _go_on(desk: Desk, trusted_ms: int, number: int, run: RunRow) -> None:
     assert run.due_ms is not None
-    is_late = desk.now_ms - run.due_ms > LATE_MS and run.rank != CRITICAL and not run.is_smeared
+    is_late = trusted_ms - run.due_ms > LATE_MS and run.rank != CRITICAL and not run.is_smeared
     if is_late and _caught_up(desk, number, run):
         return
     match run.kind, run.state:

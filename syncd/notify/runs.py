@@ -279,7 +279,8 @@ def heard(desk: Desk, event: str, of: int | None = None) -> None:
 def _last_decision(desk: Desk, number: int) -> int | None:
     """The latest decision of a run that was sent."""
     for _, _, decision, _ in reversed(desk.standing.sends):
-        if desk.decision(decision).run == number:
+        row = desk.kept_decision(decision)
+        if row is not None and row.run == number:
             return decision
     return None
 

@@ -369,3 +369,49 @@ def test_one_who_is_held_out_gets_nothing_but_what_is_critical_and_that_is_told(
     office.notify(category="security")
     assert office.outcomes() == ["held_out", "sent"]
     office.check()
+
+
+def test_a_run_that_waits_hears_events_also_when_the_decision_that_it_waits_for_is_forgotten() -> None:
+    office = Office("""
+[category.news]
+[category.ads]
+frequency = "off"
+[template.a]
+title = "first"
+[workflow.w]
+category = "news"
+trigger = { event = "e" }
+[[workflow.w.step]]
+send = { templates = ["a"] }
+[[workflow.w.step]]
+wait_for = "opened"
+timeout = "30d"
+""")
+    office.event("e")
+    for _ in range(220):
+        office.notify(category="ads")
+    office.sets("_inbox", "other", opened=True)
+    office.notify(category="news")
+    document = next(name for name in office.dispatches())
+    office.receipt(document, "opened")
+    assert len(office.runs()) == 1
+    office.passes(31 * DAY_MS)
+    assert office.runs() == []
+    office.check()
+
+
+def test_a_run_that_cannot_even_be_ended_does_not_stop_those_behind_it(monkeypatch: Any) -> None:
+    office = Office(ready("cart"))
+    office.event("cart.updated", cart_id="c", item="Shoes", count=1, total=20)
+    office.event("cart.updated", "ben", cart_id="c", item="Boots", count=1, total=20)
+    broken = Desk.flush
+
+    def flush(desk: Desk) -> None:
+        if desk.user == "ann":
+            raise RuntimeError("a defect")
+        broken(desk)
+
+    monkeypatch.setattr(Desk, "flush", flush)
+    office.passes(8 * HOUR_MS)
+    assert len(office.inbox("ben")) == 1
+    assert office.timer_count() == 1 and any("cannot be ended" in alarm for alarm in office.alarms)
