@@ -147,8 +147,8 @@ class Connection:
                     self._counters.messages_received += len(messages)
                     for message in messages:
                         await self._handle(message)
-                        if self._session.is_closed:
-                            break  # also what came behind a `hello` that was refused
+                        if self._closing_due_s is not None:
+                            break  # also what came behind a `hello` that was refused; a `bye` has yet to be handled
                     if read_s > READ_S_MAX:
                         await trio.sleep(read_s)
                 began_s = trio.current_time()

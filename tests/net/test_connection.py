@@ -348,6 +348,17 @@ async def test_bye_ends_the_connection_normally(autojump_clock: MockClock) -> No
         assert again.welcome["resumed"] is False
 
 
+async def test_what_stands_before_a_bye_in_its_frame_is_done_and_the_bye_too(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        client = await w.client()
+        said = [
+            client.encoded(name, **body) for name, body in (("probe", {"id": 7}), ("probe", {"id": 8}), ("bye", {}))
+        ]
+        await client.send_event(BytesMessage(data=b"".join(said)))
+        with trio.fail_after(5):
+            assert (await client.closing()).code == 1000
+
+
 async def test_a_close_frame_is_answered_and_the_stream_ends(autojump_clock: MockClock) -> None:
     async with world() as w:
         client = await w.client()

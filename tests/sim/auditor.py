@@ -6,8 +6,9 @@ a wire, and computes what should have been by brute force (tests/oracle).
 
 S1 what a device was told is durable. S2 a dot is recorded once; seqs have no gap. S3 the changes of a device enter in
 order of n. S4 positions do not move back, nor pass the head. S5 deltas are contiguous on each connection. S6 a base is
-no more than what its author had. S7 what a delta's checksum says is the oracle's sum at that seq. S11 nothing of a
-space goes to one who may not read it. S17 one outcome for each change, the oracle's; on a connection, before its delta.
+no more than what its author had. S7 what a delta's checksum says is the oracle's sum at that seq. S8 nobody is brought
+what is deleted, nor told that what lives is gone. S11 nothing of a space goes to one who may not read it.
+S17 one outcome for each change, the oracle's; on a connection, before its delta.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from syncd.core.vector import VersionVector
 from tests.oracle.histories import Answer, Difference, _check_met
 from tests.oracle.members import MEMBERS, Asker, role_of, said_of
 from tests.oracle.members import judged as judged_member
-from tests.oracle.oracle import Oracle, Told, packed
+from tests.oracle.oracle import Key, Oracle, Told, packed
 from tests.oracle.replica import sum_of
 
 WRITER, READER = 2, 1
@@ -85,6 +86,24 @@ class SpaceAudit:
     committed_s: dict[int, float] = field(default_factory=dict)  # virtual time of the commit that ended at a seq
     posts: int = 0
     regrants: list[tuple[int, dict[str, int | None]]] = field(default_factory=list)  # at which seq whose role changed
+    lives: dict[Key, list[tuple[int, bool]]] = field(default_factory=dict)  # from which seq on it lives, or does not
+
+    def ended(self) -> None:
+        """The head is one at which someone may read."""
+        head, state = self.oracle.head, self.oracle.state()
+        self.sums[head] = sum_of(state)
+        self.committed_s[head] = trio.current_time()
+        for key in {**dict.fromkeys(self.lives), **dict.fromkeys(state)}:
+            life = self.lives.setdefault(key, [])
+            if (life[-1][1] if life else False) != (key in state):
+                life.append((head, key in state))
+
+    def is_live(self, key: Key, seq: int) -> bool:
+        """Whether the document lived when this seq, at which someone could read, was the head."""
+        return next((lives for at, lives in reversed(self.lives.get(key, ())) if at <= seq), False)
+
+    def live(self, seq: int) -> list[Key]:
+        return [key for key in self.lives if self.is_live(key, seq)]
 
     def said(self, user: str, seq: int) -> int | None:
         """What the space said of a user's role when this seq was its head."""
@@ -245,12 +264,11 @@ class Auditor:
                 answer = ("applied", audit.oracle.head + 1, None, audit.oracle.head + 1)
                 self.posted_change(now_ms, space, Asker(None, 3), None, None, operations, answer)
 
-    def batch_ended(self, now_s: float) -> None:
+    def batch_ended(self) -> None:
         for space in self._touched:
             audit = self.spaces[space]
             if audit.oracle.head not in audit.sums:
-                audit.sums[audit.oracle.head] = sum_of(audit.oracle.state())
-                audit.committed_s[audit.oracle.head] = now_s
+                audit.ended()
         self._touched.clear()
 
     def _check_made(self, node: str, space: str, device: bytes, change: Sent, n: int) -> str | None:
@@ -334,8 +352,7 @@ class Auditor:
             said = {user: said_of(audit.oracle, user) for user in users}
             if said != before:
                 audit.regrants.append((seq, said))
-                audit.sums[seq] = sum_of(audit.oracle.state())
-                audit.committed_s[seq] = trio.current_time()
+                audit.ended()
 
 
 def _plain(

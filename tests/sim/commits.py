@@ -6,8 +6,6 @@ Owns the only place of the simulator that reads what the server decided; it judg
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import trio
-
 from syncd.core.changes import Change, RefusedChange, Void
 from syncd.engine.commands import (
     Bind,
@@ -64,7 +62,7 @@ class CommitReader:
                         self._auditor.event(now_ms, event.key, status, inbox, written)
             for work in self._works:
                 work.committed(now_ms, command, result)
-        self._auditor.batch_ended(trio.current_time())
+        self._auditor.batch_ended()
         self._check_deltas(decision)
 
     def _check_deltas(self, decision: Decision) -> None:

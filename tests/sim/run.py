@@ -16,6 +16,7 @@ from pathlib import Path
 
 import trio
 
+import syncd.app.collector
 import syncd_client.device
 from syncd.engine import reading
 from syncd.net.connection import NO_PROGRESS
@@ -25,6 +26,7 @@ from tests.sim.server import Defects
 from tests.sim.world import NotLive, World
 
 POLL_S = 60.0
+SWEEP_S = 3.0  # between two sweeps of the collector
 PROCESSOR_S_MAX = 60  # a run takes 1-5
 MEMORY = Path("/dev/shm")
 
@@ -52,8 +54,9 @@ class Report:
 @contextmanager
 def _tuned(page_bytes: int) -> Iterator[None]:
     """Pages of a catch-up as small as the plan says: in a real one, only much data shows what happens between two. And
-    devices that look less often for other processes on their store, of which there are none: it is half of the cost."""
-    original, poll_s = reading.page, syncd_client.device.POLL_S
+    devices that look less often for other processes on their store, of which there are none: it is half of the cost.
+    And a collector that comes by in each run."""
+    original, poll_s, sweep_s = reading.page, syncd_client.device.POLL_S, syncd.app.collector.SWEEP_S
 
     def page(tx: object, cursor: object, bytes_target: int = page_bytes, **limits: int) -> object:
         # Also against one who says how long a page shall be: what delivery hands out must be in pieces here.
@@ -61,11 +64,13 @@ def _tuned(page_bytes: int) -> Iterator[None]:
 
     reading.page = page  # type: ignore[assignment]
     syncd_client.device.POLL_S = POLL_S
+    syncd.app.collector.SWEEP_S = SWEEP_S  # type: ignore[misc]
     try:
         yield
     finally:
         reading.page = original
         syncd_client.device.POLL_S = poll_s
+        syncd.app.collector.SWEEP_S = sweep_s  # type: ignore[misc]
 
 
 @contextmanager

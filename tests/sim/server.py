@@ -12,10 +12,12 @@ from typing import Any
 
 import trio
 
+from syncd.app.collector import Collector
 from syncd.app.daemon import adds_data, size_bytes
 from syncd.engine.batch import space_row
 from syncd.engine.commands import Command, Decision, Failed, Result
 from syncd.engine.engine import Engine
+from syncd.engine.frontier import Retention
 from syncd.env.ports import Environment, T, Ts
 from syncd.net.api import Api
 from syncd.net.auth import Authenticator, Principal, token_key
@@ -138,6 +140,7 @@ class SimServer:
         self.failed_life, self.failed_s = 0, 0.0
         self.counters = Counters()  # of all lives
         self.limit_bytes = ROOM_BYTES
+        self.retention: Retention | None = None  # None: no collector runs
         self.is_draining = False
         self.server: Server | None = None
         self.hub: Hub | None = None
@@ -253,7 +256,7 @@ class SimServer:
         disk = Disk(self, life)
         env = Environment(self.clock, self._entropy, disk, disk)
         self.hub = hub = Hub(self._net_limits, self._wire_limits, self.counters)
-        engine = Engine(self._entropy.token)
+        engine = Engine(self._entropy.token, retention=self.retention)
         self.committer = committer = Committer(
             self.store, engine.decide, lambda decision: decision.results, hub.publish, Failed, self.clock, disk, disk,
             adds_data=adds_data, size_bytes=size_bytes,
@@ -268,10 +271,14 @@ class SimServer:
             limits=self._net_limits, wire_limits=self._wire_limits,
         )  # fmt: skip
         self._network.listener = listener = SimListener()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(committer.run)
-            nursery.start_soon(server.serve, (listener,))
-            task_status.started()
+        async with trio.open_nursery() as idle:
+            if self.retention is not None:
+                idle.start_soon(Collector(self.store, committer, self.clock.now_ms, self.retention).run)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(committer.run)
+                nursery.start_soon(server.serve, (listener,))
+                task_status.started()
+            idle.cancel_scope.cancel()
 
     def _log(self, text: str) -> None:
         if self.life % 2 and not text.startswith("alarm: "):  # of positions that a rogue invents

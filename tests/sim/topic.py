@@ -16,6 +16,7 @@ from tests.sim.determinism import sleep
 if TYPE_CHECKING:
     from tests.sim.device import SimDevice
     from tests.sim.planted import Mutant
+    from tests.sim.server import SimServer
     from tests.sim.world import World
 
 
@@ -33,6 +34,9 @@ class Work:
         """It happened. `what` may stand in the topic's `expected`."""
         counts, key = self.world.topic_counts, f"{self._name}: {what}"
         counts[key] = counts.get(key, 0) + 1
+
+    def tune(self, server: "SimServer") -> None:
+        """Before the first life of the server: how it is set up."""
 
     async def prepare(self) -> None:
         """Before the devices start; `world.server` is up, and `world.server.committer` takes commands."""

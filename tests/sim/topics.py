@@ -3,6 +3,7 @@
 The files that they stand in import nothing of this one.
 """
 
+from tests.sim.collection import COLLECTION
 from tests.sim.leases import LEASES
 from tests.sim.lists import LISTS
 from tests.sim.members import MEMBERSHIP
@@ -10,4 +11,4 @@ from tests.sim.signals import SIGNALLING
 from tests.sim.topic import Topic
 from tests.sim.unique import UNIQUE
 
-TOPICS: tuple[Topic, ...] = (LISTS, UNIQUE, MEMBERSHIP, LEASES, SIGNALLING)
+TOPICS: tuple[Topic, ...] = (LISTS, UNIQUE, MEMBERSHIP, LEASES, SIGNALLING, COLLECTION)

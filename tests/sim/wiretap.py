@@ -12,7 +12,8 @@ from typing import Any
 import msgpack
 import trio
 
-from tests.sim.auditor import READER, Auditor, Recorded, Violation
+from tests.oracle.replica import hashed
+from tests.sim.auditor import READER, Auditor, Recorded, SpaceAudit, Violation
 from tests.sim.topic import Work
 from tests.sim.trace import Trace
 
@@ -51,6 +52,7 @@ class Heard:
     to: int = 0
     acked: int = 0
     revoked: bool = False
+    mending: int | None = None  # while it reconciles: where it is going to stand, 0 before that is known
 
 
 def messages_of(frame: bytes | str) -> list[tuple[str, dict[str, Any]]]:
@@ -132,6 +134,8 @@ class Wiretap:
                 if is_beyond or body["applied"] < heard.acked:
                     self._fail("S4", f"acknowledges {body['applied']} of {body['space']}, having {heard.complete}")
                 heard.acked = body["applied"]
+            elif name == "sums" and body.get("buckets") is not None:
+                self._spaces[body["space"]].mending = 0
 
     def _subscribe(self, body: dict[str, Any]) -> None:
         heard = self._spaces.setdefault(body["space"], Heard())
@@ -141,7 +145,7 @@ class Wiretap:
         heard.asked += 1
         heard.complete, heard.resume = body["complete"], body["resume"]
         heard.is_first = not heard.complete
-        heard.revoked, heard.to, heard.acked = False, 0, 0
+        heard.revoked, heard.to, heard.acked, heard.mending = False, 0, 0, None
         head = self._auditor.space(body["space"]).oracle.head
         if max(heard.complete, heard.resume) > head:
             self._fail("S4", f"asks for {body['space']} after {heard.resume}, beyond the head {head}")
@@ -162,6 +166,8 @@ class Wiretap:
                 self._check_said(body["space"], body["head"])
             elif name == "delta":
                 self._delta(body)
+            elif name in ("differ", "repair"):
+                self._compared(name, body)
             elif name == "outcomes":
                 self._outcomes(body)
             elif name == "revoked":
@@ -202,7 +208,9 @@ class Wiretap:
             if total != audit.sums[to]:
                 self._fail("S7", f"{space}: the sum at {to} is {total:016x}, by the definitions {audit.sums[to]:016x}")
         heard.to = max(heard.to, to)
-        if heard.asked != heard.answered or not heard.is_strict:
+        if body.get("complete"):
+            self._check_lives(audit, body["docs"], to)
+        if heard.asked != heard.answered or not heard.is_strict or heard.mending is not None:
             return
         if to <= heard.complete or from_ > heard.complete or after > heard.resume:
             self._fail(
@@ -216,6 +224,38 @@ class Wiretap:
         heard.resume = to
         if body.get("complete"):
             heard.complete, heard.is_first = to, False
+
+    def _compared(self, name: str, body: dict[str, Any]) -> None:
+        """What differs is brought, as it is at one seq."""
+        space, at = body["space"], body["at"]
+        audit, heard = self._auditor.space(space), self._spaces[space]
+        if at not in audit.sums:
+            self._fail("S2", f"{space}: what differs was read at {at}, where no commit ended")
+        self._check_said(space, at)
+        heard.to = max(heard.to, at)
+        if heard.mending is None:
+            return
+        if name == "differ":
+            heard.mending = at
+        self._check_lives(audit, body.get("docs", ()), at)
+        hashes = raw(body.get("gone") or b"")
+        gone = {hashes[first : first + 8] for first in range(0, len(hashes), 8)}
+        living = [key for key in audit.live(at) if hashed(["k", *key]).to_bytes(8) in gone] if gone else []
+        if living:
+            self._fail("S8", f"{space}: is told that {living[0]} is gone, which lives at {at}")
+        if body.get("sum") is not None and int.from_bytes(raw(body["sum"])) != audit.sums[heard.mending]:
+            self._fail("S7", f"{space}: the sum behind what was repaired is not that of {heard.mending}")
+        if body.get("last") or (name == "differ" and not body["buckets"]):
+            heard.complete = heard.resume = heard.mending
+            heard.is_first, heard.mending = False, None
+
+    def _check_lives(self, audit: SpaceAudit, docs: Sequence[Any], at: int) -> None:
+        if at not in audit.sums:
+            return
+        for collection, document, rev, state, _ in docs:
+            if audit.is_live((collection, document), at) != (state != DELETED):
+                is_back = "which is deleted" if state != DELETED else "as deleted, which lives"
+                self._fail("S8", f"is brought {collection}/{document} of rev {rev}, {is_back} at {at}")
 
     def _is_accepted(self) -> bool:
         """Whether the server took the token of `hello` since it was sent. That it was still in force then is judged

@@ -105,6 +105,8 @@ class World:
             self._accepted,
         )  # fmt: skip
         self.server.disk_s = self.plan.disk_s
+        for work in self.works.values():
+            work.tune(self.server)
         self._losses = Random(f"{profile}/{seed}/losses")
         self._carriers = carriers_of(seed, profile, [f"d{index}" for index in range(plan.devices)])
         self.devices: list[SimDevice] = []
@@ -338,7 +340,8 @@ class World:
                 nursery.start_soon(nemesis.operate)
                 nursery.start_soon(nemesis.run, nursery)
                 nursery.start_soon(backend.run)
-                if self.plan.is_followed:
+                # A feed from the start is refused at a page that ends below the floor: with pages this small, for ever.
+                if self.plan.is_followed and self.server.retention is None:
                     self.network.weather[FOLLOWER] = self._weather()
                     self.follower = Follower(self, self._fork(), self._random.choice(self.shared_spaces))
                     nursery.start_soon(self.follower.run)
