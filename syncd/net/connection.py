@@ -291,6 +291,8 @@ class Connection:
 
     def _subscribe(self, message: m.Subscribe) -> None:
         services, delivery, space = self._services, self.delivery, message.space
+        if delivery.is_closed:
+            return  # what stood before it in its frame found the socket dead: nobody would leave the room again
         if space not in delivery.channels and len(delivery.channels) >= services.wire_limits.subscriptions_max:
             detail = f"a connection has at most {services.wire_limits.subscriptions_max} subscriptions"
             self._send(error(errors.TOO_MANY_SUBSCRIPTIONS, detail, space=space))

@@ -224,6 +224,29 @@ async def outcomes_that_answer_the_first_flight_twice_are_taken_once(stage: Stag
 
 
 @case
+async def who_was_refused_in_the_first_flight_and_let_in_later_pushes_all_that_waits(stage: Stage) -> None:
+    async with stage.device() as device:
+        space = device.space(SPACE)
+        space.subscribe()
+        wire = await stage.joined(caps=["first-flight"])
+        await device.go_offline()
+        change = space.create("items", "a")
+        device.go_online()
+        wire = await stage.peer.next()
+        await wire.welcome(caps=["first-flight"])
+        await wire.expect(p.SUBSCRIBE)
+        await wire.say(p.REVOKED, space=SPACE, reason="removed")
+        await wire.expect(p.PUSH)
+        await wire.say(p.ERROR, code=18, name="forbidden", retry="never", space=SPACE)
+        await wire.expect(p.PURGED)
+        space.subscribe()
+        await wire.subscribed()
+        push = await wire.expect(p.PUSH, skipping=(p.ACK,))
+        await wire.outcomes([push["changes"][0][0], push["changes"][0][1], "applied", 1])
+        assert (await change.outcome()).seq == 1
+
+
+@case
 async def a_first_flight_into_another_epoch_is_expired_and_offered_again(stage: Stage) -> None:
     new_epoch = b"F" * 16
     async with stage.device() as device:

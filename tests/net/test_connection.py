@@ -380,6 +380,23 @@ async def test_who_never_answers_our_close_frame_is_cut_off(autojump_clock: Mock
         assert w.server.connection_count == 0
 
 
+async def test_subscriptions_behind_one_that_finds_the_socket_dead_leave_no_rooms(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        client = await w.client()
+        body = {"epoch": None, "complete": 0, "resume": 0, "settled": 0}
+        spaces = [f"team/{number}" for number in range(4)]
+        for space in spaces:  # so that they are answered at once from here on
+            await client.subscribe(space)
+            await client.send("unsubscribe", space=space)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not w.hub.room_count
+        asked = b"".join(client.encoded("subscribe", space=space, **body) for space in spaces)
+        client.transport.send_now(client.websocket.send(BytesMessage(data=asked)))
+        client.transport.abort()
+        await trio.testing.wait_all_tasks_blocked()
+        assert w.server.connection_count == 0 and not w.hub.room_count
+
+
 async def test_a_defect_ends_one_connection_only(autojump_clock: MockClock) -> None:
     async with world() as w:
         victim, other = await w.client(1), await w.client(2)

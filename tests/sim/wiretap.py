@@ -41,12 +41,16 @@ class TokenFacts:
 
 @dataclass(slots=True)
 class Heard:
-    """One space on one connection. `is_strict`: exactly one subscription is in force, so what comes is contiguous."""
+    """One space on one connection. `is_strict`: exactly one subscription is in force, so what comes is contiguous.
+    `had`: where earlier subscriptions of it stood. A `subscribe` may leave long after it was made (a poll takes
+    seconds), and what was heard meanwhile is not in it; an `ack` behind it names that."""
 
     asked: int = 0
     answered: int = 0
     is_strict: bool = True
     complete: int = 0
+    had: int = 0
+    is_left: bool = False  # by `unsubscribe`, perhaps for good: all is downloaded anew then
     resume: int = 0
     is_first: bool = False
     to: int = 0
@@ -128,9 +132,11 @@ class Wiretap:
                 self._held.append((trio.current_time(), facts))
             elif name == "subscribe":
                 self._subscribe(body)
+            elif name == "unsubscribe" and body["space"] in self._spaces:
+                self._spaces[body["space"]].is_left = True
             elif name == "ack":
                 heard = self._spaces[body["space"]]
-                is_beyond = heard.is_strict and body["applied"] > max(heard.complete, heard.acked)
+                is_beyond = heard.is_strict and body["applied"] > max(heard.complete, heard.had, heard.acked)
                 if is_beyond or body["applied"] < heard.acked:
                     self._fail("S4", f"acknowledges {body['applied']} of {body['space']}, having {heard.complete}")
                 heard.acked = body["applied"]
@@ -143,6 +149,7 @@ class Wiretap:
         if heard.asked and self._auditor.space(body["space"]).regrants:
             heard.is_strict = False  # `subscribed` comes again when a role changes: whose answer it is cannot be told
         heard.asked += 1
+        heard.had, heard.is_left = 0 if heard.is_left else max(heard.had, heard.complete), False
         heard.complete, heard.resume = body["complete"], body["resume"]
         heard.is_first = not heard.complete
         heard.revoked, heard.to, heard.acked, heard.mending = False, 0, 0, None

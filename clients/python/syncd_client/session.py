@@ -434,7 +434,8 @@ class Session:
             self.live.ended(name)
             link.phase, link.acked, link.forget = "none", None, False
         if row.is_subscribed and link.phase == "none":
-            link.phase, link.complete = "asked", row.complete
+            # Asked again on this connection: what was pushed with the first flight has had its answer by `subscribed`.
+            link.phase, link.complete, link.is_early = "asked", row.complete, False
             link.mending, link.must_mend, link.is_mended = None, False, False
             result.append(replica.subscribe_message(row))
         if link.phase == "open" and link.mending is None and (link.must_mend or (row.doubts and not link.is_mended)):
