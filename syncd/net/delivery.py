@@ -98,8 +98,12 @@ class Delivery:
     @property
     def waiting_bytes(self) -> int:
         """How much that is."""
-        signals = 0 if self._volatile is None else self._volatile.held_bytes
-        return self._control_bytes + signals + (0 if self._rest is None else len(self._rest))
+        return self._control_bytes + self.signals_bytes + (0 if self._rest is None else len(self._rest))
+
+    @property
+    def signals_bytes(self) -> int:
+        """How much of it are signals."""
+        return 0 if self._volatile is None else self._volatile.held_bytes
 
     def send(self, *messages: ServerMessage) -> None:
         """Hand over one frame with these messages, or keep it behind the remainder."""

@@ -292,7 +292,7 @@ class Live:
             if sends >= SLICE or not (self._ready or self._rosters):
                 await trio.lowlevel.checkpoint()
                 sends = 0
-            if not (self._ready or self._rosters):
+            while not (self._ready or self._rosters):  # what has changed may be taken back until this task runs
                 self._changed = trio.Event()
                 await self._changed.wait()
             try:

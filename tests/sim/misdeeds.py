@@ -280,7 +280,8 @@ async def subscribes_with_invented_positions(rogue: Rogue) -> None:
         ("bad_position", {"epoch": epoch, "complete": 0, "resume": 1}),
         ("bad_position", {"epoch": epoch, "complete": 1, "resume": 1, "start": 1}),
         ("expired", {"epoch": epoch, "complete": head + 10_000, "resume": head + 10_000}),
-        ("expired", {"epoch": epoch, "complete": 1, "resume": 1, "chain": random.randbytes(8)}),
+        # At the head, as the chain of what lies far back may be forgotten: who comes from there compares all it has.
+        ("expired", {"epoch": epoch, "complete": max(1, head), "resume": max(1, head), "chain": random.randbytes(8)}),
         ("expired", {"epoch": random.randbytes(16), "complete": 1, "resume": 1}),
     ))  # fmt: skip
     async with rogue.welcomed() as talk:

@@ -295,12 +295,15 @@ class SimServer:
             raise Violation("S1", "the server goes on after its disk failed", "server")
         for member in self.hub.members:
             delivery = member.delivery
-            # One remainder of what was handed over at once, and control messages behind it. Polls take whole frames.
+            # One remainder of what was handed over at once, control messages behind it, and signals behind all. Polls
+            # take whole frames.
             limits, is_socket = self._net_limits, isinstance(delivery.transport, Socket)
             longest = delivery.transport.longest_bytes if isinstance(delivery.transport, Socket) else FRAME_BYTES
             bound = longest + limits.control_bytes_max
-            if delivery.waiting_bytes > bound:
-                raise Violation("S14", f"{delivery.waiting_bytes} bytes wait for one device, more than {bound}")
+            signals_bytes = delivery.signals_bytes
+            if delivery.waiting_bytes - signals_bytes > bound or signals_bytes > limits.signals_held_bytes_max:
+                told = f"{delivery.waiting_bytes} bytes wait for one device, {signals_bytes} of them signals"
+                raise Violation("S14", f"{told}; more than {bound} or {limits.signals_held_bytes_max}")
             since_s = trio.current_time() - delivery.progress_s
             patience_s = limits.no_progress_s if is_socket else max(limits.no_progress_s, limits.polled_no_progress_s)
             if delivery.is_stalled and since_s > patience_s + 5:
