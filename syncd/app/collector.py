@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import trio
 
-from syncd.engine.commands import Collect, Collected, Command, Result
+from syncd.engine.commands import Collect, Collected, Command, Failed, Result
 from syncd.engine.frontier import Retention, is_due
 from syncd.store import keys
 from syncd.store.api import Store
-from syncd.store.committer import Committer, Overloaded
+from syncd.store.committer import STORE_FULL, Committer, Overloaded
 from syncd.store.tables import SPACES
 
 LOOK_SPACES: Final = 64  # some 2 ms in which the loop does nothing else
@@ -73,6 +73,8 @@ class Collector:
                 result = await self._committer.execute(Collect(space))
             except Overloaded:
                 return
+            if isinstance(result, Failed) and result.reason == STORE_FULL:
+                return  # no defect: the next sweep tries again, and who runs out of room is told so elsewhere
             if not isinstance(result, Collected):
                 _log.error("a step of collection failed", extra={"space": space, "result": str(result)})
                 return

@@ -1,5 +1,6 @@
 """The collector finds what is due in any space, in idle time only."""
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -45,3 +46,22 @@ async def test_many_tombstones_go_in_small_steps(autojump_clock: MockClock) -> N
         await trio.sleep(5)
         assert tombstones(w) == 0
         assert sum(isinstance(command, Collect) for command in w.commands) >= 4
+
+
+async def test_a_full_store_is_no_defect_and_is_swept_when_there_is_room_again(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world(retention=SOON) as w:
+        for number in range(5):
+            operations = [["create", "c", f"{number}"], ["delete", "c", f"{number}"]]
+            await w.committer.execute(Post(api_key(), "s/1", operations, None, None, None))
+        room_bytes = w.store._limit_bytes
+        w.store._limit_bytes = w.store._limit_bytes_max = w.store.usage().used_bytes // 2
+        await trio.sleep(1)
+        w.nursery.start_soon(Collector(w.store, w.committer, Clock().now_ms, SOON).run)
+        await trio.sleep(5)
+        refused = sum(isinstance(command, Collect) for command in w.commands)
+        assert refused and not caplog.records, (refused, caplog.records)
+        w.store._limit_bytes = w.store._limit_bytes_max = room_bytes
+        await trio.sleep(2 * SWEEP_S)
+        assert tombstones(w) == 0
