@@ -171,6 +171,21 @@ async def a_token_is_renewed_in_band_before_it_expires(stage: Stage) -> None:
 
 
 @case
+async def a_new_token_asks_again_for_what_the_old_one_was_refused(stage: Stage) -> None:
+    tokens = iter(["reader of nothing", "writer"])
+    async with stage.device(token=lambda: next(tokens)) as device:
+        space = device.space(p.SPACE)
+        space.subscribe()
+        wire = await stage.welcomed(expires=1_000_000 + 100_000, ping_ms=600_000)
+        await wire.expect(p.SUBSCRIBE)
+        await wire.say(p.REVOKED, space=p.SPACE, reason="not granted")
+        await wire.expect(p.PURGED)
+        assert (await wire.expect(p.REFRESH))["token"] == "writer"
+        await wire.subscribed()
+        await device.wait_until(lambda: space.row.role == "writer")
+
+
+@case
 async def a_provider_that_fails_is_asked_again_while_the_token_lives(stage: Stage) -> None:
     asked_s: list[float] = []
 

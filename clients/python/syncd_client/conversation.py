@@ -217,7 +217,7 @@ class Conversation:
             self.renew_s = now_s + self._margin_s / REFRESH_RETRIES
         else:
             self.renew_s = now_s + self._token_life_s - self._margin_s
-            self.session.say(m.Refresh(token))
+            self.session.renewed(token)
 
 
 def _frames(messages: Sequence[m.ClientMessage]) -> list[list[m.ClientMessage]]:

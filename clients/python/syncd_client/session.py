@@ -358,6 +358,12 @@ class Session:
             link.phase, link.retry_s, link.is_purge_due = "none", 0.0, False
         self.look_at(space)
 
+    def renewed(self, token: str) -> None:
+        """A new token, which may grant what the last one did not: ask again for what was refused."""
+        self.say(m.Refresh(token))
+        for space in self.links:
+            self.rejoin(space)
+
     def say(self, message: m.ClientMessage) -> None:
         """Send this with the next outgoing messages."""
         self._replies.append(message)
