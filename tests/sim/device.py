@@ -54,6 +54,7 @@ class SimDevice:
         self.client: Device | None = None
         self._id = b""
         self.is_cloned = False
+        self.is_damaged = False  # its store was, behind its back
         self.directory = directory
         self._network, self._trace = network, trace
         self._token, self._tap, self._refused = token, tap, refused

@@ -4,6 +4,7 @@ The files that they stand in import nothing of this one.
 """
 
 from tests.sim.collection import COLLECTION
+from tests.sim.drift import DRIFT
 from tests.sim.leases import LEASES
 from tests.sim.lists import LISTS
 from tests.sim.members import MEMBERSHIP
@@ -11,4 +12,4 @@ from tests.sim.signals import SIGNALLING
 from tests.sim.topic import Topic
 from tests.sim.unique import UNIQUE
 
-TOPICS: tuple[Topic, ...] = (LISTS, UNIQUE, MEMBERSHIP, LEASES, SIGNALLING, COLLECTION)
+TOPICS: tuple[Topic, ...] = (LISTS, UNIQUE, MEMBERSHIP, LEASES, SIGNALLING, COLLECTION, DRIFT)
