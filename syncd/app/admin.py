@@ -380,13 +380,13 @@ class Admin:
             operations = from_json_value(body.get("operations"))
         except ValueRefused as error:
             raise raised("invalid-request", str(error), pointer="/operations") from None
-        posted = await self._executed(ReplayLetter(space, number, operations))
+        posted = await self._executed(ReplayLetter(SERVER, space, number, operations))
         assert isinstance(posted, Posted), "what is not refused has an outcome"
         told = {"outcome": posted.outcome, "seq": posted.seq, "detail": json_value(posted.detail)}
         return json_content(200, told | {"position": str(posted.position)})
 
     async def _drop_letter(self, call: _Call) -> Response:
-        await self._executed(DropLetter(*_letter_of(call)))
+        await self._executed(DropLetter(SERVER, *_letter_of(call)))
         return Response(204, ())
 
     async def _list_devices(self, call: _Call) -> Response:

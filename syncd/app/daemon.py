@@ -43,12 +43,14 @@ from syncd.engine.commands import (
     Configure,
     Decision,
     DropConsumer,
+    DropLetter,
     EraseUser,
     Failed,
     Forget,
     Post,
     PostEvents,
     Push,
+    ReplayLetter,
     Result,
     RevokeKey,
     UseConsumer,
@@ -475,6 +477,7 @@ def adds_data(command: Command) -> bool:
             | UseConsumer()
             | AckConsumer()
             | DropConsumer()
+            | DropLetter()
             | Collect()
         ):
             return False
@@ -498,7 +501,7 @@ def size_bytes(command: Command) -> int:
                 else COMMAND_BYTES + 2 * len(change.payload) + OPERATION_BYTES * len(getattr(change, "operations", ()))
                 for change in command.changes
             )
-        case Post():
+        case Post() | ReplayLetter():
             return COMMAND_BYTES + _weight(command.operations)
         case PostEvents():
             return COMMAND_BYTES + sum(COMMAND_BYTES + _weight(event.data) for event in command.events)

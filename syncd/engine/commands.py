@@ -144,8 +144,9 @@ class PostEvents:
 @dataclass(frozen=True, slots=True)
 class ReplayLetter:
     """Replay a dead letter, once; `operations`: others in its place, as they came. Answer: `Posted`, the outcome of the
-    first time, or `Refused` (`unknown`, `invalid`)."""
+    first time, or `Refused` (`unknown`, `forbidden`, `invalid`)."""
 
+    author: Author
     space: str
     number: int
     operations: Any
@@ -153,8 +154,9 @@ class ReplayLetter:
 
 @dataclass(frozen=True, slots=True)
 class DropLetter:
-    """Answer: `Done`, or `Refused("unknown")`."""
+    """Answer: `Done`, or `Refused` (`unknown`, `forbidden`)."""
 
+    author: Author
     space: str
     number: int
 

@@ -1,38 +1,117 @@
-"""Dead letters: what operators do with them. And the retirement of device ids.
+"""Dead letters: what their authors and operators do with them. And the retirement of device ids.
 
-Owns replay and drop of a letter, and what brings back a document that was ended. Letters are written where changes are
-decided (`changes.py`); who may ask is decided by whoever asks.
+Owns who sees a letter and who touches it, replay and drop of one, and what brings back a document that was ended.
+Letters are written where changes are decided (`changes.py`). Must not know HTTP.
 
-A letter is replayed as a change of the server's own (slot 0), with the base and the time of the change that was
-refused: so it wins over nothing that its author had not seen, and loses to what came later. A document that was ended
-comes back as it was, made anew at the head. Whoever edits a letter replays other operations in its name.
+A letter belongs to the user or API key whose device made the change. Its author lists, reads, replays and drops it; an
+owner of the space reads all of the space's, and touches only its own: an owner can write what a letter says as a change
+of its own, while a letter that somebody else dropped would be lost to its author. The server, which stands for
+operators, does everything.
+
+A letter is replayed as a change of whoever asks, by what that one may do now: for operators that is the server itself
+(slot 0). It has the base and the time of the change that was refused: so it wins over nothing that its author had not
+seen, and loses to what came later. A document that was ended comes back as it was, made anew at the head. Whoever edits
+a letter replays other operations in its name.
 
 Invariants: L1 a letter is replayed once: who asks again is told the outcome of the first time. L2 a replay that is
-refused is a letter of its own, so nothing is lost by trying.
+refused is a letter of its own, so nothing is lost by trying. L3 a letter that the asker may not see is answered like
+one that never was; who may ask is judged in the transaction that answers. L4 a replay gives nobody a right that it
+lacks.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from syncd.core.changes import Change, parsed_change
 from syncd.core.ids import NONCE_BYTES, Position
 from syncd.core.values import decoded
-from syncd.engine.batch import Batch
-from syncd.engine.commands import Done, DropLetter, Posted, Refused, ReplayLetter, Result, RetireDevice
+from syncd.engine.batch import Batch, SpaceWork, space_row
+from syncd.engine.commands import Author, Done, DropLetter, Posted, Refused, ReplayLetter, Result, RetireDevice
 from syncd.engine.grants import Role
-from syncd.engine.posting import SERVER, authored
+from syncd.engine.members import role_at
+from syncd.engine.posting import authored
 from syncd.store import keys
+from syncd.store.api import Reader
 from syncd.store.tables import DEVICES, LETTERS, LetterRow
 
 CHANGE, LOST = "change", "lost"  # kinds; `lost`: numbers that a restored server never saw and no device holds any more
+LOOKED_MAX = 200  # letters read for one page: each may have 256 KiB
 _EDIT = "it cannot be replayed as it is: give the operations"
+
+
+class Letter(NamedTuple):
+    """A letter as somebody sees it. `user`: whose it is, as the store names users and API keys."""
+
+    number: int
+    user: str
+    row: LetterRow
+
+
+class LetterPage(NamedTuple):
+    """`next`: the number from which on there may be more; None at the end. A page may be empty before the end: most of
+    the letters that were looked at may be others'."""
+
+    letters: list[Letter]
+    next: int | None
+
+
+def listed(tx: Reader, author: Author, space: str, first: int, limit: int) -> LetterPage:
+    """The letters that somebody sees, from the number `first` on, oldest first."""
+    found: list[Letter] = []
+    row = space_row(tx, space)
+    role = role_at(tx, author, space, row)
+    if row is None or role < Role.READER:
+        return LetterPage(found, None)
+    bounds = keys.letter(row.id, first), keys.space_range(keys.LETTER, row.id)[1]
+    for count, (key, letter) in enumerate(LETTERS.scan(tx, bounds), 1):
+        number, user = keys.parse_letter(key)[1], _user(tx, letter)
+        if role >= Role.OWNER or user == author.user:
+            found.append(Letter(number, user, letter))
+        if (len(found) == limit or count == LOOKED_MAX) and number + 1 < row.letter_next:
+            return LetterPage(found, number + 1)
+    return LetterPage(found, None)
+
+
+def seen(tx: Reader, author: Author, space: str, number: int) -> Letter | None:
+    """The letter, if it is there and somebody sees it."""
+    row = space_row(tx, space)
+    letter = None if row is None else LETTERS.get(tx, keys.letter(row.id, number))
+    if row is None or letter is None:
+        return None
+    role, user = role_at(tx, author, space, row), _user(tx, letter)
+    is_seen = role >= Role.OWNER or (role >= Role.READER and user == author.user)
+    return Letter(number, user, letter) if is_seen else None
+
+
+def _user(tx: Reader, letter: LetterRow) -> str:
+    device = DEVICES.get(tx, keys.device(letter.device))
+    assert device is not None, "who pushes is bound, and the rows of devices stay"
+    return device.user
+
+
+def _touched(
+    batch: Batch, command: ReplayLetter | DropLetter, needed: Role
+) -> Refused | tuple[SpaceWork, LetterRow, Role]:
+    """The letter that somebody may touch, and its role."""
+    author, space = command.author, command.space
+    role = batch.role(author, space)
+    if role < needed:
+        return Refused("forbidden", f"this needs the role {needed.name.lower()} on {space}")
+    work = batch.space(space)
+    row = None if work is None else LETTERS.get(batch.tx, keys.letter(work.row.id, command.number))
+    is_own = author.kind == "server" or (row is not None and _user(batch.tx, row) == author.user)
+    if work is None or row is None or not (is_own or role >= Role.OWNER):
+        return Refused("unknown", f"there is no dead letter {command.number} in {space}")
+    if not is_own:
+        return Refused("forbidden", f"only its author replays or drops the dead letter {command.number}")
+    return work, row, role
 
 
 def replayed(batch: Batch, command: ReplayLetter) -> Result:
     """Replay a letter, or other operations in its place."""
-    work = batch.space(command.space)
-    row = None if work is None else LETTERS.get(batch.tx, keys.letter(work.row.id, command.number))
-    if work is None or row is None:
-        return Refused("unknown", f"there is no dead letter {command.number} in {command.space}")
+    found = _touched(batch, command, Role.WRITER)
+    if isinstance(found, Refused):
+        return found
+    work, row, role = found
     if row.replay is None:
         operations = command.operations if command.operations is not None else _operations(row)
         if operations is None:
@@ -41,7 +120,9 @@ def replayed(batch: Batch, command: ReplayLetter) -> Result:
         checked = parsed_change([1, bytes(NONCE_BYTES), base, row.stamp, operations])
         if not isinstance(checked, Change):
             return Refused("invalid", f"{getattr(checked, 'reason', 'these are no operations')}; {_EDIT}")
-        entry = authored(batch, work, SERVER, Role.OWNER, base, operations, row.stamp if row.kind == CHANGE else None)
+        batch.device_made(command.author)
+        stamp = row.stamp if row.kind == CHANGE else None
+        entry = authored(batch, work, command.author, role, base, operations, stamp)
         row = row._replace(replay=[entry.outcome, entry.seq, entry.detail])
         LETTERS.put(batch.tx, keys.letter(work.row.id, command.number), row)
     outcome, seq, detail = row.replay or ()
@@ -49,9 +130,10 @@ def replayed(batch: Batch, command: ReplayLetter) -> Result:
 
 
 def dropped(batch: Batch, command: DropLetter) -> Result:
-    work = batch.space(command.space)
-    if work is None or not batch.tx.delete(keys.letter(work.row.id, command.number)):
-        return Refused("unknown", f"there is no dead letter {command.number} in {command.space}")
+    found = _touched(batch, command, Role.READER)
+    if isinstance(found, Refused):
+        return found
+    batch.tx.delete(keys.letter(found[0].row.id, command.number))
     return Done()
 
 

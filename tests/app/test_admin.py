@@ -16,11 +16,13 @@ from syncd.engine.commands import (
     Bind,
     Command,
     CreateKey,
+    DropLetter,
     Event,
     Forget,
     Post,
     PostEvents,
     Push,
+    ReplayLetter,
     RevokeKey,
 )
 from syncd.engine.grants import Grant, Role
@@ -231,6 +233,8 @@ def push(*operations: list[Any]) -> Push:
         (Ack(AUTHOR, "a", b"e" * 16, 1, 1, 1), False),
         (Forget(AUTHOR, "a"), False),
         (RevokeKey("a"), False),
+        (DropLetter(AUTHOR, "a", 1), False),
+        (ReplayLetter(AUTHOR, "a", 1, None), True),
         (CreateKey("a", (), b"h" * 16, b"d" * 16), True),
         (Post(AUTHOR, "a", [DELETE], None, None, None), True),
     ],
@@ -244,6 +248,7 @@ def test_a_full_store_still_takes_what_makes_room(command: Command, adds: bool) 
     [
         lambda text: push(["reg.set", "task", "1", "title", text]),
         lambda text: Post(AUTHOR, "a", [["reg.set", "task", "1", "title", text]], None, None, None),
+        lambda text: ReplayLetter(AUTHOR, "a", 1, [["reg.set", "task", "1", "title", text]]),
         lambda text: PostEvents(AUTHOR, (Event(b"k" * 16, "s", "1", "t", None, None, {"text": text}),), 1),
     ],
 )

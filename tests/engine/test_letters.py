@@ -4,6 +4,7 @@ from typing import Any
 
 from syncd.core.changes import Void
 from syncd.engine.commands import Done, DropLetter, Expired, Posted, Refused, ReplayLetter, RetireDevice
+from syncd.engine.posting import SERVER
 from syncd.store import fsck, keys
 from syncd.store.tables import DOCUMENTS, LETTERS, LetterRow
 from tests.engine.kit import SPACE, Daemon, device, nonce, one, raw
@@ -32,16 +33,16 @@ def test_a_refused_change_is_replayed_once_with_its_own_base_and_time() -> None:
     daemon.push(BEN, raw(1, CREATE, ["reg.set", "c", "1", "f", "new"], stamp=900))
     (number,) = letters(daemon)
     daemon.now_ms = 10_000
-    again = [one(daemon.ask(ReplayLetter(SPACE, number, None)), Posted) for _ in range(3)]
+    again = [one(daemon.ask(ReplayLetter(SERVER, SPACE, number, None)), Posted) for _ in range(3)]
     assert [answer.outcome for answer in again] == ["gone"] * 3, "its base is from before the document"
     assert len(letters(daemon)) == 2, "a refused replay is a letter of its own, once"
     edited = max(letters(daemon))
     seen = [[*SET, {"seen": 1}]]
-    first = one(daemon.ask(ReplayLetter(SPACE, edited, seen)), Posted)
+    first = one(daemon.ask(ReplayLetter(SERVER, SPACE, edited, seen)), Posted)
     assert (first.outcome, first.seq) == ("applied", 2)
     assert value(daemon) == {"f": "late"}
     head = daemon.head()
-    assert one(daemon.ask(ReplayLetter(SPACE, edited, seen)), Posted).seq == first.seq
+    assert one(daemon.ask(ReplayLetter(SERVER, SPACE, edited, seen)), Posted).seq == first.seq
     assert daemon.head() == head
 
 
@@ -53,7 +54,7 @@ def test_a_document_that_was_ended_comes_back_as_it_was() -> None:
     assert daemon.outcome(ANN, raw(2, ["delete", "c", "1"], base=1)) == "merged"
     assert value(daemon) is None
     (number,) = letters(daemon)
-    assert one(daemon.ask(ReplayLetter(SPACE, number, None)), Posted).outcome == "applied"
+    assert one(daemon.ask(ReplayLetter(SERVER, SPACE, number, None)), Posted).outcome == "applied"
     assert value(daemon) == {"f": "late", "n": 7, "s": [b"x"]}
 
 
@@ -61,20 +62,24 @@ def test_what_is_no_operation_is_edited_or_refused_and_leaves_no_trace() -> None
     daemon = Daemon()
     daemon.push(ANN, raw(1, ["explode", "c", "1"]))
     (number,) = letters(daemon)
-    refused = one(daemon.ask(ReplayLetter(SPACE, number, None)), Refused)
+    refused = one(daemon.ask(ReplayLetter(SERVER, SPACE, number, None)), Refused)
     assert refused.reason == "invalid"
     assert "unknown operation" in refused.detail
     assert letters(daemon)[number].replay is None
-    assert one(daemon.ask(ReplayLetter(SPACE, number, [CREATE])), Posted).outcome == "applied"
+    assert one(daemon.ask(ReplayLetter(SERVER, SPACE, number, [CREATE])), Posted).outcome == "applied"
 
 
 def test_a_dropped_letter_is_gone() -> None:
     daemon = Daemon()
     daemon.push(ANN, raw(1, SET))
     (number,) = letters(daemon)
-    assert daemon.ask(DropLetter(SPACE, number)) == Done()
+    assert daemon.ask(DropLetter(SERVER, SPACE, number)) == Done()
     assert letters(daemon) == {}
-    for command in (DropLetter(SPACE, number), ReplayLetter(SPACE, number, None), DropLetter("no/such", 0)):
+    for command in (
+        DropLetter(SERVER, SPACE, number),
+        ReplayLetter(SERVER, SPACE, number, None),
+        DropLetter(SERVER, "no/such", 0),
+    ):
         assert one(daemon.ask(command), Refused).reason == "unknown"
 
 

@@ -48,7 +48,7 @@ async def post_change(call: Call) -> Response:
     body = json_object(call, BODY_BYTES_MAX, frozenset({"operations", "base"}))
     base = _base(call, body)
     if_match = _if_match(call, body)
-    command = Post(author, space, _operations(body), base, if_match, _idempotency(call, author, space, body))
+    command = Post(author, space, operations_of(body), base, if_match, _idempotency(call, author, space, body))
     result = await executed(call, command)
     if not isinstance(result, Posted):
         raise _problem(result, command)
@@ -61,7 +61,7 @@ async def post_change(call: Call) -> Response:
     return json_content(200, answer | {"position": position}, (("Position", position), ("Cache-Control", "no-store")))
 
 
-def _operations(body: dict[str, Any]) -> Any:
+def operations_of(body: dict[str, Any]) -> Any:
     operations = body.get("operations")
     if not isinstance(operations, list):
         raise raised("invalid-request", "'operations' is an array of operations", pointer="/operations")

@@ -138,7 +138,7 @@ def _contents(holder: dict[str, Any], label: str = "") -> Iterator[str]:
 def _curl(verb: str, path: str, parameters: list[dict[str, Any]], operation: dict[str, Any]) -> str:
     for parameter in parameters:
         if parameter["in"] == "path":
-            path = path.replace(f"{{{parameter['name']}}}", parameter["example"].replace("/", "%2F"))
+            path = path.replace(f"{{{parameter['name']}}}", str(parameter["example"]).replace("/", "%2F"))
     needed = {p["name"]: (p["in"], p["example"]) for p in parameters if p["in"] != "path" and p.get("required")}
     queries = "&".join(f"{name}={value}" for name, (where, value) in needed.items() if where == "query")
     words = ["curl", *(f"-H '{name}: {value}'" for name, (where, value) in needed.items() if where == "header")]
