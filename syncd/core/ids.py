@@ -67,31 +67,40 @@ def parse_position(text: str) -> Position:
 class Place(NamedTuple):
     """Where a reader of a space's feed stands: everything up to `complete` is known, and pages beyond it were taken up
     to `resume`. Between two pages both are needed: a document that changes again moves behind the pages already taken,
-    with its earlier changes still unseen. Where they are equal it is a position, and is written as one."""
+    with its earlier changes still unseen. Where they are equal it is a position, and is written as one. `start`: of a
+    reading that began with nothing and is not complete yet, where the head was then: what is deleted later may be among
+    the documents that were read."""
 
     epoch: bytes
     complete: int
     resume: int
+    start: int = 0
 
     def __str__(self) -> str:
         between = "" if self.resume == self.complete else f"~{self.complete}"
-        return f"{self.resume}{between}@{self.epoch.hex()}"
+        begun = f"~{self.start}" if self.start else ""
+        return f"{self.resume}{between}{begun}@{self.epoch.hex()}"
 
 
 def parse_place(text: str) -> Place:
-    """Read `SEQ@EPOCH`, or `RESUME~COMPLETE@EPOCH` with COMPLETE < RESUME. Raises `BadName`."""
-    numbers, at, epoch = text.partition("@")
-    resume, between, complete = numbers.partition("~")
+    """Read `SEQ@EPOCH`, `RESUME~COMPLETE@EPOCH` with 0 < COMPLETE < RESUME, or `RESUME~0~START@EPOCH`.
+    Raises `BadName`."""
+    numbers, _, epoch = text.partition("@")
     try:
-        place = Place(
-            *parse_position(f"{complete if between else resume}@{epoch}"), parse_position(resume + at + epoch)[1]
-        )
-        if bool(between) == (place.complete < place.resume):
-            return place
+        parsed = [parse_position(f"{number}@{epoch}") for number in numbers.split("~")]
+        seqs = [position.seq for position in parsed]
+        match seqs:
+            case [resume]:
+                return Place(parsed[0].epoch, resume, resume)
+            case [resume, complete] if 0 < complete < resume:
+                return Place(parsed[0].epoch, complete, resume)
+            case [resume, 0, start] if resume and start:
+                return Place(parsed[0].epoch, 0, resume, start)
     except BadName:
         pass
     raise BadName(
-        "a place in a feed is SEQ@EPOCH, or between two pages RESUME~COMPLETE@EPOCH, as an answer's 'to' gave it"
+        "a place in a feed is SEQ@EPOCH, or between two pages RESUME~COMPLETE@EPOCH or RESUME~0~START@EPOCH, as an"
+        " answer's 'to' gave it"
     )
 
 

@@ -68,9 +68,9 @@ def refused_place(tx: Reader, row: SpaceRow, space: str, place: Place) -> Expire
     """Why nothing can be read from a place; None if it holds."""
     if place.epoch != row.epoch:
         return Expired(space, row.epoch, fork_of(tx, row, place.epoch), 0)
-    if place.resume > row.head:
+    if max(place.resume, place.start) > row.head:
         return Refused("bad_position", f"the position lies beyond the head {row.head}")
-    if 0 < (place.complete or place.resume) < row.floor:
+    if 0 < (place.complete or place.start) < row.floor:
         # Deletions after it may be forgotten. Nothing of what the reader holds can be told to be right.
         return Expired(space, row.epoch, 0, 0)
     return None
@@ -84,9 +84,11 @@ def fed(tx: Reader, row: SpaceRow, space: str, place: Place, limit: int) -> Delt
     return reading.page(tx, cursor, rows_max=limit)
 
 
-def place_after(delta: Delta) -> Place:
-    """Where a reader stands that has taken a delta."""
-    return Place(delta.epoch, delta.to if delta.complete else delta.from_, delta.to)
+def place_after(place: Place, delta: Delta, head: int) -> Place:
+    """Where a reader stands that has taken what came behind `place` when the head was at `head`."""
+    if delta.complete:
+        return Place(delta.epoch, delta.to, delta.to)
+    return Place(delta.epoch, delta.from_, delta.to, 0 if delta.from_ else place.start or head)
 
 
 def consumer(tx: Reader, space: str, owner: str, name: str) -> Consumer | None:
@@ -109,7 +111,7 @@ def consumers(tx: Reader, space: str, owner: str | None = None) -> Iterator[Cons
 
 
 def _told(row: SpaceRow, name: str, found: ConsumerRow, *, is_new: bool = False) -> Consumer:
-    place = Place(found.epoch, found.complete, found.resume)
+    place = Place(found.epoch, found.complete, found.resume, found.start)
     head = Position(row.epoch, row.head)
     return Consumer(name, found.owner, place, head, found.made_ms, found.used_ms, is_new)
 
@@ -141,7 +143,9 @@ def consumer_made(batch: Batch, command: PutConsumer) -> Result:
             return Refused("too_many", f"users have at most {USERS_CONSUMERS_MAX} consumers in a space")
         if _is_full(batch, keys.consumer_owner_range(owner), OWNER_CONSUMERS_MAX):
             return Refused("too_many", f"one key or user has at most {OWNER_CONSUMERS_MAX} consumers")
-    made = ConsumerRow(command.owner, place.epoch, place.complete, place.resume, batch.now_ms, batch.now_ms)
+    made = ConsumerRow(
+        command.owner, place.epoch, place.complete, place.resume, place.start, batch.now_ms, batch.now_ms
+    )
     CONSUMERS.put(batch.tx, key, made)
     CONSUMER_OWNERS.put(batch.tx, keys.consumer_owner(owner, row.id, command.name), ())
     return _told(row, command.name, made, is_new=True)
@@ -171,14 +175,17 @@ def consumer_acked(batch: Batch, command: AckConsumer) -> Result:
         # Also a good place for a consumer that stands in another epoch: it is made anew first, knowing what is lost.
         old = place.epoch if place.epoch != row.epoch else found.epoch
         return Expired(command.space, row.epoch, fork_of(batch.tx, row, old), 0)
-    if place.resume > row.head:
+    if max(place.resume, place.start) > row.head:
         return Refused("bad_position", f"the position lies beyond the head {row.head}")
     if place.complete > found.complete and place.resume > place.complete:
         # Pages are given from where the consumer stands: this one comes from another feed, and would open a gap.
         return Refused("bad_position", "this place between two pages was not given to this consumer")
+    complete = max(found.complete, place.complete)
+    begun = [each.start for each in (found, place) if each.start and not complete]  # the earlier of two readings
     found = found._replace(
-        complete=max(found.complete, place.complete),
+        complete=complete,
         resume=max(found.resume, place.resume),
+        start=min(begun, default=0),
         used_ms=max(found.used_ms, batch.now_ms),
     )
     CONSUMERS.put(batch.tx, key, found)

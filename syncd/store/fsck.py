@@ -533,6 +533,8 @@ def _consumers(space: _Space) -> Findings:
             yield space.found(CONSUMERS, name, f"the epoch has {len(row.epoch)} bytes")
         if not 0 <= row.complete <= row.resume:
             yield space.found(CONSUMERS, name, f"it is complete up to {row.complete} and has read up to {row.resume}")
+        if (row.start > 0) != (row.complete == 0 < row.resume):
+            yield space.found(CONSUMERS, name, f"a first reading up to {row.resume} cannot have begun at {row.start}")
         elif row.epoch == space.row.epoch and row.resume > space.row.head:
             yield space.found(CONSUMERS, name, f"it has read up to {row.resume}, the head is {space.row.head}")
 

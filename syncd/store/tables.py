@@ -17,7 +17,7 @@ from syncd.core.values import decoded, encoded
 from syncd.store import keys
 from syncd.store.api import Reader, StoreDamaged, Writer
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 
 
 class SpaceRow(NamedTuple):
@@ -168,6 +168,7 @@ class ConsumerRow(NamedTuple):
     epoch: bytes
     complete: int
     resume: int
+    start: int
     made_ms: int
     used_ms: int
 

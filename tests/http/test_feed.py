@@ -56,7 +56,7 @@ async def test_pages_are_followed_by_the_place_they_give(server: Server) -> None
         place = page["to"]
         if page["complete"]:
             break
-        assert "~0@" in place and page["from"].startswith("0@")
+        assert "~0~" in place and page["from"].startswith("0@")
     assert states == [("2", {}), ("1", {"status": "later"})]
 
 

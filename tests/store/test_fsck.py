@@ -413,6 +413,8 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("consumer not listed", dropped(keys.consumer_owner(OWNER, S, "mailer")), [("consumer", "not listed")]),
     ("consumer gone", dropped(CONSUMER), [("consumer owner", "no such consumer")]),
     ("consumer of another", changed(CONSUMERS, CONSUMER, owner="key:other"), [("consumer", "not that of its owner")]),
+    ("consumer whose reading never began", changed(CONSUMERS, CONSUMER, complete=0, resume=1, start=0), [
+        ("consumer", "cannot have begun")]),
     ("consumer of the future", changed(CONSUMERS, CONSUMER, resume=NEVER), [("consumer", "the head is")]),
     ("consumer of another epoch", changed(CONSUMERS, CONSUMER, epoch=bytes(16), resume=NEVER), []),
     ("consumer of a short epoch", changed(CONSUMERS, CONSUMER, epoch=b"1"), [("consumer", "the epoch has 1 bytes")]),

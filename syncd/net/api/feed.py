@@ -128,8 +128,8 @@ def read_news(call: Call, space: str, standing: Standing, limit: int) -> News:
         news: News | None = shared.get(key)
         if news is None:
             delta = feeding.fed(tx, row, space, place, limit)
-            head = Position(row.epoch, row.head)
-            news = News(_delta_json(place, delta), place, feeding.place_after(delta), head)
+            to = feeding.place_after(place, delta, row.head)
+            news = News(_delta_json(place, to, delta), place, to, Position(row.epoch, row.head))
             shared.keep(key, news, len(news.body))
     return news
 
@@ -147,13 +147,13 @@ def place_problem(refusal: Expired | Refused) -> Exception:
     return raised("bad-position", refusal.detail)
 
 
-def _delta_json(after: Place, delta: Delta) -> bytes:
+def _delta_json(after: Place, to: Place, delta: Delta) -> bytes:
     return orjson.dumps(
         {
             "space": delta.space,
             "from": str(Position(delta.epoch, delta.from_)),
             "after": str(after),
-            "to": str(feeding.place_after(delta)),
+            "to": str(to),
             "complete": delta.complete,
             "time": delta.t,
             "documents": [_entry_json(entry) for entry in delta.docs],
