@@ -40,6 +40,7 @@ CLOSED = [
     ("GET", "/v1/spaces/shop/documents/c/1"),
     ("GET", "/v1/spaces/shop/explain/c/1"),
     ("GET", "/v1/spaces/shop/explain/c/1/f"),
+    ("GET", "/v1/spaces/shop/members"),
     ("GET", "/v1/spaces/shop/letters"),
     ("GET", "/v1/spaces/shop/letters/1"),
     ("DELETE", "/v1/spaces/shop/letters/1"),

@@ -29,6 +29,7 @@ from syncd.net.api.docs import Pages
 from syncd.net.auth import (
     CHANGES_WRITE,
     DOCUMENTS_READ,
+    MEMBERS_WRITE,
     Authenticator,
     KeyPrincipal,
     Principal,
@@ -237,8 +238,8 @@ def check_role(call: Call, tx: Reader, space: str, needed: Role) -> Role:
 
 
 def forbidden_on(space: str, needed: Role) -> Exception:
-    scope = f"{DOCUMENTS_READ if needed == Role.READER else CHANGES_WRITE}:{space}"
-    return forbidden(f"this needs the role {needed.name.lower()} on {space}", scope)
+    scope = {Role.READER: DOCUMENTS_READ, Role.WRITER: CHANGES_WRITE, Role.OWNER: MEMBERS_WRITE}[needed]
+    return forbidden(f"this needs the role {needed.name.lower()} on {space}", f"{scope}:{space}")
 
 
 def forbidden(detail: str, scope: str) -> Exception:

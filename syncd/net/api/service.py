@@ -31,6 +31,7 @@ from syncd.net.api.events import post_events
 from syncd.net.api.feed import EVENT_STREAM, get_changes
 from syncd.net.api.history import get_history, post_revert
 from syncd.net.api.letters import delete_letter, get_letter, get_letters, post_replay
+from syncd.net.api.members import get_members
 from syncd.net.api.operations import get_docs, get_health, get_openapi, get_problem, get_readiness
 from syncd.net.api.people import delete_data, get_data
 from syncd.net.api.preferences import (
@@ -107,6 +108,7 @@ ROUTES: Final = (
     Route("GET", f"{_SPACE}/letters/{{letter}}", get_letter),
     Route("DELETE", f"{_SPACE}/letters/{{letter}}", delete_letter),
     Route("POST", f"{_SPACE}/letters/{{letter}}/replay", post_replay),
+    Route("GET", f"{_SPACE}/members", get_members, ("limit", "after", "unpurged_after")),
     Route("GET", "/v1/workflows", get_workflows),
     Route("POST", "/v1/workflows", post_workflows),
     Route("GET", f"{_WORKFLOW}", get_workflow),
