@@ -26,7 +26,7 @@ from typing import Any
 
 import trio
 
-from syncd.app import VERSION, allocator, config, logs
+from syncd.app import VERSION, allocator, config, logs, texts
 from syncd.app.admin import Admin
 from syncd.app.collector import Collector
 from syncd.app.config import Settings
@@ -166,7 +166,7 @@ class _Daemon:
         engine = Engine(
             env.entropy.token, Quotas(**settings.config.quotas.model_dump()), _retention(settings),
             revocation_grace_ms=1000 * settings.config.retention.revocation_grace_s, further=carried_out,
-            notices=Decider(Book()),
+            notices=Decider(Book()), merging=texts.merging(),
         )  # fmt: skip
         self._committer: Committer[Command, Result, Decision] = Committer(
             store, engine.decide, lambda decision: decision.results, self._published, Failed,

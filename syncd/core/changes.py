@@ -183,6 +183,12 @@ def _position(value: object) -> Value:
     return value
 
 
+def _update(value: object) -> Value:
+    if type(value) is not bytes or not value:
+        raise ValueRefused("an update of a text is bytes, at least one")
+    return checked(value)
+
+
 # verb -> checks of its arguments after the field; None: the operation addresses the whole document
 VERBS: dict[str, tuple[Callable[[object], Value], ...] | None] = {
     "create": None,
@@ -210,6 +216,7 @@ VERBS: dict[str, tuple[Callable[[object], Value], ...] | None] = {
     "list.insert": (_position, checked),
     "list.move": (_position,),
     "list.remove": (_element,),
+    "text.update": (_update,),
 }
 
 

@@ -10,7 +10,7 @@ depend on the order in which concurrent changes arrive, except through `(eff, se
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from syncd.core import leases
+from syncd.core import leases, texts
 from syncd.core.values import INTEGER_MAX, ITEMS_MAX, Value, decoded, encoded, is_same
 
 MV_VALUES_MAX = 8
@@ -209,6 +209,14 @@ def _list(state: dict[bytes, Item] | None, action: str, args: tuple[Value, ...],
     return Step({**items, name: (step.state[1], old[1], *step.state[2:])}, step.visible, step.met)
 
 
+def _text(state: texts.TextState | None, action: str, args: tuple[Value, ...], by: Observer) -> Step:
+    """Nothing is decided: updates commute, and who reads them merges."""
+    start, updates = state or (0, ())
+    if len(updates) >= ITEMS_MAX:
+        raise OperationRefused("too_large", f"a text has at most {ITEMS_MAX} updates that are not merged")
+    return Step((start, (*updates, (by.seq, args[0]))), True)
+
+
 def _ordered(state: dict[bytes, Item]) -> list[Value]:
     """[position, value] of each element. No two positions are equal, as each ends with the name of its element."""
     return [[item[0], item[1]] for item in sorted(state.values(), key=_position)]
@@ -244,6 +252,7 @@ TYPES: dict[str, FieldType] = {
     "map": FieldType(_map, _mapped),
     "bounded": FieldType(_bounded, leases.value_of),
     "list": FieldType(_list, _ordered),
+    "text": FieldType(_text, texts.whole),
 }
 
 
@@ -270,6 +279,15 @@ class Field(NamedTuple):
     def value(self) -> Value:
         """What a delta shows of it."""
         return self.state[1] if self.type == "reg" else TYPES[self.type].value_of(self.state)
+
+    @property
+    def counted(self) -> Value:
+        """What the checksum counts of it: of a text its rev, as merging its updates changes nothing."""
+        return self.rev if self.type == "text" else self.value
+
+    def shown(self, since: int) -> list[Value]:
+        """[type, value] for one who has everything up to `since`."""
+        return [self.type, texts.since(self.state, since) if self.type == "text" else self.value]
 
 
 def stepped(

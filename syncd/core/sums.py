@@ -56,12 +56,12 @@ def sum_change(collection: str, document_id: str, before: Document | None, after
             if previous.rev == field.rev:
                 continue  # not changed visibly since
             if previous.is_visible:
-                gone.append(("f", collection, document_id, name, previous.value))
+                gone.append(("f", collection, document_id, name, previous.counted))
         if field.is_visible:
-            come.append(("f", collection, document_id, name, field.value))
+            come.append(("f", collection, document_id, name, field.counted))
     for name, field in old.items():
         if name not in new and field.is_visible:
-            gone.append(("f", collection, document_id, name, field.value))
+            gone.append(("f", collection, document_id, name, field.counted))
     return (_summed(come) - _summed(gone)) & SUM_MASK
 
 

@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 from syncd.core.documents import Document
 from syncd.core.ids import MEMBERS, RESERVED_DEVICE_PREFIX, SEQ_MAX
 from syncd.core.sums import BUCKET_SHIFT, CHAIN_START, SUM_MASK, chained, key_hash, sum_change
+from syncd.core.texts import Merging
 from syncd.engine import leases
 from syncd.engine.commands import Author, Refused, Regrant
+from syncd.engine.folding import Folding
 from syncd.engine.grants import Role
 from syncd.engine.members import is_kept, member_key, owners_in, role_given, role_in, role_seq
 from syncd.engine.quotas import Quotas, nothing
@@ -74,7 +76,7 @@ def entry_of(name: DocumentName, document: Document, since: int) -> DocumentEntr
         shown: dict[str, list[Any] | None] = {**document.visible()}
         return DocumentEntry(collection, document_id, document.rev, RESET, shown)
     fields = {
-        field_name: [field.type, field.value] if field.is_visible else None
+        field_name: field.shown(since) if field.is_visible else None
         for field_name, field in document.fields.items()
         if field.rev > since
     }
@@ -93,6 +95,7 @@ class SpaceWork:
         "_buckets",
         "_bytes",
         "_dirty_replicas",
+        "_folding",
         "_stored",
         "_tx",
         "chain",
@@ -112,11 +115,12 @@ class SpaceWork:
         "reserved",
         "row",
         "sum",
+        "texts",
         "time",
     )
 
-    def __init__(self, tx: Writer, now_ms: int, name: str, row: SpaceRow) -> None:
-        self._tx = tx
+    def __init__(self, tx: Writer, now_ms: int, name: str, row: SpaceRow, folding: Folding) -> None:
+        self._tx, self._folding = tx, folding
         self.now_ms = now_ms
         self.name = name
         # As at the start of the batch, but for what seldom changes. What each change moves is kept beside it: a new row
@@ -132,6 +136,7 @@ class SpaceWork:
         self._bytes: dict[DocumentName, int] = {}
         self.loaded_bytes = 0  # of all documents read so far, as stored
         self.leased: dict[DocumentName, None] = {}  # documents in which a lease may have begun or ended
+        self.texts: dict[DocumentName, None] = {}  # documents in which a text has grown
         self.reserved = Reservations(tx, row.id)
         self._buckets: dict[int, int] = {}
         self.replicas: dict[bytes, ReplicaRow] = {}
@@ -322,6 +327,8 @@ class SpaceWork:
     def flush(self) -> tuple[Delta, ...]:
         """Write back all that changed; the deltas of the batch, none if no change was accepted."""
         before = self.deltas[-1].to if self.deltas else self.row.head
+        for name in self.texts:
+            self.documents[name] = self._folding.folded(self.documents[name], self.row.head)
         last = self._told()
         if self.head != before:
             self.deltas.append(last)
@@ -415,8 +422,8 @@ class Batch:
     command. `due_ms`: the earliest timer that was set."""
 
     __slots__ = (
-        *("_held", "_tx", "alarms", "due_ms", "entropy", "late_count", "now_ms", "quotas", "revocation_grace_ms"),
-        *("spaces", "touched"),
+        *("_folding", "_held", "_tx", "alarms", "due_ms", "entropy", "late_count", "now_ms", "quotas"),
+        *("revocation_grace_ms", "spaces", "touched"),
     )
 
     def __init__(
@@ -426,7 +433,9 @@ class Batch:
         entropy: Callable[[int], bytes],
         quotas: Quotas | None = None,
         revocation_grace_ms: int = 0,
+        merging: Merging | None = None,
     ) -> None:
+        self._folding = Folding(merging)
         self.revocation_grace_ms = revocation_grace_ms
         self._tx = tx
         self._held: dict[bytes, HoldingsRow] = {}  # altered holdings, by owner
@@ -455,7 +464,7 @@ class Batch:
             row = SPACES.get(self._tx, keys.space(name))
             if row is None:
                 return None
-            work = self.spaces[name] = SpaceWork(self._tx, self.now_ms, name, row)
+            work = self.spaces[name] = SpaceWork(self._tx, self.now_ms, name, row, self._folding)
         return work
 
     def role(self, author: Author, name: str) -> Role:
@@ -494,7 +503,7 @@ class Batch:
         number = 1 if last is None else int.from_bytes(last[0][1:5]) + 1
         row = SpaceRow(number, self.entropy(16), None, 0, 0, 0, 0, 0, CHAIN_START, 0, 0, SERVER_SLOT, 1, 0, 0, 0, 0)
         SPACE_NAMES.put(self._tx, keys.space_name(number), (name,))
-        work = self.spaces[name] = SpaceWork(self._tx, self.now_ms, name, row)
+        work = self.spaces[name] = SpaceWork(self._tx, self.now_ms, name, row, self._folding)
         self.device_made(Author(SERVER_DEVICE, None, "server", "", ()))
         assert work.replica_made(SERVER_DEVICE).slot == SERVER_SLOT
         # Written at once: a space made later in this batch must find its number taken.

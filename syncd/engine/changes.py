@@ -200,6 +200,7 @@ class _Effect:
     met: list[list[Any]]
     lost: list[tuple[DocumentName, str, Any]]
     leased: dict[DocumentName, None]  # documents whose leases were looked at
+    texts: dict[DocumentName, None]  # documents whose texts grew
     regrants: dict[str, tuple[Role | None, Role | None]]
     held: Held  # unique keys that were taken and freed
     before: list[int]  # as the change's entry keeps it
@@ -237,6 +238,7 @@ def _decided(push: _Push, change: Change) -> EntryRow:
     _tell_touched(push, change, effect)
     work.keep(effect.made, effect.bounds)
     work.leased.update(effect.leased)
+    work.texts.update(effect.texts)
     work.reserved.keep(effect.held)
     work.number_next += effect.numbers
     seq = work.advance(push.slot, author.device, change.n, change.nonce, len(change.payload))
@@ -307,7 +309,7 @@ def _detail(push: _Push, change: Change, effect: _Effect, seq: int) -> dict[str,
 
 def _effect(work: SpaceWork, author: Author, role: Role, change: Change, by: Observer) -> _Effect:
     """Apply all operations to an overlay. Raises `_ChangeRefused` at the first that cannot take effect."""
-    effect = _Effect({}, {}, 0, "noop", [], [], {}, {}, {}, [])
+    effect = _Effect({}, {}, 0, "noop", [], [], {}, {}, {}, {}, [])
     drafts: dict[DocumentName, Draft] = {}
     is_applied = is_merged = False
     name: DocumentName = ("", "")  # no document's
@@ -337,6 +339,8 @@ def _effect(work: SpaceWork, author: Author, role: Role, change: Change, by: Obs
             verdict, met, lost = draft.apply(operation, number, floor if collection != MEMBERS else 0)
         except OperationRefused as refused:
             raise _ChangeRefused(refused.outcome, index, refused.reason) from None
+        if verb == "text.update":
+            effect.texts[name] = None
         if verb in ENDING:
             _reserve(work, effect, index, name, before, draft.document())
         number += is_made

@@ -10,6 +10,7 @@ from or written to a space without the role for it at this moment.
 from collections.abc import Callable, Sequence
 
 from syncd.core.changes import Change, RefusedChange, Void
+from syncd.core.texts import Merging
 from syncd.engine import letters, reading
 from syncd.engine.batch import Batch, SpaceWork, is_other
 from syncd.engine.changes import take
@@ -71,7 +72,7 @@ class Engine:
     """All decisions about sync. `entropy(size)` returns random bytes (epochs and the server's nonces).
     `revocation_grace_ms`: for so long after a member was denied, what its devices had not sent yet is taken. `further`
     carries out the commands that are not about sync, in the same transaction. `notices` decides about notifications;
-    without, they are shown as they come."""
+    without, they are shown as they come. `merging`: of texts."""
 
     def __init__(
         self,
@@ -82,15 +83,16 @@ class Engine:
         revocation_grace_ms: int = 0,
         further: Further | None = None,
         notices: Notices | None = None,
+        merging: Merging | None = None,
     ) -> None:
         self._notices: Notices = notices or DirectNotices()
         self._entropy, self._quotas, self._retention = entropy, quotas or Quotas(), retention or Retention()
-        self._revocation_grace_ms, self._further = revocation_grace_ms, further
+        self._revocation_grace_ms, self._further, self._merging = revocation_grace_ms, further, merging
 
     def decide(self, tx: Writer, now_ms: int, commands: Sequence[Command]) -> Decision:
         """Carry out the commands in order, in one transaction that the caller commits. Raises only `StoreError`, and
         what a defect raises: the caller then aborts and tries the commands one by one."""
-        batch = Batch(tx, now_ms, self._entropy, self._quotas, self._revocation_grace_ms)
+        batch = Batch(tx, now_ms, self._entropy, self._quotas, self._revocation_grace_ms, self._merging)
         results = [self._carried_out(batch, command) for command in commands]
         trim_idempotency(batch)
         return Decision(

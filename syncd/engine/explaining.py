@@ -128,6 +128,8 @@ def _sentence(name: str, field: Field, winner: dict[str, Any] | None, touching: 
             f"Of {name}, {book.total} in all, {book.reserve} are in the reserve for whoever comes first, {leased} are"
             f" leased to devices ({len(book.leases)} leases) and {book.taken} are taken{short}."
         )
+    if field.type == "text":
+        return f"{name} is what all its updates come to, in any order; {len(touching)} known changes brought some."
     if winner is None:
         return f"{name} was written at seq {field.seq}; the change is no longer kept in its device's log."
     rivals = [c for c in touching if c is not winner and not _has_seen(winner, c) and not _has_seen(c, winner)]

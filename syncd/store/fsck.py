@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from syncd.core import texts
 from syncd.core.documents import Document
 from syncd.core.ids import ID_BYTES, MEMBERS
 from syncd.core.sums import BUCKET_COUNT, CHAIN_START, SUM_MASK, bucket_of, chained, document_sum
@@ -270,6 +271,9 @@ def _document_problems(space: SpaceRow, row: Document) -> Iterator[str]:
             yield f"the field {name} has rev {field.rev}, the document {row.rev}"
         if field.seq > space.head or field.slot >= space.slot_next:
             yield f"the field {name} names the change {field.seq} by slot {field.slot}, which the space has not"
+        wrong = texts.problem(field.state, field.rev) if field.type == "text" else None
+        if wrong is not None:
+            yield f"the text {name} {wrong}"
 
 
 def _byrev(space: _Space) -> Findings:

@@ -39,6 +39,7 @@ _ARGUMENTS: dict[str, list[st.SearchStrategy[Any]]] = {
     "bounded.take": [counts, st.none() | _leases], "bounded.give": [_leases, counts], "bounded.refund": [counts],
     "bounded.end": [_lease_ids],
     "list.insert": [_positions, values], "list.move": [_positions], "list.remove": [_elements],
+    "text.update": [st.binary(min_size=1, max_size=50)],
 }  # fmt: skip
 
 
@@ -148,6 +149,8 @@ def test_an_item_too_many_or_too_few_is_invalid(item: list[Any], cut: int, more:
         ["list.move", "c", "i", "f", b"\x808 bytes!", 1],
         ["list.remove", "c", "i", "f", b"\x808 bytes!"],
         ["list.remove", "c", "i", "f", b"\x807bytes\x00"],
+        ["text.update", "c", "i", "f", b""],
+        ["text.update", "c", "i", "f", "text"],
         ["expect", "c", "i", 7],
         ["unique", "c", "i", "nick"],
         ["unique", "c", "i", "nick", ""],

@@ -5,6 +5,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from syncd.core.changes import parsed_change
+from syncd.core.texts import Merging
 from syncd.engine import reading
 from syncd.engine.batch import space_row
 from syncd.engine.commands import (
@@ -75,10 +76,16 @@ def one(result: Result, kind: type[R]) -> R:
 class Daemon:
     """Store and engine as the daemon joins them: every `decide` is one committed transaction."""
 
-    def __init__(self, seed: int = 0, quotas: Quotas | None = None, retention: Retention | None = None) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        quotas: Quotas | None = None,
+        retention: Retention | None = None,
+        merging: Merging | None = None,
+    ) -> None:
         self.store = MemoryStore()
         self.retention = retention or Retention()
-        self.engine = Engine(Random(seed).randbytes, quotas, self.retention)
+        self.engine = Engine(Random(seed).randbytes, quotas, self.retention, merging=merging)
         self.now_ms = 1_000
         self.deltas: list[Delta] = []  # all live ones, in commit order
         self.alarms: list[str] = []

@@ -150,6 +150,12 @@ def random_list_wire(random: Random) -> tuple[Any, ...]:
     return ("list.move", *where, position) if roll < 0.75 else ("list.remove", *where, position[-8:])
 
 
+def random_text_wire(random: Random) -> tuple[Any, ...]:
+    """An update of a text; now and then on the field that others use with another type."""
+    where = (*DOCUMENTS[0], "text" if random.random() < 0.9 else "mixed")
+    return ("expect", *where) if random.random() < 0.1 else ("text.update", *where, random.randbytes(3))
+
+
 def random_unique_wire(random: Random) -> tuple[Any, ...]:
     """One document takes a key, of which there are few."""
     return ("unique", *random.choice(DOCUMENTS), random.choice(("reg", "nick")), random.choice(KEYS))
@@ -169,7 +175,7 @@ def random_edit(random: Random, device: int) -> Edit:
 def random_history(seed: int) -> History:
     """2-5 devices and an API key; one device lapses in the middle and comes back at the end with all it holds."""
     random, stocks, lists = Random(seed), Random(f"{seed}/stocks"), Random(f"{seed}/lists")
-    renaming = Random(f"{seed}/renaming")
+    renaming, texts = Random(f"{seed}/renaming"), Random(f"{seed}/texts")
     uniques = Random(f"{seed}/uniques")
     count = random.randint(2, 5)
     skews = tuple(random.choice((0, 0, -40, 40, 10_000, CARELESS)) for _ in range(count))
@@ -197,6 +203,8 @@ def random_history(seed: int) -> History:
     events = [_with_others(event, random_stock_wire, stocks, share) for event in events]
     share = lists.choice((0.0, 0.1, 0.7))
     events = [_with_others(event, random_list_wire, lists, share) for event in events]
+    share = texts.choice((0.0, 0.1, 0.7))
+    events = [_with_others(event, random_text_wire, texts, share) for event in events]
     share = uniques.choice((0.0, 0.0, 0.1, 0.5))
     return History(skews, tuple(_with_others(event, random_unique_wire, uniques, share) for event in events))
 
@@ -464,7 +472,16 @@ def _check_met(answer: Answer, judged: Judgement) -> None:
 
 
 def exact(documents: dict[tuple[str, str], tuple[int, dict[str, list[Any]]]]) -> dict[Any, Any]:
-    """A comparable form in which 1 is not True."""
+    """A comparable form in which 1 is not True, and a text is the same however many of its updates are merged."""
     return {
-        key: (rev, {name: packed(shown) for name, shown in fields.items()}) for key, (rev, fields) in documents.items()
+        key: (rev, {name: packed(unmerged(shown)) for name, shown in fields.items()})
+        for key, (rev, fields) in documents.items()
     }
+
+
+def unmerged(shown: list[Any]) -> list[Any]:
+    """A text as one update, where to merge means to join: so all of them are there, once, in order."""
+    if shown[0] != "text":
+        return shown
+    after, updates = shown[1]
+    return ["text", [after, [[updates[-1][0], b"".join(update for _, update in updates)]]]]

@@ -23,7 +23,7 @@ INTEGER_MAX = 2**53 - 1
 MV_MAX = 8
 KEPT = "_members"  # the collection of which no deletion is forgotten
 ACCEPTED = ("applied", "merged", "noop")
-FIELD_TYPES = ("reg", "mv", "counter", "max", "min", "set", "flag", "map", "bounded", "list")
+FIELD_TYPES = ("reg", "mv", "counter", "max", "min", "set", "flag", "map", "bounded", "list", "text")
 
 Key = tuple[str, str]
 
@@ -181,7 +181,7 @@ def content(kind: str, facts: Sequence[Fact]) -> frozenset[int]:
         left = [winner(facts)]
     elif kind == "mv":
         left = standing(facts)
-    elif kind == "counter":
+    elif kind in ("counter", "text"):
         left = facts
     elif kind == "bounded":
         left = stock.movers(facts)
@@ -216,6 +216,8 @@ def value_of(kind: str, facts: Sequence[Fact]) -> Any:
         return bool(live_adds(facts))
     if kind == "bounded":
         return stock.shown(stock.places(facts))
+    if kind == "text":
+        return [0, [[facts[-1].seq, b"".join(fact.args[0] for fact in facts)]]]  # as if all were merged by now
     if kind == "list":
         shown = []
         for placed in places(facts).values():

@@ -20,8 +20,18 @@ def sum_of(documents: dict[Key, Shown]) -> int:
     total = 0
     for (collection, document), (rev, fields) in documents.items():
         total += hashed(["d", collection, document, rev])
-        total += sum(hashed(["f", collection, document, name, value]) for name, (_, value) in fields.items())
+        for name, (kind, value) in fields.items():
+            total += hashed(["f", collection, document, name, value[1][-1][0] if kind == "text" else value])
     return total % 2**64
+
+
+def grown(before: list[Any] | None, told: list[Any]) -> list[Any]:
+    """A text after what a delta tells of it: all there is, or what follows a seq, of which some may be here already."""
+    after, updates = told[1]
+    if not after or before is None:
+        return ["text", [0, list(updates)]]
+    old = before[1][1]
+    return ["text", [0, [*old, *(update for update in updates if update[0] > old[-1][0])]]]
 
 
 @dataclass(slots=True)
@@ -63,5 +73,5 @@ class Replica:
             if shown is None:
                 kept.pop(name, None)
             else:
-                kept[name] = shown
+                kept[name] = grown(kept.get(name), shown) if shown[0] == "text" else shown
         self.documents[key] = (rev, kept)

@@ -1,5 +1,6 @@
 """What every stored document keeps to, whatever happened to it (D1-D5 of core/documents.py, and the bounds)."""
 
+from syncd.core import texts
 from syncd.core.documents import WRITERS_MAX, Document
 from syncd.core.fields import ELEMENT_BYTES, MAP_DROPPED_MAX, MV_VALUES_MAX, Field
 
@@ -34,3 +35,5 @@ def _check_field(field: Field, document: Document) -> None:
         assert sum(not register[0] for register in field.state[0].values()) <= MAP_DROPPED_MAX
     elif field.type == "list":
         assert all(item[0][-ELEMENT_BYTES:] == name for name, item in field.state.items())
+    elif field.type == "text":
+        assert texts.problem(field.state, field.rev) is None

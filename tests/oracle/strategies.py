@@ -49,8 +49,9 @@ _UPDATES: dict[str, st.SearchStrategy[tuple[Any, ...]]] = {
     "list": st.tuples(st.just("list.insert"), _positions, _values)
     | st.tuples(st.just("list.move"), _positions)
     | st.tuples(st.just("list.remove"), st.sampled_from(ELEMENTS)),
+    "text": st.tuples(st.just("text.update"), st.sampled_from((b"a", b"bc", b"\0"))),
 }
-_NAMES = ("list", "stock", *FIELDS)
+_NAMES = ("list", "stock", "text", *FIELDS)
 
 
 @st.composite

@@ -65,6 +65,7 @@ OPERATIONS: list[list[Any]] = [
     ["list.insert", "notes", "n1", "items", b"\x80element1", VALUE],
     ["list.move", "notes", "n1", "items", b"\x00\xffelement1"],
     ["list.remove", "notes", "n1", "items", b"element1"],
+    ["text.update", "notes", "n1", "text", b"\x01\x01update"],
     ["expect", "notes", "n1", "title"],
     ["unique", "notes", "n1", "slug", "first note"],
     ["delete", "notes", "n2", {"seen": 7}],
@@ -160,6 +161,7 @@ FIELDS: dict[str, Any] = {
     "done": ["flag", False],
     "by": ["map", {"$key": 1}],
     "items": ["list", [[b"\x80element1", VALUE], [b"\x90element2", nested(14)]]],
+    "text": ["text", [0, [[2, b"\x01\x01update"], [MAX, b"\x00"]]]],
 }
 SERVER: list[tuple[str, list[Any]]] = [
     (
@@ -396,6 +398,8 @@ REFUSED: list[tuple[str, list[Any], str]] = [
     ("a position that ends with 0", [["list.move", "c", "d", "f", b"\x80element\x00"]], "invalid"),
     ("a position that is text", [["list.move", "c", "d", "f", "position1"]], "invalid"),
     ("a position of 257 bytes", [["list.move", "c", "d", "f", b"\x80" * 257]], "too_large"),
+    ("an update of a text that is text", [["text.update", "c", "d", "f", "update"]], "invalid"),
+    ("an update of a text without a byte", [["text.update", "c", "d", "f", b""]], "invalid"),
     ("an element of nine bytes", [["list.remove", "c", "d", "f", b"\x80element1"]], "invalid"),
     ("a unique key that is a number", [["unique", "c", "d", "nick", 7]], "invalid"),
     ("1,001 operations", [["create", "c", "d"]] * 1_001, "too_large"),
@@ -480,7 +484,8 @@ def sums() -> dict[str, Any]:
     documents, total = [], 0
     for collection, document, rev, fields in DOCUMENTS:
         part = hashed(["d", collection, document, rev])
-        part += sum(hashed(["f", collection, document, name, value]) for name, (_, value) in fields.items())
+        for name, (kind, value) in fields.items():
+            part += hashed(["f", collection, document, name, value[1][-1][0] if kind == "text" else value])
         total += part
         documents.append(
             {

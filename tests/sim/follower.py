@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from syncd.core.ids import Place, parse_place
 from syncd.engine.grants import Grant, Role
 from syncd.net.auth import sign_token
-from syncd_client.codec import json_value
+from syncd_client.codec import json_value, value_from_json
+from tests.oracle.histories import unmerged
+from tests.oracle.replica import grown
 from tests.sim.auditor import Violation
 from tests.sim.clocks import true_ms
 from tests.sim.determinism import sleep
@@ -54,12 +56,16 @@ class Follower:
         else:
             raise Violation("F3", f"the follower of {self.space} stands at {self._complete} of {head}", FOLLOWER)
         wanted = {
-            key: (rev, {name: [kind, json_value(value)] for name, (kind, value) in fields.items()})
+            key: (rev, {name: _joined([kind, json_value(value)]) for name, (kind, value) in fields.items()})
             for key, (rev, fields) in self._world.auditor.space(self.space).oracle.state().items()
         }
-        if json.dumps(_listed(self.documents)) != json.dumps(_listed(wanted)):
-            keys = [key for key in {**self.documents, **wanted} if self.documents.get(key) != wanted.get(key)]
-            shown = [f"{key}: {self.documents.get(key)} instead of {wanted.get(key)}" for key in keys[:2]]
+        held = {
+            key: (rev, {name: _joined(shown) for name, shown in fields.items()})
+            for key, (rev, fields) in self.documents.items()
+        }
+        if json.dumps(_listed(held)) != json.dumps(_listed(wanted)):
+            keys = [key for key in {**held, **wanted} if held.get(key) != wanted.get(key)]
+            shown = [f"{key}: {held.get(key)} instead of {wanted.get(key)}" for key in keys[:2]]
             raise Violation("F3", f"the follower of {self.space} has {shown}", FOLLOWER, "server")
 
     async def step(self, wait_s: int) -> bool:
@@ -94,7 +100,9 @@ class Follower:
             fields = {} if entry["state"] == "reset" else dict(self.documents.get(key, (0, {}))[1])
             for name in entry["unset"]:
                 fields.pop(name, None)
-            fields |= {name: [entry["types"][name], value] for name, value in entry["fields"].items()}
+            for name, value in entry["fields"].items():
+                shown = [entry["types"][name], value]
+                fields[name] = grown(fields.get(name), shown) if shown[0] == "text" else shown
             self.documents[key] = (entry["rev"], fields)
         self._complete = max(self._complete, to.complete)
         self._resume = max(self._resume, to.resume)
@@ -119,3 +127,8 @@ class Follower:
 
 def _listed(documents: dict[tuple[str, str], tuple[int, dict[str, Any]]]) -> list[Any]:
     return [[key, rev, sorted(fields.items())] for key, (rev, fields) in sorted(documents.items())]
+
+
+def _joined(shown: list[Any]) -> list[Any]:
+    """A field as JSON shows it, with the updates of a text as one."""
+    return ["text", json_value(unmerged(["text", value_from_json(shown[1])])[1])] if shown[0] == "text" else shown

@@ -14,6 +14,7 @@ import trio
 
 from syncd.app.collector import Collector
 from syncd.app.daemon import adds_data, size_bytes
+from syncd.core.texts import Merging
 from syncd.engine.batch import space_row
 from syncd.engine.commands import Command, Decision, Failed, Result
 from syncd.engine.engine import Engine
@@ -256,7 +257,7 @@ class SimServer:
         disk = Disk(self, life)
         env = Environment(self.clock, self._entropy, disk, disk)
         self.hub = hub = Hub(self._net_limits, self._wire_limits, self.counters)
-        engine = Engine(self._entropy.token, retention=self.retention)
+        engine = Engine(self._entropy.token, retention=self.retention, merging=Merging(b"".join, 8, 2))
         self.committer = committer = Committer(
             self.store, engine.decide, lambda decision: decision.results, hub.publish, Failed, self.clock, disk, disk,
             adds_data=adds_data, size_bytes=size_bytes,

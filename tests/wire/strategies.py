@@ -46,6 +46,7 @@ _ARGUMENTS: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
     "list.insert": (names, positions, values),
     "list.move": (names, positions),
     "list.remove": (names, elements),
+    "text.update": (names, st.binary(min_size=1, max_size=20)),
 }
 seen: st.SearchStrategy[list[dict[str, int]]] = st.just([]) | counts.map(lambda seq: [{"seen": seq}])
 
@@ -163,6 +164,10 @@ pairs = st.one_of(
     st.tuples(st.just("flag"), st.booleans()),
     st.tuples(st.just("map"), st.dictionaries(names, values, max_size=3)),
     st.tuples(st.just("list"), st.lists(st.tuples(positions, values).map(list), max_size=3)),
+    st.tuples(
+        st.just("text"),
+        st.tuples(seqs, st.lists(st.tuples(seqs, st.binary(min_size=1)).map(list), min_size=1, max_size=3)).map(list),
+    ),
 ).map(list)
 entries = st.one_of(
     st.builds(

@@ -253,6 +253,7 @@ _SHAPES: dict[str, tuple[type, ...]] = {
     "map": (dict,),
     "bounded": (dict,),
     "list": (list,),
+    "text": (list,),
 }
 
 
@@ -289,7 +290,14 @@ def _is_list(value: list[Any]) -> bool:
     return all(type(item) is list and len(item) == 2 and type(item[0]) is bytes for item in value)
 
 
-_INSIDE: dict[str, Callable[[Any], bool]] = {"bounded": _is_stock, "list": _is_list}
+def _is_text(value: list[Any]) -> bool:
+    """A seq, and [seq, update] of each update after it."""
+    if len(value) != 2 or type(value[0]) is not int or type(value[1]) is not list or not value[1]:
+        return False
+    return all(type(item) is list and [type(each) for each in item] == [int, bytes] for item in value[1])
+
+
+_INSIDE: dict[str, Callable[[Any], bool]] = {"bounded": _is_stock, "list": _is_list, "text": _is_text}
 
 
 def _outcomes_out(entries: Iterable[m.OutcomeEntry], binding: Binding) -> list[Value]:

@@ -37,6 +37,7 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "list.insert": ("field", "position", "value"),
     "list.move": ("field", "position"),
     "list.remove": ("field", "element"),
+    "text.update": ("field", "update"),
     "expect": ("field",),
     "unique": ("field", "key"),
 }
@@ -91,6 +92,8 @@ def _argument(kind: str, value: Value, where: str) -> Value:
         return value
     if kind in ("position", "element"):
         return _checked_place(kind, value, where)
+    if kind == "update" and not (isinstance(value, bytes) and value):
+        raise InvalidInput(f"{where}: expected bytes, at least one")
     check = _OF_LEASES.get(kind)
     return checked(value, where) if check is None else check(value, where)
 

@@ -129,4 +129,5 @@ _RULES: dict[str, Callable[..., Value]] = {
     "list.insert": _inserted,
     "list.move": _placed,
     "list.remove": _taken_out,
+    "text.update": lambda before, update: [0, [*(before or [0, []])[1], [None, update]]],
 }

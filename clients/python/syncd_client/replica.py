@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from . import leases
+from . import leases, texts
 from .codec import change_bytes
 from .errors import InvalidInput
 from .messages import (
@@ -37,7 +37,7 @@ from .messages import (
 from .operations import Operation
 from .renaming import cut_off, note_fork, take_up_lost, with_former
 from .replay import State, replayed
-from .sums import MODULUS, bucket_of, document_sum, hashed, key_hash, sum_bytes
+from .sums import MODULUS, bucket_of, document_sum, field_sum, hashed, key_hash, sum_bytes
 from .tables import DocumentRow, Entry, Key, OutcomeRow, RefusedRow, SpaceRow, Tables
 from .values import INTEGER_MAX
 
@@ -254,15 +254,18 @@ def _put_document(tx: Tables, space: str, doc: DocumentEntry) -> int:
         tx.put_document(space, DocumentRow(doc.collection, doc.id, doc.rev, fields))
         return added + document_sum(doc.collection, doc.id, doc.rev, fields)
 
-    def field_sum(name: str, field: FieldValue | None) -> int:
-        return 0 if field is None else hashed(["f", doc.collection, doc.id, name, field[1]])
+    def summed(name: str, field: FieldValue | None) -> int:
+        return 0 if field is None else field_sum(doc.collection, doc.id, name, field)
 
     added = hashed(["d", doc.collection, doc.id, doc.rev]) - hashed(["d", doc.collection, doc.id, old.rev])
     fields = dict(old.fields)
     for name, field in doc.fields.items():
-        added += field_sum(name, field) - field_sum(name, fields.pop(name, None))
+        before = fields.pop(name, None)
         if field is not None:
+            if field[0] == "text":
+                field = ("text", texts.joined(None if before is None else before[1], field[1]))
             fields[name] = field
+        added += summed(name, field) - summed(name, before)
     tx.put_document(space, DocumentRow(doc.collection, doc.id, doc.rev, fields))
     return added
 

@@ -21,6 +21,7 @@ from .operations import Operation, operation, operation_from
 from .replica import Position
 from .sums import sum_bytes
 from .tables import Entry, Key, OutcomeRow, RefusedRow, SpaceRow, Tables
+from .texts import TextField
 from .values import Value
 from .watching import Following, Hearing, Watcher
 
@@ -312,6 +313,10 @@ class Space:
     def list_field(self, collection: str, id: str, field: str) -> ListField:
         """A field of type list: its elements, and what can be done to them."""
         return ListField(self, collection, id, field)
+
+    def text_field(self, collection: str, id: str, field: str) -> TextField:
+        """A field of type text: its updates. `syncd_client.editing` edits one as a Yjs document."""
+        return TextField(self, collection, id, field)
 
     # -- stocks ------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+from . import texts
 from .values import Value, encoded
 
 MODULUS = 2**64
@@ -30,9 +31,14 @@ def bucket_of(hash_: bytes) -> int:
 
 def document_sum(collection: str, id: str, rev: int, fields: Mapping[str, tuple[str, Value]]) -> int:
     total = hashed(["d", collection, id, rev])
-    for name, (_type, value) in fields.items():
-        total += hashed(["f", collection, id, name, value])
+    for name, field in fields.items():
+        total += field_sum(collection, id, name, field)
     return total % MODULUS
+
+
+def field_sum(collection: str, id: str, name: str, field: tuple[str, Value]) -> int:
+    type_, value = field
+    return hashed(["f", collection, id, name, texts.rev_of(value) if type_ == "text" else value])
 
 
 def sum_bytes(total: int) -> bytes:

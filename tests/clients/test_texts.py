@@ -1,0 +1,166 @@
+"""Texts on a device: an editor keeps what its person sees, whatever was refused, and others can read what it sends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from syncd_client import InvalidInput, Space
+from syncd_client.texts import joined as grown
+from syncd_client.texts import rev_of
+
+from . import peer as p
+from .peer import SPACE, Peer
+from .test_device import device_at, joined
+
+pycrdt = pytest.importorskip("pycrdt", reason="pycrdt is not there: texts are not edited")
+editing = pytest.importorskip("syncd_client.editing")
+
+
+def update_of(text: str) -> bytes:
+    doc = pycrdt.Doc()
+    doc.get("text", type=pycrdt.Text).insert(0, text)
+    return bytes(doc.get_update())
+
+
+def shown_by(*updates: bytes) -> str:
+    """What another Yjs library makes of updates."""
+    doc = pycrdt.Doc()
+    for update in updates:
+        doc.apply_update(update)
+    return str(doc.get("text", type=pycrdt.Text))
+
+
+def editor_of(space: Space) -> Any:
+    return editing.TextEditor(space.text_field("notes", "n1", "body"))
+
+
+async def test_what_was_refused_is_made_anew_under_another_client_id(tmp_path: Path, autojump_clock: MockClock) -> None:
+    peer, first = Peer(), update_of("base")
+    async with device_at(tmp_path, peer) as device:
+        space = device.space(SPACE)
+        space.subscribe()
+        wire = await joined(peer, 1)
+        await wire.delta(0, 1, [["notes", "n1", 1, 1, {"body": ["text", [0, [[1, first]]]]}]])
+        await space.wait_complete()
+        editor = editor_of(space)
+        before = editor.client_id
+        editor.insert(4, " móre")
+        refused = editor.commit()
+        editor.insert(0, "a ")
+        later = editor.commit()
+        answers = []
+        while len(answers) < 2:
+            for n, nonce, *_, operations in (await wire.expect(p.PUSH, skipping=(p.ACK,)))["changes"]:
+                answers.append([n, nonce, *(("too_large", None) if n == 1 else ("applied", 2))])
+                second = operations[0][4]
+        await wire.outcomes(*answers)
+        assert (await refused.outcome()).seq is None
+        assert (await later.outcome()).seq == 2
+        assert shown_by(first, second) in ("base", "a base"), "what follows a gap may be shown, or wait for ever"
+        editor.refresh()
+        assert str(editor) == "a base móre"
+        assert editor.client_id != before
+        push = await wire.expect(p.PUSH, skipping=(p.ACK,))
+        assert shown_by(first, second, push["changes"][0][4][0][4]) == "a base móre"
+        assert editor.commit() is None, "nothing is made twice"
+        await wire.outcomes([3, push["changes"][0][1], "applied", 3])
+        await wire.delta(
+            1, 3, [["notes", "n1", 3, 0, {"body": ["text", [1, [[2, second], [3, push["changes"][0][4][0][4]]]]]}]]
+        )
+        await space.wait_settled()
+        assert str(editor_of(space)) == "a base móre"
+        assert not editor.refresh()
+
+
+async def test_an_editor_is_an_editor_of_texts(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with device_at(tmp_path, Peer(), online=False) as device:
+        space = device.space(SPACE)
+        space.create("notes", "n1", {"title": "reg"})
+        with pytest.raises(InvalidInput, match="title is a reg, not a text"):
+            space.text_field("notes", "n1", "title").updates()
+        with pytest.raises(InvalidInput, match="at least one"):
+            space.text_field("notes", "n1", "body").update(b"")
+        editor = editor_of(space)
+        assert editor.commit() is None
+        editor.insert(0, "hi 😀 you")
+        editor.commit()
+        editor.delete(3, 2)
+        assert editor.commit() is not None, "a deletion is an edit, too"
+        assert editor.commit() is None
+        assert str(editor_of(space)) == "hi you"
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_two_that_edit_offline_come_to_one_text(seed: int, tmp_path: Path, autojump_clock: MockClock) -> None:
+    random = Random(seed)
+    fields = []
+    async with (
+        device_at(tmp_path / "a", Peer(), online=False) as a,
+        device_at(tmp_path / "b", Peer(), online=False) as b,
+    ):
+        for device in (a, b):
+            device.space(SPACE).create("notes", "n1")
+            fields.append(device.space(SPACE).text_field("notes", "n1", "body"))
+        editors, sent = [editing.TextEditor(field) for field in fields], [0, 0]
+        for _ in range(40):
+            who = random.randrange(2)
+            editor = editors[who]
+            if str(editor) and random.random() < 0.3:
+                at = random.randrange(len(str(editor)))
+                editor.delete(at, random.randint(1, len(str(editor)) - at))
+            else:
+                editor.insert(random.randint(0, len(str(editor))), random.choice(("a", "é", "😀b")))
+            if random.random() < 0.5:
+                editor.commit()
+            if random.random() < 0.1:
+                editors[who] = editing.TextEditor(fields[who]) if editor.commit() is None else editor
+            if random.random() < 0.2:
+                given = fields[1 - who].updates()[sent[1 - who] :]
+                sent[1 - who] += len(given)
+                if given:
+                    fields[who].update(*given)
+                editor.refresh()
+        for who in (0, 1, 0, 1):
+            editors[who].commit()
+            given = fields[1 - who].updates()
+            if given:
+                fields[who].update(*given)
+            editors[who].refresh()
+        assert str(editors[0]) == str(editors[1]) == shown_by(*fields[0].updates(), *fields[1].updates())
+
+
+updates = st.lists(st.integers(1, 3), min_size=1, max_size=12)
+
+
+@given(updates, st.data())
+def test_what_is_told_twice_is_kept_once(sizes: list[int], data: st.DataObject) -> None:
+    every = [[seq, bytes([seq, i])] for seq, size in enumerate(sizes, 1) for i in range(size)]
+    kept = None
+    has = 0
+    while has < len(sizes):
+        told_from, to = data.draw(st.integers(0, has)), data.draw(st.integers(has + 1, len(sizes)))
+        kept = grown(kept, [told_from, [item for item in every if told_from < item[0] <= to]])
+        has = to
+        assert kept == [0, [item for item in every if item[0] <= has]]
+        assert rev_of(kept) == has
+
+
+def test_a_long_text_is_kept_short() -> None:
+    doc, sent = pycrdt.Doc(), []
+    text = doc.get("text", type=pycrdt.Text)
+    kept: Any = None
+    for seq in range(1, 1_200):
+        before = doc.get_state()
+        text.insert(0, str(seq % 10))
+        sent.append(doc.get_update(before))
+        kept = grown(kept, [seq - 1, [[seq, sent[-1]]]])
+    assert len(kept[1]) < 1_025
+    assert rev_of(kept) == 1_199
+    assert shown_by(*(update for _, update in kept[1])) == str(text)
