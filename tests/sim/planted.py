@@ -331,8 +331,8 @@ MUTANTS = (
     Mutant(
         "an acknowledgement moves a consumer to the head",
         "syncd.engine.feeding", "consumer_acked",
-        "complete=max(found.complete, place.complete),\n        resume=max(found.resume, place.resume),",
-        "complete=row.head,\n        resume=row.head,",
+        "complete = max(found.complete, place.complete)\n",
+        "complete = row.head\n    place = place._replace(resume=row.head)\n",
         seeds=((2, "rogue"), (4, "rogue")),
     ),
     # -- half-open connections, slow readers, storms, disks ----------------------------------------------------------
