@@ -19,6 +19,7 @@ from rich.console import Console
 
 from syncd.app.demo.edge import edge
 from syncd.app.demo.stage import Daemon, DeviceProcess, StageError
+from syncd.app.demo.stock import SHOP, stock
 from syncd.app.demo.story import CART, PARTY, ROUTE, TRIP, Story, cast, grants_of
 from syncd.app.demo.verify import Replica, Verdict, verdict
 from syncd.engine.grants import parsed_grant
@@ -98,6 +99,7 @@ async def _play(options: Options, directory: Path, console: Console) -> int:
         await story.crash(options.seconds / 2)
         await story.unite()
         await story.explain(made, _token(daemon, "ann"))
+        await stock(story)
         replicas = await _replicas(devices)
         found = _verdict(daemon, devices, replicas)
         found = replace(found, problems=(*story.problems, *found.problems))
@@ -144,9 +146,11 @@ def _verdict(daemon: Daemon, devices: Sequence[DeviceProcess], replicas: Sequenc
 def _conclude(
     options: Options, console: Console, story: Story, devices: Sequence[DeviceProcess], found: Verdict
 ) -> int:
-    story.scene("9. The verdict")
+    story.scene("10. The verdict")
     names = [
-        space for space in (CART, TRIP, ROUTE, PARTY, "user/ann") if any(space in device.spaces for device in devices)
+        space
+        for space in (CART, TRIP, ROUTE, SHOP, PARTY, "user/ann")
+        if any(space in device.spaces for device in devices)
     ]
     acknowledged = sum(len(device.acknowledged) for device in devices)
     refused = sum(change.seq is None for device in devices for change in device.acknowledged.values())
