@@ -105,6 +105,17 @@ def test_what_another_replica_left_between_is_not_claimed_to_be_seen(store: Stor
     assert (again.nonce, again.context) == ((2).to_bytes(8), (Former(old, 1, 5),))
 
 
+def test_what_the_other_copy_sent_for_both_is_seen(store: Store) -> None:
+    """A copy that was refused hears later that its changes are recorded: the other holds the same, and sent them."""
+    old = store.device
+    for number in (1, 2, 3):
+        commit(store, number)
+    answer(store, outcome(1, 1, 5), forked=2)
+    answer(store, outcome(2, 2, 9), outcome(3, 3, 11))
+    rename(store)
+    assert commit(store, 4).context == (Former(old, 3, 11),)
+
+
 def test_a_context_is_cut_where_a_restored_server_lost_it(store: Store) -> None:
     commit(store, 1)
     commit(store, 2)

@@ -304,17 +304,12 @@ def take_outcomes(tx: Tables, message: Outcomes) -> Answered:
         touched.update(dict.fromkeys(operation.key for operation in entry.operations))
     if settled:  # else a message about a space that is not known here would leave a row
         row = replace(_with_settled(tx, row), epoch=message.epoch)  # what has a seq is a position of it
-        tx.put_space(replace(row, own_seq=max(row.own_seq, _last_seq(row, settled))))
+        # What another replica of the id made lies between those that have all answers before them, and the rest.
+        in_order = (outcome.seq or 0 for outcome in settled if outcome.n <= row.settled)
+        tx.put_space(replace(row, own_seq=max(row.own_seq, *in_order, 0)))
     if forked is not None:
         note_fork(tx, row.name, forked)
     return Answered(tuple(settled), tuple(touched), forked)
-
-
-def _last_seq(row: SpaceRow, settled: Sequence[OutcomeRow]) -> int:
-    """The last seq among changes of this id that follow each other without a gap. What another replica of the id made
-    lies between them and what comes later, if the server takes that."""
-    limit_n = row.next_n if row.resend_n is None else row.resend_n
-    return max((outcome.seq or 0 for outcome in settled if outcome.n < limit_n), default=0)
 
 
 def _store_outcome(tx: Tables, row: SpaceRow, entry: Entry, answer: OutcomeEntry) -> OutcomeRow:
