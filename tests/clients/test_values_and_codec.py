@@ -130,6 +130,7 @@ arguments: dict[str, st.SearchStrategy[Any]] = {
     "key": names,
     "value": values,
     "by": st.integers(1, 9),
+    "update": st.binary(min_size=1, max_size=20),
     "number": st.integers(-9, 9) | st.just(0.5),
     "element": st.just(b"element1"),
     "lease": st.just(b"sixteen bytes..."),

@@ -335,7 +335,7 @@ def test_whatever_crashes_between_delivery_and_ack_no_change_is_lost(steps: list
             delta = backend.next(argument)
             assert all(entry.rev > here.resume for entry in delta.docs), "what was acknowledged does not come again"
             worker.take(delta)
-            in_hand = worker.place
+            in_hand = worker.place = backend.after(here, delta)
         elif step == "ack" and in_hand is not None:
             stands = one(backend.ack(in_hand), Consumer).place
             assert stands == in_hand == backend.consumer().place
