@@ -34,6 +34,7 @@ from syncd.engine.commands import (
 from syncd.engine.frontier import Retention
 from syncd.engine.reading import Cursor
 from tests.engine.reconcile import reconcile
+from tests.oracle.histories import exact
 from tests.oracle.replica import Key, Replica, Shown
 from tests.sim.auditor import SpaceAudit, Violation
 from tests.sim.determinism import sleep
@@ -221,7 +222,7 @@ class CollectionWork(Work):
             row = space_row(tx, space)
         if row is None or row.head != audit.oracle.head:
             return
-        wanted = audit.oracle.state()
+        wanted = exact(audit.oracle.state())
         for seq, state in shots:
             replica = Replica(seq, seq, documents=dict(state))
             if seq < row.floor:
@@ -235,8 +236,9 @@ class CollectionWork(Work):
                         raise Violation(
                             "S12", f"{space}: by pages from {seq} to {row.head}: {error}", "server"
                         ) from None
-            if replica.documents != wanted:
-                keys = [key for key in {**replica.documents, **wanted} if replica.documents.get(key) != wanted.get(key)]
+            got = exact(replica.documents)
+            if got != wanted:
+                keys = [key for key in {**got, **wanted} if got.get(key) != wanted.get(key)]
                 way = "by comparison" if seq < row.floor else "by pages"
                 told = f"{space}: {way} from {seq} to {row.head}, floor {row.floor}: {keys[:3]} differ"
                 raise Violation("S12", told, "server")

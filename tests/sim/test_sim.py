@@ -100,6 +100,7 @@ def test_a_topic_sees_everything_and_can_fail_a_run(monkeypatch: pytest.MonkeyPa
             self.count("check")
             raise Violation("S8", "a topic's rule is broken")
 
+    monkeypatch.setattr(world, "TOPICS", ())
     without = simulate(13)
     monkeypatch.setattr(world, "TOPICS", (Topic("curious", Curious, profiles=("storm",)),))
     assert simulate(13).hash == without.hash
