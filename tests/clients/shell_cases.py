@@ -186,6 +186,20 @@ async def a_new_token_asks_again_for_what_the_old_one_was_refused(stage: Stage) 
 
 
 @case
+async def a_new_token_pushes_again_what_the_old_one_might_not_write(stage: Stage) -> None:
+    tokens = iter(["reader of nothing", "writer"])
+    async with stage.device(token=lambda: next(tokens)) as device:
+        change = device.space(p.SPACE).create("items", "a")
+        wire = await stage.welcomed(expires=1_000_000 + 100_000, ping_ms=600_000)
+        await wire.expect(p.PUSH)
+        await wire.say(p.ERROR, code=18, name="forbidden", retry="never", space=p.SPACE)
+        assert (await wire.expect(p.REFRESH))["token"] == "writer"
+        push = await wire.expect(p.PUSH)
+        await wire.outcomes([1, push["changes"][0][1], "applied", 1])
+        assert (await change.outcome()).seq == 1
+
+
+@case
 async def a_provider_that_fails_is_asked_again_while_the_token_lives(stage: Stage) -> None:
     asked_s: list[float] = []
 

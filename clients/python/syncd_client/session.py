@@ -361,7 +361,10 @@ class Session:
     def renewed(self, token: str) -> None:
         """A new token, which may grant what the last one did not: ask again for what was refused."""
         self.say(m.Refresh(token))
-        for space in self.links:
+        for space, link in self.links.items():
+            if link.retry_s == float("inf"):
+                link.retry_s = 0.0
+                link.rewind(1)
             self.rejoin(space)
 
     def say(self, message: m.ClientMessage) -> None:
