@@ -1,5 +1,6 @@
 """Signals and presence through the reference client: what an application hears, and what is said again by itself."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from syncd_client import InvalidInput
+from syncd.wire.limits import DEFAULT
+from syncd_client import InvalidInput, State
 from syncd_client import messages as m
 from syncd_client.live import Live, PresenceChanged, Signal
 from syncd_client.session import Session
@@ -45,6 +47,24 @@ async def test_two_devices_hear_and_see_each_other(tmp_path: Path, autojump_cloc
         ours.announce(None)
         await b.wait_until(lambda: theirs.present_count == 0)
         assert theirs.present() == ()
+
+
+async def test_signals_said_at_once_fit_the_frames_that_a_server_takes(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with (
+        world(wire_limits=replace(DEFAULT, frame_bytes_max=20_000)) as w, opened(w, tmp_path / "a", 1) as a,
+    ):  # fmt: skip
+        space = a.space(SPACE)
+        space.subscribe()
+        await a.sync()
+        with space.signals() as heard:
+            for number in range(8):
+                assert space.signal(f"at {number}", "x" * 4000)
+            with trio.fail_after(60):
+                keys = [(await anext(heard)).key for _ in range(8)]
+            assert keys == [f"at {number}" for number in range(8)]
+        assert a.status.state is State.READY
 
 
 async def test_what_was_announced_is_said_again_after_a_reconnect_and_nobody_leaves(

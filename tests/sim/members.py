@@ -65,6 +65,11 @@ class MemberWork(Work):
                 if row.is_subscribed and client.session.is_shut(row.name) and self.world.may_read(device, row.name):
                     client.space(row.name).subscribe()
                     left.append(f"{device.name} is let in again to {row.name}")
+                # Nobody tells one who does not listen that he may write by now; the next connection tries.
+                link = client.session.links.get(row.name)
+                if link is not None and link.retry_s == float("inf") and self.world.may_write(device, row.name):
+                    client.network_changed()
+                    left.append(f"{device.name} may push to {row.name} by now")
                 if self._owes_purge(device, row.name) and row.is_subscribed:
                     left.append(f"{device.name} has not confirmed that its copy of {row.name} is gone")
         return left

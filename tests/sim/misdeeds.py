@@ -586,6 +586,8 @@ async def reads_a_little_at_a_time(rogue: Rogue) -> None:
             await talk.say("pong")
             await sleep(1.5 if trio.current_time() < end_s else 0.05)
             if trio.current_time() > end_s + 600:
+                if "collection" in rogue.world.works:  # it is told to compare by now, and does not
+                    raise Disturbed("read for longer than it is waited for")
                 raise talk.wrong("does not come to the head")
 
 

@@ -220,12 +220,15 @@ class Conversation:
             self.session.renewed(token)
 
 
+_LARGE = (m.Push, m.Sums, m.Signal)
+
+
 def _frames(messages: Sequence[m.ClientMessage]) -> list[list[m.ClientMessage]]:
-    """Messages in their order, in frames: a push or sums alone, because they may fill one; small ones together."""
+    """Messages in their order, in frames: what may fill a good part of one alone, small ones together."""
     frames: list[list[m.ClientMessage]] = []
     for message in messages:
-        fits = frames and len(frames[-1]) < FRAME_MESSAGES_MAX and not isinstance(frames[-1][-1], m.Push | m.Sums)
-        if fits and not isinstance(message, m.Push | m.Sums):
+        fits = frames and len(frames[-1]) < FRAME_MESSAGES_MAX and not isinstance(frames[-1][-1], _LARGE)
+        if fits and not isinstance(message, _LARGE):
             frames[-1].append(message)
         else:
             frames.append([message])
