@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -318,7 +319,7 @@ def test_changes_are_kept_until_they_are_safe_and_offered_again_after_a_restore(
             replica.join(tx, SPACE)
             replica.take_subscribed(tx, m.Subscribed(SPACE, EPOCH, 0, 0, "writer", "live"))
             replica.take_outcomes(tx, m.Outcomes(SPACE, EPOCH, (m.OutcomeEntry(1, entry.nonce, "applied", 1),)))
-            docs = (m.DocumentEntry("c", "0", 1, m.RESET, {}),)
+            docs = (m.DocumentEntry("c", "0", 1, 1, {}),)
             replica.take_delta(tx, m.Delta(SPACE, EPOCH, 0, 0, 1, 0, CHAIN, docs, True))
         assert store.outbox(SPACE) == []
         with store.transaction() as tx:
@@ -400,3 +401,19 @@ def test_a_copy_without_its_installation_file_is_another_installation(tmp_path: 
     (tmp_path / "installation").unlink()
     assert opened()[0] == device
     assert opened()[1] != installation
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_first_download_asked_for_with_less_is_not_taken_on_top_of_what_is_here(is_whole: bool) -> None:
+    """It leaves out what was deleted up to its start, which may be among what came meanwhile."""
+    with stores() as reopened:
+        store = reopened()
+        here = m.DocumentEntry("c", "1", 2, m.RESET, {})
+        first = m.Delta(SPACE, EPOCH, 0, 0, 3 if is_whole else 2, 0, CHAIN, (here,), is_whole, 3)
+        later = m.Delta(SPACE, EPOCH, 0, 0 if is_whole else 2, 5, 0, CHAIN, (), True, 5)  # c/1 was deleted as 4
+        with store.transaction() as tx:
+            replica.join(tx, SPACE)
+            replica.take_subscribed(tx, m.Subscribed(SPACE, EPOCH, 3, 0, "writer", "live"))
+            assert replica.take_delta(tx, first).what == ("applied" if is_whole else "staged")
+            assert replica.take_delta(tx, later).what == "gap"
+            assert replica.take_delta(tx, replace(later, start=3)).what == "applied"

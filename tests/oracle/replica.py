@@ -51,6 +51,8 @@ class Replica:
             return True
         if delta.from_ > self.complete or (self.staged and delta.after > self.resume):
             return False
+        if delta.start is not None and (known := self.complete or self.start) and delta.start > known:
+            return False
         self.staged.append(delta)
         self.resume, self.start = delta.to, delta.start
         if delta.complete:

@@ -173,6 +173,10 @@ def take_delta(tx: Tables, delta: Delta) -> Applied:
     # `after` beyond `resume` means that pages between the two were never received, also when none is staged yet.
     if delta.from_seq > row.complete or delta.after > row.resume:
         return Applied("gap")
+    # A first download leaves out what was deleted up to its `start`. One asked for while less was here may come late.
+    known = row.complete or row.start
+    if delta.start is not None and known and delta.start > known:
+        return Applied("gap")
     if not delta.complete:
         tx.add_page(row.name, delta.to, delta.docs)
         start = delta.start if row.start is None else row.start
