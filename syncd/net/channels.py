@@ -4,6 +4,7 @@ Owns the shape of one subscription's place (`Channel`), of the subscribers of a 
 a delivery need of each other. Must not know how bytes leave (`delivery`), nor what is handed out (`hub`, `live`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +26,8 @@ from syncd.wire.session import Step, Subscription, subscription_after
 
 if TYPE_CHECKING:
     from syncd.net.delivery import Delivery
+
+SLICE = 256  # sends between two checkpoints: some 2 ms
 
 
 class Room:
@@ -53,6 +56,20 @@ class Seat:
     ref: bytes
     is_watching: bool = False
     is_present: bool = False
+
+
+async def in_turns(channels: list["Channel"], sends: int, hand_out: Callable[[list["Channel"]], None]) -> int:
+    """Hand out to all of them, with turns for others; `sends` since the last of these, before and after."""
+    start = 0
+    while start < len(channels):
+        if sends >= SLICE:
+            await trio.lowlevel.checkpoint()
+            sends = 0
+        part = channels[start : start + SLICE - sends]
+        hand_out(part)
+        start += len(part)
+        sends += len(part)
+    return sends
 
 
 class Rooms(Protocol):

@@ -16,6 +16,7 @@ handed a live delta that begins behind a change which took the right to read fro
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -23,7 +24,7 @@ import trio
 from syncd.engine.commands import Decision, Pushed, Regrant
 from syncd.engine.grants import Role
 from syncd.env.ports import TransportClosed
-from syncd.net.channels import Channel, Room
+from syncd.net.channels import SLICE, Channel, Room, in_turns
 from syncd.net.counters import Counters
 from syncd.net.delivery import Delivery
 from syncd.net.formats import FORMATS
@@ -35,7 +36,6 @@ from syncd.wire.limits import JSON_FACTOR, Limits
 from syncd.wire.messages import Delta, Presence
 from syncd.wire.session import Subscription
 
-SLICE = 256  # sends between two checkpoints: some 2 ms
 SEND_BYTES = 2048  # to encode, deflate and frame so many costs about one send more
 
 
@@ -249,27 +249,16 @@ class Hub:
                     is_sendable = len(payload) <= self._delta_bytes_max * (JSON_FACTOR if codec.is_text else 1)
                     data = format.framed(payload) if is_sendable else None
                     sends += 1 + len(payload) // SEND_BYTES
-                    sends = await _fan_out(delta, data, list(live), sends, self.counters)
+                    sends = await in_turns(list(live), sends, partial(self._hand_out, delta, data))
         return sends
 
-
-async def _fan_out(delta: Delta, data: bytes | None, channels: list[Channel], sends: int, counters: Counters) -> int:
-    """To all of them, with turns for others; how many sends there were since the last."""
-    start = 0
-    while start < len(channels):
-        if sends >= SLICE:
-            await trio.lowlevel.checkpoint()
-            sends = 0
-        part = channels[start : start + SLICE - sends]
+    def _hand_out(self, delta: Delta, data: bytes | None, part: list[Channel]) -> None:
         if data is None:
             _leave_behind(part)
         else:
             sent = _hand_out(delta, data, part)
-            counters.deltas_sent += sent
-            counters.bytes_sent += sent * len(data)
-        start += len(part)
-        sends += len(part)
-    return sends
+            self.counters.deltas_sent += sent
+            self.counters.bytes_sent += sent * len(data)
 
 
 def _hand_out(delta: Delta, data: bytes, channels: list[Channel]) -> int:

@@ -18,6 +18,7 @@ process lives, another in each space; neither tells its id.
 
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from hashlib import blake2b
 from math import inf
 from typing import Final
@@ -27,7 +28,7 @@ import trio
 from syncd.engine.commands import Author
 from syncd.engine.grants import Role
 from syncd.env.ports import TransportClosed
-from syncd.net.channels import Channel, Room
+from syncd.net.channels import SLICE, Channel, Room, in_turns
 from syncd.net.counters import Counters
 from syncd.net.formats import FORMATS
 from syncd.net.limits import NetLimits
@@ -39,7 +40,6 @@ from syncd.wire import messages as m
 from syncd.wire.errors import MALFORMED, SIGNAL_LIMITED, SIGNAL_REFUSED, ProtocolError, error
 from syncd.wire.limits import SIGNALS_BURST_MAX, Limits
 
-SLICE: Final = 256  # sends between two checkpoints, as for deltas
 REF_BYTES: Final = 8
 # How long joins and leaves are collected: a crowd that comes together is told of in a few messages, not one for each.
 PRESENCE_BATCH_S: Final = 0.25
@@ -337,24 +337,14 @@ class Live:
             if format.codec is not codec:
                 codec = format.codec
                 payload = codec.encode(*said)
-            sends = await self._send(format.framed(payload), channels, taken, len(said), sends)
+            hand_out = partial(self._hand_out, format.framed(payload), taken, len(said))
+            sends = await in_turns(channels, sends, hand_out)
         return sends
 
-    async def _send(
-        self, data: bytes, channels: list[Channel], taken: list[Waiting] | None, count: int, sends: int
-    ) -> int:
-        start = 0
-        while start < len(channels):
-            if sends >= SLICE:
-                await trio.lowlevel.checkpoint()
-                sends = 0
-            part = channels[start : start + SLICE - sends]
-            sent = _hand_out(part, data, taken)
-            self._counters.signals["sent" if taken is not None else "presence"] += sent * count
-            self._counters.bytes_sent += sent * len(data)
-            start += len(part)
-            sends += len(part)
-        return sends
+    def _hand_out(self, data: bytes, taken: list[Waiting] | None, count: int, part: list[Channel]) -> None:
+        sent = _hand_out(part, data, taken)
+        self._counters.signals["sent" if taken is not None else "presence"] += sent * count
+        self._counters.bytes_sent += sent * len(data)
 
 
 def _is_watching(channel: Channel) -> bool:

@@ -166,6 +166,41 @@ async def test_a_forked_device_goes_on_under_another_id(tmp_path: Path, autojump
         await space.wait_settled()
 
 
+async def test_a_forked_device_offers_what_it_has_in_a_space_that_it_may_not_read(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Else the answer that the old id waits for never comes, and nothing of any space goes out."""
+    peer = Peer()
+    async with device_at(tmp_path, peer) as device:
+        space, other = device.space(SPACE), device.space("other")
+        space.subscribe()
+        wire = await joined(peer)
+        old, change = device.id, space.create("items", "a")
+        await wire.expect(p.PUSH)
+        await device.go_offline()
+        other.subscribe()
+        other.create("items", "c")
+        device.go_online()
+        wire = await peer.next()
+        await wire.welcome()
+        asked = [await wire.expect(p.SUBSCRIBE) for _ in (space, other)]
+        assert {each["space"] for each in asked} == {SPACE, "other"}
+        await wire.outcomes(forked=1)
+        place = {"space": SPACE, "epoch": p.EPOCH, "head": 0, "safe": 0, "role": "writer", "mode": "live"}
+        await wire.say(p.SUBSCRIBED, **place)
+        await wire.say(p.REVOKED, space="other", reason="not granted")
+        assert (await wire.expect(p.PUSH, skipping=(p.ACK,)))["space"] == "other"
+        await wire.say(p.ERROR, code=18, name="forbidden", retry="never", space="other")
+        await wire.expect(p.BYE, skipping=(p.ACK, p.PURGED))
+        wire = await peer.next()
+        await wire.welcome()
+        assert device.id != old
+        await wire.say(p.SUBSCRIBED, **place)
+        pushed = (await wire.expect(p.PUSH, skipping=(p.ACK, p.SUBSCRIBE)))["changes"][0]
+        await wire.outcomes([pushed[0], pushed[1], "applied", 1])
+        assert (await change.outcome()).seq == 1
+
+
 async def test_an_expired_epoch_is_left_and_the_outbox_offered_again(tmp_path: Path, autojump_clock: MockClock) -> None:
     peer = Peer()
     new_epoch = b"F" * 16

@@ -7,10 +7,10 @@ import trio
 from trio.testing import MockClock
 
 from syncd.engine.commands import Decision
-from syncd.net.channels import Room
+from syncd.net.channels import SLICE, Room
 from syncd.net.connection import Connection
 from syncd.net.delivery import Delivery
-from syncd.net.hub import SLICE, Hub
+from syncd.net.hub import Hub
 from syncd.net.limits import NetLimits
 from syncd.wire.codec import MSGPACK, Codec
 from syncd.wire.limits import DEFAULT, Limits

@@ -456,8 +456,10 @@ class Session:
 
     def _has_said_all(self, tx: Tables, row: SpaceRow, link: Link) -> bool:
         """Nothing is left that this connection could still get an answer to."""
-        is_mute = tx.setting("forked") is not None or link.retry_s == float("inf")
-        return link.phase == "shut" and (is_mute or not tx.unanswered(row.name, 1, 1))
+        if link.phase != "shut" or link.retry_s == float("inf"):
+            return link.phase == "shut"
+        left = tx.unanswered(row.name, 1, 1)
+        return not left or not renaming.sends(row, left[0].n, leaving=renaming.is_leaving(tx))
 
     def _pushes(self, tx: Tables, row: SpaceRow, link: Link, now_s: float) -> list[m.ClientMessage]:
         if not link.flights:
