@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 KEYS = ("typing", "at", "price")
+BURST = 130  # more than a device may say at once: what is too much is refused, and the connection stays
 
 
 class SignalWork(Work):
@@ -44,7 +45,8 @@ class SignalWork(Work):
         elif what < 0.15:
             space.announce(self.random.choice((True, None)))
         else:
-            for _ in range(self.random.choice((1, 1, 5))):
+            count = self.random.choice((1, 1, 5))
+            for _ in range(BURST if what > 0.995 else count):
                 self._number += 1
                 ttl_ms = self.random.choice((200, 5_000, 60_000))
                 self._ttl_ms[self._number] = ttl_ms

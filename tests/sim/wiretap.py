@@ -146,8 +146,6 @@ class Wiretap:
     def _subscribe(self, body: dict[str, Any]) -> None:
         heard = self._spaces.setdefault(body["space"], Heard())
         heard.is_strict = heard.is_strict and heard.asked == heard.answered
-        if heard.asked and self._auditor.space(body["space"]).regrants:
-            heard.is_strict = False  # `subscribed` comes again when a role changes: whose answer it is cannot be told
         heard.asked += 1
         heard.had, heard.is_left = 0 if heard.is_left else max(heard.had, heard.complete), False
         heard.complete, heard.resume = body["complete"], body["resume"]
@@ -169,6 +167,8 @@ class Wiretap:
                 self._fail("S11", "is welcomed with a token that nobody looked at")
             elif name == "subscribed":
                 heard = self._spaces[body["space"]]
+                if heard.asked > 1 and self._auditor.space(body["space"]).regrants:
+                    heard.is_strict = False  # it comes again when a role changes: whose answer it is cannot be told
                 heard.answered, heard.revoked = min(heard.answered + 1, heard.asked), False
                 self._check_said(body["space"], body["head"])
             elif name == "delta":
