@@ -44,6 +44,7 @@ def signal_command(options: Options, space: str, key: str, value: Value, ttl_s: 
         async with options.device(online=True) as device:
             handle = device.space(space)
             handle.subscribe()
+            is_heard = False
             with handle.signals() as heard, trio.move_on_after(options.timeout_s):
                 await device.wait_until(lambda: handle.can_signal or _is_refused(device, space))
                 if handle.signal(key, value, ttl_s=ttl_s):
@@ -52,7 +53,10 @@ def signal_command(options: Options, space: str, key: str, value: Value, ttl_s: 
                         async for signal in heard:
                             if signal.is_own and signal.key == key:
                                 put_line(signal_line(signal))
-                                return 0
+                                is_heard = True
+                                nursery.cancel_scope.cancel()
+            if is_heard:
+                return 0
             if device.status.state is State.READY:
                 return failed(f"the signal was not taken{notices(device)}", FAILED)
             return failed(reason(options, device), UNREACHABLE)
@@ -61,7 +65,9 @@ def signal_command(options: Options, space: str, key: str, value: Value, ttl_s: 
 
 
 def _is_refused(device: Device, space: str) -> bool:
-    return any(notice.space == space and notice.what in ("signal", "revoked") for notice in device.watchers.notices)
+    return any(
+        notice.space == space and notice.what in ("signal", "revoked", "error") for notice in device.watchers.notices
+    )
 
 
 async def _stop_when_refused(device: Device, space: str, scope: trio.CancelScope) -> None:
