@@ -133,9 +133,6 @@ def explanation(found: Mapping[str, Any], as_json: bool) -> None:
         value = json_text(facts["value"]) if facts["visible"] else "not visible"
         click.echo(f"\n{field} ({facts['type']}) = {value}")
         click.echo(f"  {facts['sentence']}")
-    if found["changes"]:
-        click.echo()
-        Console(highlight=False, markup=False).print(changes_table(found["changes"]))
     for letter in found["refused"]:
         click.echo(
             f"kept as dead letter {letter['letter']}: {letter['kind']} of device {letter['device'][:8]},"

@@ -9,6 +9,7 @@ from typing import Any
 
 from syncd.core.documents import Document
 from syncd.notify import facts, profile
+from syncd.notify.civil import DAY_MS, offset_s
 from syncd.notify.desk import Desk
 from syncd.notify.limits import RECENT_SESSION_MS
 from syncd.notify.reports import SESSIONS, Series
@@ -18,6 +19,7 @@ from syncd.store.tables import PROFILES, DispatchRow
 
 SESSION_START, SESSION_END = "session.start", "session.end"
 RECEIPTS = ("seen", "opened", "dismissed")  # fields of a document of the inbox, as devices set them
+LEARNED_MS_MAX = 1_000 * DAY_MS  # what is older weighs next to nothing, whatever it is: 2^-11 of a session at its hour
 
 
 def begins_session(tx: Reader, user: str, now_ms: int) -> bool:
@@ -38,18 +40,22 @@ def session_began(desk: Desk, at_ms: int) -> bool:
     with the one before."""
     if desk.profile.sessions and _goes_on(desk.profile.latest_ms, at_ms):
         return False
-    desk.profile = profile.with_session(desk.profile, at_ms, desk.offset_s)
-    desk.population = profile.with_session(desk.population, at_ms, desk.offset_s)
-    desk.count(at_ms, SESSIONS, sessions=1)
+    at_offset_s = offset_s(desk.zone, at_ms)
+    desk.profile = profile.with_session(desk.profile, at_ms, at_offset_s)
+    desk.population = profile.with_session(desk.population, at_ms, at_offset_s)
+    if desk.now_ms - at_ms < DAY_MS:  # a history that is posted later is no news of days that were reported long ago
+        desk.count(at_ms, SESSIONS, sessions=1)
     return True
 
 
-def event_came(desk: Desk, event: str, data: Mapping[str, Any]) -> None:
-    """An event about the user: it is counted where somebody asks for it, and shows what they care about, unless it is
-    what a workflow offers them."""
+def event_came(desk: Desk, event: str, data: Mapping[str, Any], at_ms: int) -> None:
+    """An event about the user, which happened at `at_ms`: it is counted where somebody asks for it, and shows what they
+    care about, unless it is what a workflow offers them. A session is learned as of its own time, so a backend can post
+    those of the past, from before there was syncd."""
     facts.counted(desk, event)
-    if event == SESSION_START:
-        session_began(desk, desk.now_ms)
+    at_ms = min(at_ms, desk.now_ms)
+    if event == SESSION_START and desk.now_ms - at_ms < LEARNED_MS_MAX:
+        session_began(desk, at_ms)
     elif event == SESSION_END:
         seconds = data.get("seconds")
         if isinstance(seconds, int | float) and not isinstance(seconds, bool):

@@ -38,8 +38,10 @@ class Decider:
             return refusal.detail
         data = {**(event.data if isinstance(event.data, dict) else {}), "type": event.type, "source": event.source}
 
+        at_ms = batch.now_ms if event.time_ms is None else event.time_ms
+
         def happened(desk: Desk) -> None:
-            learning.event_came(desk, event.type, data)
+            learning.event_came(desk, event.type, data, at_ms)
             if event.type == learning.SESSION_START:
                 watches.sessions(desk)
             if desk.standing.run_count:
