@@ -323,14 +323,17 @@ def run(directory: Path, *, quick: bool, say: Callable[[str], None]) -> list[Fig
     documents = DOCUMENTS_QUICK if quick else DOCUMENTS
     writers = WRITERS_QUICK if quick else WRITERS
     increments = INCREMENTS_QUICK if quick else INCREMENTS
-    where = directory / "daemon" / "store"
-    with Daemon(directory / "daemon", None, settings=RAISED | RETENTION) as daemon:
+    with Daemon(directory / "causality", None) as daemon:
         token = daemon.token("bench")
         say(f"returning: {writers} devices write to one document, one after the other")
+        where = directory / "causality" / "store"
         few, many = (_written(daemon, where, token, count) for count in (WRITERS_FEW, writers))
         say(f"returning: {increments} increments")
         counted = _counted(daemon, token, increments)
-        backs, first = _returned(daemon, where, token, directory, documents, say)
+        daemon.check()
+    with Daemon(directory / "returning", None, settings=RAISED | RETENTION) as daemon:
+        where = directory / "returning" / "store"
+        backs, first = _returned(daemon, where, daemon.token("bench"), directory, documents, say)
         daemon.check()
     return figures(backs, first, few, many, counted, increments)
 
