@@ -118,6 +118,32 @@ def test_a_take_is_split_over_leases_that_end_first(phone: Phone) -> None:
     assert phone.left() == []
 
 
+def test_a_take_is_certain_also_after_the_copy_was_given_up(tmp_path: Path, daemon: Daemon) -> None:
+    """The copy had drifted, a new one is not there yet, and what is committed meanwhile has base 0."""
+    daemon.push(device(2), [1, b"n" * 8, 0, 0, [["create", *KEY], ["bounded.restock", *WHERE, 10]]])
+    phone = Phone(tmp_path, daemon)
+    with phone.store.transaction() as tx:
+        tx.put_space(replace(replica.space_row(tx, SPACE), complete=1, resume=1))
+    lease(phone, 4)
+    with phone.store.transaction() as tx:
+        replica.drop_synced(tx, SPACE)
+    phone.take(3)
+    phone.give()
+    assert phone.push() == ["applied", "applied"]
+    assert phone.left() == []
+
+
+@pytest.mark.parametrize(("fork", "seen"), [(0, 2), (1, 1)])
+def test_it_says_no_more_than_a_restored_server_has(phone: Phone, fork: int, seen: int) -> None:
+    lease(phone, 4)
+    with phone.store.transaction() as tx:
+        tx.put_space(replace(replica.space_row(tx, SPACE), fork=fork))
+        assert [item.seen for item in leases.takes(tx, SPACE, KEY, "left", 1, START)] == [seen]
+        assert [item.seen for item in leases.gives(tx, SPACE, KEY, "left", 1)] == [seen]
+        tx.put_space(replace(replica.space_row(tx, SPACE), complete=2, resume=2))
+        assert [item.seen for item in leases.takes(tx, SPACE, KEY, "left", 1, START)] == [None]
+
+
 def test_a_lease_with_a_ttl_is_certain_for_its_ttl_from_when_it_was_asked_for(phone: Phone) -> None:
     """By whichever clock went farther, and some of their error."""
     lease(phone, 9, 10_000)

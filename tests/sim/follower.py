@@ -10,7 +10,7 @@ import json
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from syncd.core.ids import Place, parse_place
+from syncd.core.ids import parse_place
 from syncd.engine.grants import Grant, Role
 from syncd.net.auth import sign_token
 from syncd_client.codec import json_value, value_from_json
@@ -39,6 +39,7 @@ class Follower:
         self._complete = 0  # the copy has everything up to here
         self._resume = 0  # and, of the pages since, those up to here
         self._acked = 0
+        self._owed: str | None = None  # a place whose ack was refused: too fast, say; asking on would take its turn
         self.crashes = 0
 
     async def run(self) -> None:
@@ -70,6 +71,8 @@ class Follower:
 
     async def step(self, wait_s: int) -> bool:
         """One delivery, and what becomes of it. False: there was none."""
+        if self._owed is not None and not await self._acknowledge(self._owed):
+            return False
         told = await self._ask("GET", f"/changes?limit={self._random.choice((1, 3, 100))}&wait={wait_s}", None)
         if told is None:
             return False
@@ -77,15 +80,21 @@ class Follower:
         if roll < 0.15:
             self.crashes += 1  # what was delivered is forgotten
             return True
-        to = self._applied(told)
+        self._applied(told)
         if roll < 0.3:
             self.crashes += 1  # the copy has it, and the server does not know
             return True
-        if await self._ask("POST", "/ack", {"position": told["to"]}) is not None:
-            self._acked = max(self._acked, to.complete)
+        await self._acknowledge(told["to"])
         return told["after"] != told["to"]
 
-    def _applied(self, told: dict[str, Any]) -> Place:
+    async def _acknowledge(self, place: str) -> bool:
+        is_taken = await self._ask("POST", "/ack", {"position": place}) is not None
+        self._owed = None if is_taken else place
+        if is_taken:
+            self._acked = max(self._acked, parse_place(place).complete)
+        return is_taken
+
+    def _applied(self, told: dict[str, Any]) -> None:
         after, to = parse_place(told["after"]), parse_place(told["to"])
         stands = f"the follower of {self.space}, at {self._complete}, {self._resume}"
         if after.complete > self._complete or after.resume > max(self._resume, self._complete):
@@ -106,7 +115,6 @@ class Follower:
             self.documents[key] = (entry["rev"], fields)
         self._complete = max(self._complete, to.complete)
         self._resume = max(self._resume, to.resume)
-        return to
 
     async def _ask(self, method: str, rest: str, body: dict[str, Any] | None) -> Any:
         world = self._world

@@ -20,7 +20,7 @@ from typing import Any
 
 from .errors import NotCovered
 from .operations import Operation, lease_id_of, operation
-from .tables import Entry, Key, LeaseRow, Tables
+from .tables import Entry, Key, LeaseRow, SpaceRow, Tables
 from .values import Value
 
 # The rate of a device's clock: crystals are off by 0.01 %, and by some times that in frost and heat.
@@ -92,12 +92,22 @@ def takes(tx: Tables, space: str, key: Key, field: str, units: int, now: Moment)
         if not is_in_time(row, now):
             over += 1
         elif (there := min(missing, remaining(tx, row))) > 0:
-            operations.append(operation("bounded.take", *key, field, there, list(row.certificate)))
+            operations.append(operation("bounded.take", *key, field, there, list(row.certificate), seen=_seen(tx, row)))
             missing -= there
     if missing or not operations:
         ended = f"; {over} more may have ended" if over else ""
         raise NotCovered(f"{what}: the leases of this device cover {units - missing} of {units} units{ended}")
     return operations
+
+
+def _seen(tx: Tables, row: LeaseRow) -> int | None:
+    """Who was granted a lease has seen the document, also where its copy was given up since (it had drifted) and the
+    base of what it commits is 0: without this its certain take would be `gone`. None: the base says it."""
+    space, granted = tx.space(row.space) or SpaceRow(row.space), row.certificate[3]
+    assert isinstance(granted, int)
+    if granted <= space.complete:
+        return None
+    return min(granted, space.fork) if space.fork else granted  # a seq of what a restore has lost is nobody's
 
 
 def gives(tx: Tables, space: str, key: Key, field: str, units: int | None) -> list[Operation]:
@@ -110,7 +120,7 @@ def gives(tx: Tables, space: str, key: Key, field: str, units: int | None) -> li
             there = min(there, missing)
             missing -= there
         if there:
-            operations.append(operation("bounded.give", *key, field, list(row.certificate), there))
+            operations.append(operation("bounded.give", *key, field, list(row.certificate), there, seen=_seen(tx, row)))
     if missing or not operations:
         had = f"{(units or 0) - (missing or 0)} of {units}" if units is not None else "no"
         raise NotCovered(f"{key[0]}/{key[1]} {field} in {space}: the leases of this device hold {had} units")
