@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SPREAD_MAX = 0.35  # beyond it the median says little: the figure is given, marked as noisy, without a verdict
+SPREAD_MAX = 0.35  # beyond it the median says little, and there is a verdict only if all runs agree on it
 LIBRARIES = ("trio", "lmdb", "msgpack", "orjson", "wsproto", "h11")
 
 
@@ -58,7 +58,8 @@ class Figure:
         """`met`, `missed`, `noisy`, or nothing if there is no target."""
         if self.target is None:
             return ""
-        if self.spread > SPREAD_MAX:
+        verdicts = {self.target.is_met(value) for value in self.values}
+        if self.spread > SPREAD_MAX and len(verdicts) > 1:
             return "noisy"
         return "met" if self.target.is_met(self.median) else "missed"
 

@@ -26,11 +26,13 @@ def test_a_ratio_pairs_runs_that_followed_each_other() -> None:
         ((0.5, 0.51, 0.52), Target(least=0.55), "missed"),
         ((7.9,), Target(most=8.0), "met"),
         ((8.1,), Target(most=8.0), "missed"),
-        ((0.6, 0.7, 0.6 + 0.7 * (SPREAD_MAX + 0.01)), Target(least=0.55), "noisy"),
+        ((0.5, 0.7, 0.5 + 0.7 * (SPREAD_MAX + 0.01)), Target(least=0.55), "noisy"),
+        ((5.6, 6.9, 9.8), Target(least=5.0), "met"),
+        ((0.1, 0.2, 0.4), Target(least=0.5), "missed"),
         ((1.0,), None, ""),
     ],
 )
-def test_a_verdict_is_given_only_on_runs_that_agree(
+def test_a_verdict_is_given_only_if_runs_are_near_each_other_or_all_on_one_side(
     values: tuple[float, ...], target: Target | None, verdict: str
 ) -> None:
     assert Figure("b", "n", "ratio", values, target).verdict == verdict

@@ -217,6 +217,8 @@ class Wiretap:
         heard.to = max(heard.to, to)
         if body.get("complete"):
             self._check_lives(audit, body["docs"], to)
+        if heard.asked != heard.answered and body.get("complete") and from_ <= max(heard.complete, heard.had):
+            heard.had = max(heard.had, to)  # of the subscription before, on its way still: it goes on where that stood
         if heard.asked != heard.answered or not heard.is_strict or heard.mending is not None:
             return
         if to <= heard.complete or from_ > heard.complete or after > heard.resume:

@@ -231,6 +231,8 @@ class Session:
         mending = link.mending
         if mending is None or message.epoch != row.epoch or (isinstance(message, m.Repair) and mending.differ is None):
             return []
+        if row.complete < link.complete:  # it was forgotten meanwhile: what differed is not all that is missing now
+            return []
         take: Any = mend.take_differ if isinstance(message, m.Differ) else mend.take_repair
         result: m.Sums | replica.Applied | None = take(tx, row, mending, message)
         if isinstance(result, m.Sums):
