@@ -201,6 +201,27 @@ async def test_a_forked_device_offers_what_it_has_in_a_space_that_it_may_not_rea
         assert (await change.outcome()).seq == 1
 
 
+async def test_a_forked_device_does_not_wait_for_a_space_that_has_refused_it_already(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """On this connection it is not asked again, and to no other the old id would ever go."""
+    peer = Peer()
+    async with device_at(tmp_path, peer) as device:
+        space = device.space(SPACE)
+        space.subscribe()
+        wire = await joined(peer)
+        old = device.id
+        device.space("other").create("items", "c")
+        assert (await wire.expect(p.PUSH, skipping=(p.ACK,)))["space"] == "other"
+        await wire.say(p.ERROR, code=18, name="forbidden", retry="never", space="other")
+        space.create("items", "a")
+        assert (await wire.expect(p.PUSH, skipping=(p.ACK,)))["space"] == SPACE
+        await wire.outcomes(forked=1)
+        await wire.expect(p.BYE, skipping=(p.ACK,))
+        await peer.next()
+        assert device.id != old
+
+
 async def test_an_expired_epoch_is_left_and_the_outbox_offered_again(tmp_path: Path, autojump_clock: MockClock) -> None:
     peer = Peer()
     new_epoch = b"F" * 16

@@ -262,10 +262,17 @@ class Session:
             forked = self._gap(tx, message.space, link, message.gap)
         if forked is not None:
             link.flights.clear()
-            self._is_leaving = True
+            self._leave(tx)
             effects.append(Notice("forked", message.space, f"n = {forked} is another replica's, or this id is retired"))
         self._changed(message.space)
         return effects
+
+    def _leave(self, tx: Tables) -> None:
+        """The id is to be left. What was refused for good on this connection will not be asked for on it again."""
+        self._is_leaving = True
+        for name, link in self.links.items():
+            if link.retry_s == float("inf"):
+                renaming.end_resending(tx, name, 0)
 
     def _gap(self, tx: Tables, space: str, link: Link, expected_n: int) -> int | None:
         if link.stale_gaps > 0:
@@ -302,7 +309,7 @@ class Session:
             Notice("expired", message.space, f"new epoch, fork at {message.fork}"),
         ]
         if forked:
-            self._is_leaving = True
+            self._leave(tx)
             effects.append(Notice("forked", message.space, f"the server holds n = {message.highest} of this device"))
         return effects
 
