@@ -29,6 +29,7 @@ WRITABLE_RESERVED = frozenset({INBOX, PREFERENCES, PROFILE, MEMBERS})
 _SEGMENT = r"(?:[A-Za-z0-9._~-]|%[0-9A-F]{2})+"
 _SPACE = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT}){{0,{SPACE_SEGMENTS_MAX - 1}}}")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_PLAIN = re.compile(r"[A-Za-z0-9_~-]+", re.ASCII)  # text that stands for itself, but for dots, of which some do not
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~-")
 
 
@@ -152,10 +153,13 @@ def check_id(value: object, what: str) -> bytes:
 
 def segment(text: str) -> str:
     """Percent-encode any text (a user id, say) as one segment of a space name."""
+    if _PLAIN.fullmatch(text):
+        return text
     encoded = "".join(chr(b) if b in _UNRESERVED else f"%{b:02X}" for b in text.encode())
     return encoded if encoded not in (".", "..") else encoded.replace(".", "%2E")
 
 
+@lru_cache(maxsize=1024)  # asked for again and again about the same few users of a transaction
 def user_space(user: str) -> str:
     """The space that belongs to one user: inbox, preferences, profile. Raises `BadName` if the user id is too long."""
     return check_space(f"user/{segment(user)}")

@@ -419,10 +419,10 @@ class Touched(NamedTuple):
 class Batch:
     """One write transaction. `entropy(size)` gives random bytes for epochs and the server's nonces. `alarms` collects
     defects of ours that were contained, `touched` what whoever decides about notifications is to be told after the
-    command. `due_ms`: the earliest timer that was set."""
+    command. `due_ms`: the earliest timer that was set. `is_trimmed`: all idempotency rows that had expired are gone."""
 
     __slots__ = (
-        *("_folding", "_held", "_tx", "alarms", "due_ms", "entropy", "late_count", "now_ms", "quotas"),
+        *("_folding", "_held", "_tx", "alarms", "due_ms", "entropy", "is_trimmed", "late_count", "now_ms", "quotas"),
         *("revocation_grace_ms", "spaces", "touched"),
     )
 
@@ -446,6 +446,7 @@ class Batch:
         self.alarms: list[str] = []
         self.touched: list[Touched] = []
         self.due_ms: int | None = None
+        self.is_trimmed = False
         self.late_count = 0  # accepted or not: changes that were made before what every active device has by now
 
     @property

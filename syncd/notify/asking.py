@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-from syncd.notify.civil import BadTime, shown, zone
+from syncd.notify.civil import BadTime, written, zone
 from syncd.notify.desk import identity
 from syncd.notify.gates import STOPS, WAITS
 from syncd.store import keys
@@ -107,7 +107,7 @@ def _clock(tx: Reader, owner: bytes, at_ms: int) -> str:
         at = zone("UTC" if standing is None else standing.zone)
     except BadTime:  # a zone that has left the database since
         at = zone("UTC")
-    return f"{shown(at, at_ms):%Y-%m-%d %H:%M}"
+    return written(at, at_ms)
 
 
 # -- to the person ----------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The definitions that are in force, and those that runs began with.
 
-Owns what decisions read of them, and an index of the workflows by what sets them off. Must not know where definitions
-come from; `versions.py` keeps them.
+Owns what decisions read of them, and an index of the workflows by what sets them off; beside them, when people are
+there, all together. All of it is worked out once, until the rows say otherwise. Must not know where definitions come
+from; `versions.py` keeps them.
 
 A run is bound to the version of its workflow with which it began (`Pinned`), so that a change of the definitions never
 alters what is already on its way; the policy is always the one in force, because it is a promise to people.
@@ -10,11 +11,14 @@ alters what is already on its way; the policy is always the one in force, becaus
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from syncd.notify import profile, timing
 from syncd.notify.expressions import Condition
 from syncd.notify.policy import Policy
 from syncd.notify.versions import Active, Parsed, Version
 from syncd.notify.workflows import Workflow
+from syncd.store import keys
 from syncd.store.api import Reader
+from syncd.store.tables import PROFILES
 
 Pinned = Version  # the version that a run is bound to
 
@@ -75,6 +79,7 @@ class Book:
         self._parsed = Parsed()
         self._active: Active | None = None
         self._current: Current = current_of(Active(Policy({}), {}))
+        self._people: tuple[bytes | None, int, Sequence[float]] | None = None
         self.zone = zone
 
     def current(self, tx: Reader) -> Current:
@@ -83,6 +88,15 @@ class Book:
         if active is not self._active:
             self._active, self._current = active, current_of(active)
         return self._current
+
+    def people(self, tx: Reader, now_ms: int) -> Sequence[float]:
+        """When all people are there: `timing.shares`, of what was learned of them."""
+        record = tx.get(keys.POPULATION)
+        if self._people is None or self._people[:2] != (record, now_ms):
+            row = None if record is None else PROFILES.row(keys.POPULATION, record)
+            hours = [0.0] * 48 if row is None else profile.hours_at(profile.of_row(row), now_ms)
+            self._people = record, now_ms, timing.shares(hours)
+        return self._people[2]
 
     def pinned(self, tx: Reader, version: str) -> Pinned | None:
         """A version, as long as any run uses it; None if it was lost (a restored store, say)."""

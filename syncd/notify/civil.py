@@ -18,10 +18,14 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 DAY_MS = 86_400_000
 DAY_S = 86_400
+MINUTE_MS = 60_000
 _EPOCH = datetime(1970, 1, 1)
+_MS = timedelta(milliseconds=1)
+_DAYS_MAX = (datetime(9999, 12, 30) - _EPOCH).days  # the last on which every clock of the world is within the calendar
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 ZONE_CHARS_MAX = 64  # the longest name of the IANA database has 32
 ZONES_KEPT = 700  # every zone of the database: some 600
+DAYS_KEPT = 8_192  # whose offsets are at hand: two weeks in every zone, 1 MB
 
 
 class BadTime(ValueError):
@@ -39,30 +43,69 @@ def zone(name: str) -> ZoneInfo:
     raise BadTime(f"expected a time zone of the IANA database such as 'Europe/Berlin', not {name[:ZONE_CHARS_MAX]!r}")
 
 
-def shown(at: ZoneInfo, now_ms: int) -> datetime:
-    """What the clock on the wall shows, without a zone. Milliseconds are kept."""
-    seconds, ms = divmod(now_ms, 1000)
-    local = (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=UTC).astimezone(at)
-    return local.replace(tzinfo=None, fold=0, microsecond=ms * 1000)
-
-
 def offset_s(at: ZoneInfo, now_ms: int) -> int:
     """How far the clock is ahead of UTC at an instant."""
-    local = (_EPOCH + timedelta(seconds=now_ms // 1000)).replace(tzinfo=UTC).astimezone(at)
+    found = _steady_s(at, now_ms // DAY_MS)
+    return _offset_s(at, now_ms // 1000) if found is None else found
+
+
+@lru_cache(maxsize=DAYS_KEPT)
+def _steady_s(at: ZoneInfo, day: int) -> int | None:
+    """The offset on a whole day of UTC; None if the clock is changed on it. No clock has ever been changed twice within
+    a day, so no change hides between equal ends. Beyond the calendar the clock is as on its last days."""
+    day = min(day, _DAYS_MAX)
+    first_s, last_s = _offset_s(at, day * DAY_S), _offset_s(at, day * DAY_S + DAY_S - 1)
+    return first_s if first_s == last_s else None
+
+
+def _offset_s(at: ZoneInfo, now_s: int) -> int:
+    local = (_EPOCH + timedelta(seconds=now_s)).replace(tzinfo=UTC).astimezone(at)
     offset = local.utcoffset()
     assert offset is not None, "a zone has an offset"
     return int(offset.total_seconds())
 
 
+def local_ms(at: ZoneInfo, now_ms: int) -> int:
+    """What the clock on the wall shows, as milliseconds since it showed 1970."""
+    return now_ms + offset_s(at, now_ms) * 1000
+
+
+def shown(at: ZoneInfo, now_ms: int) -> datetime:
+    """What the clock on the wall shows, without a zone. Milliseconds are kept."""
+    return _EPOCH + timedelta(milliseconds=local_ms(at, now_ms))
+
+
+def written(at: ZoneInfo, now_ms: int) -> str:
+    """What the clock on the wall shows, as `2026-03-02 10:00`."""
+    day, into_ms = divmod(local_ms(at, now_ms), DAY_MS)
+    hour, minute = divmod(into_ms // MINUTE_MS, 60)
+    return f"{_written_day(day)} {hour:02}:{minute:02}"
+
+
+@lru_cache(maxsize=DAYS_KEPT)
+def _written_day(day: int) -> str:
+    return (_EPOCH + timedelta(days=min(day, _DAYS_MAX + 1))).date().isoformat()
+
+
 def instant_ms(at: ZoneInfo, local: datetime) -> int:
-    """When the clock shows `local` (T1, T2).
+    """When the clock shows `local` (T1, T2)."""
+    return _instant_ms(at, round((local - _EPOCH) / _MS))
+
+
+def _instant_ms(at: ZoneInfo, shown_ms: int) -> int:
+    """When the clock shows so many milliseconds since 1970 (T1, T2).
 
     With `fold=0` a zone reads a local time by the offset before a change of the clock. In a fold that is the first of
     the two; in a gap the instant found shows, on the changed clock, as much later as the gap is long. See PEP 495.
+    Where the clock is not changed for a day before and after, there is one offset to read it by.
     """
-    offset = local.replace(tzinfo=at, fold=0).utcoffset()
+    day = shown_ms // DAY_MS
+    steady = _steady_s(at, day)
+    if steady is not None and steady == _steady_s(at, day - 1) == _steady_s(at, day + 1):
+        return shown_ms - steady * 1000
+    offset = (_EPOCH + timedelta(milliseconds=shown_ms)).replace(tzinfo=at).utcoffset()
     assert offset is not None, "a zone has an offset"
-    return round((local - offset - _EPOCH) / timedelta(milliseconds=1))
+    return shown_ms - round(offset / _MS)
 
 
 def _changed_ms(at: ZoneInfo, after_ms: int, until_ms: int) -> int | None:
@@ -107,25 +150,21 @@ class QuietHours:
 
     def is_quiet(self, at: ZoneInfo, now_ms: int) -> bool:
         """Whether the clock shows a quiet time (T3)."""
-        return self.has(_second(shown(at, now_ms)))
+        return self.has(local_ms(at, now_ms) % DAY_MS / 1000)
 
     def end_ms(self, at: ZoneInfo, now_ms: int) -> int:
         """The first instant from `now_ms` on that is not quiet: `now_ms` itself, the end by the clock, or the change of
         the clock that leaps over it. Back in quiet hours after a fold, the answer is the end of that second stay."""
         for _ in range(_CHANGES_MAX):
-            second = _second(shown(at, now_ms))
-            if not self.has(second):
+            into_ms = local_ms(at, now_ms) % DAY_MS
+            if not self.has(into_ms / 1000):
                 return now_ms
-            end_ms = now_ms + round((self.end_s - second) % DAY_S * 1000)
+            end_ms = now_ms + (self.end_s * 1000 - into_ms) % DAY_MS
             changed_ms = _changed_ms(at, now_ms, end_ms)
             if changed_ms is None or changed_ms > end_ms:
                 return end_ms
             now_ms = changed_ms
         raise AssertionError("no clock is changed so often within quiet hours")
-
-
-def _second(local: datetime) -> float:
-    return local.hour * 3600 + local.minute * 60 + local.second + local.microsecond / 1e6
 
 
 def parse_quiet_hours(text: str) -> QuietHours:
@@ -228,13 +267,13 @@ class Span:
         """When it ends that begins at an instant."""
         if not self.days:
             return start_ms + self.elapsed_ms
-        return instant_ms(at, shown(at, start_ms) + timedelta(days=self.days))
+        return _instant_ms(at, local_ms(at, start_ms) + self.days * DAY_MS)
 
     def start_ms(self, at: ZoneInfo, end_ms: int) -> int:
         """When it began that ends at an instant."""
         if not self.days:
             return end_ms - self.elapsed_ms
-        return instant_ms(at, shown(at, end_ms) - timedelta(days=self.days))
+        return _instant_ms(at, local_ms(at, end_ms) - self.days * DAY_MS)
 
 
 def parse_span(text: str) -> Span:

@@ -12,12 +12,13 @@ Invariants: N1 each candidate comes to exactly one final outcome. N9 the outcome
 the time and the draw, which is recorded. N10 a candidate that waits has a run with a timer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from syncd.notify import digests, profile, timing, volume
-from syncd.notify.civil import Span, offset_s, shown
+from syncd.notify.civil import QuietHours, Span, local_ms, offset_s, written
 from syncd.notify.desk import Delivery, Desk, identity
 from syncd.notify.gates import (
     PASSES,
@@ -34,11 +35,10 @@ from syncd.notify.gates import (
 )
 from syncd.notify.limits import SCORES_KEPT, SLOTS_MAX
 from syncd.notify.policy import PRIORITIES, Category, Policy
-from syncd.notify.profile import HOUR_MS
+from syncd.notify.profile import HOUR_MS, CategoryStats
 from syncd.notify.workflows import Window
 from syncd.store.tables import DecisionRow
 
-PRIOR_POPULATION = 200.0  # sessions that the usual day of nobody in particular weighs, beside those of all people
 # Shown to a person, faded, before what they make of it bounds how many they get: until then the operator's word holds.
 EVIDENCE_MIN = volume.USUAL_SHOWN / 2
 
@@ -83,6 +83,8 @@ def person(desk: Desk, category: str, topic: str | None) -> Person:
 def policy_with(desk: Desk, category: Category) -> Policy:
     """The policy in force, with the category as the run has it."""
     policy = desk.current.policy
+    if policy.categories.get(category.name) is category:
+        return policy  # a run of the version that is in force
     return replace(policy, categories={**policy.categories, category.name: category})
 
 
@@ -93,41 +95,59 @@ def decide(desk: Desk, number: int, offer: Offer, is_due: bool) -> bool:
     policy, who = policy_with(desk, category), person(desk, category.name, offer.topic)
     candidate = Candidate(category.name, offer.topic, offer.expires_ms, is_digest=offer.is_digest)
     found = judged(candidate, policy, who, now_ms)
-    learned = _learned(desk, offer) if offer.is_learned else ()
-    found = Judgement(found.outcome, (*found.verdicts, *learned), found.explanation)
-    outcome = found.outcome
-    if outcome.kind in ("sent", "deferred"):
-        outcome, explanation = _held(found, candidate, policy, who, now_ms)
-        found = replace(found, outcome=outcome, explanation=explanation)
-    moments = None
+    behaviour = _behaviour(desk, category.name)
+    if offer.is_learned:
+        learned = _learned(desk, offer, behaviour)
+        found = Judgement(found.outcome, (*found.verdicts, *learned), found.explanation)
+        if found.outcome.kind in ("sent", "deferred"):
+            found = _held(found, learned, candidate, policy, who, now_ms)
+    moments, outcome = None, found.outcome
     if outcome.kind in ("sent", "deferred") and not is_due:
-        moments = _timed(desk, offer, outcome, policy, who)
+        moments = _timed(desk, offer, outcome, policy, who, behaviour)
         if moments is not None and moments.at_ms > now_ms:
             found = _later(desk, found, moments.at_ms)
     return _recorded(desk, number, found, moments, offer)
 
 
-def _learned(desk: Desk, offer: Offer) -> tuple[Verdict, ...]:
+class Behaviour(NamedTuple):
+    """What is known of a person and a category. `week`: how many of any they had within one."""
+
+    stats: CategoryStats
+    expected: volume.Rates
+    week: int
+
+
+def _behaviour(desk: Desk, category: str) -> Behaviour:
+    stats = profile.category_at(desk.profile, category, desk.now_ms)
+    return Behaviour(stats, volume.rates(stats), _this_week(desk))
+
+
+def _learned(desk: Desk, offer: Offer, behaviour: Behaviour) -> tuple[Verdict, Verdict]:
     """What the person's behaviour says."""
-    stats = profile.category_at(desk.profile, offer.category.name, desk.now_ms)
-    row, expected, week = stats.ignored_in_a_row, volume.rates(stats), _this_week(desk)
-    budget = volume.weekly_budget(expected)
+    stats, expected, week = behaviour
+    row, budget = stats.ignored_in_a_row, volume.weekly_budget(expected)
     if stats.shown >= EVIDENCE_MIN and week >= budget:
         words = f"{week} this week are as many as are worth their disturbance to this person"
         weekly = Verdict("budget", STOPS, words)
     else:
         weekly = Verdict("budget", PASSES, f"{week} of {budget} this week")
-    times, last_ms = volume.backoff(row), _last_ms(desk, offer.category.name)
-    until_ms = last_ms + times * _distance_ms(offer.category) if last_ms is not None and times > 1 else 0
+    times = volume.backoff(row)
+    last_ms = _last_ms(desk, offer.category.name) if times > 1 else None
+    until_ms = 0 if last_ms is None else last_ms + times * _distance_ms(offer.category)
     if until_ms <= desk.now_ms:
-        return weekly, Verdict("back-off", PASSES, "not ignored")
-    until = f"{shown(desk.zone, until_ms):%Y-%m-%d %H:%M}"
+        return weekly, _NOT_IGNORED
+    until = written(desk.zone, until_ms)
     words = f"the last {row} of {offer.category.name} were ignored, so it waits {times} times as long, until {until}"
     return weekly, Verdict("back-off", WAITS, words, until_ms)
 
 
+_NOT_IGNORED = Verdict("back-off", PASSES, "not ignored")
+
+
 def _this_week(desk: Desk) -> int:
     since_ms = desk.now_ms - volume.WEEK_MS
+    if not desk.standing.sends:
+        return 0
     return sum(at_ms > since_ms for at_ms, _, _, _ in desk.standing.sends)
 
 
@@ -140,18 +160,26 @@ def _distance_ms(category: Category) -> int:
     return max((cap.span.nominal_ms // cap.count for cap in category.caps), default=category.half_life.nominal_ms)
 
 
-def _held(found: Judgement, candidate: Candidate, policy: Policy, who: Person, now_ms: int) -> tuple[Outcome, str]:
-    """The outcome and sentence of what the gates let pass, now or later, once behaviour has its say."""
-    for verdict in found.verdicts:
-        if verdict.gate == "budget" and verdict.says == STOPS:
-            return Outcome("suppressed", "budget"), f"Not sent: {verdict.words}."
-        if verdict.gate == "back-off" and verdict.until_ms is not None:
-            earliest_ms = max(verdict.until_ms, found.outcome.until_ms or 0)
-            until_ms = free_ms(candidate, policy, who, now_ms, earliest_ms)
-            if until_ms is None or (candidate.expires_ms is not None and until_ms >= candidate.expires_ms):
-                return Outcome("expired", "back-off"), f"Not sent: {verdict.words}, and it is of no use by then."
-            return Outcome("deferred", "back-off", until_ms), f"Not sent yet: {verdict.words}."
-    return found.outcome, found.explanation
+def _held(
+    found: Judgement,
+    learned: tuple[Verdict, Verdict],
+    candidate: Candidate,
+    policy: Policy,
+    who: Person,
+    now_ms: int,
+) -> Judgement:
+    """What the gates let pass, now or later, once behaviour has its say."""
+    weekly, backoff = learned
+    if weekly.says == STOPS:
+        return Judgement(Outcome("suppressed", "budget"), found.verdicts, f"Not sent: {weekly.words}.")
+    if backoff.until_ms is None:
+        return found
+    earliest_ms = max(backoff.until_ms, found.outcome.until_ms or 0)
+    until_ms = free_ms(candidate, policy, who, now_ms, earliest_ms)
+    if until_ms is None or (candidate.expires_ms is not None and until_ms >= candidate.expires_ms):
+        words = f"Not sent: {backoff.words}, and it is of no use by then."
+        return Judgement(Outcome("expired", "back-off"), found.verdicts, words)
+    return Judgement(Outcome("deferred", "back-off", until_ms), found.verdicts, f"Not sent yet: {backoff.words}.")
 
 
 # -- the moment -------------------------------------------------------------------------------------------------------
@@ -167,7 +195,9 @@ class Moments(NamedTuple):
     draw: float
 
 
-def _timed(desk: Desk, offer: Offer, outcome: Outcome, policy: Policy, who: Person) -> Moments | None:
+def _timed(
+    desk: Desk, offer: Offer, outcome: Outcome, policy: Policy, who: Person, behaviour: Behaviour
+) -> Moments | None:
     """The best moment within the window that the gates let pass; None if there is nothing to choose."""
     window, category = offer.window, offer.category
     if window is None or window.at != "best" or category.priority == "critical":
@@ -176,65 +206,83 @@ def _timed(desk: Desk, offer: Offer, outcome: Outcome, policy: Policy, who: Pers
     end_ms = window.within.end_ms(desk.zone, desk.now_ms)
     if offer.expires_ms is not None:
         end_ms = min(end_ms, offer.expires_ms - 1)
-    slots = _slots(desk, who, policy, first_ms, end_ms)
-    people = _population(desk)
-    own = profile.hours_at(desk.profile, desk.now_ms)
-    stats = profile.category_at(desk.profile, category.name, desk.now_ms)
-    expected, week = volume.rates(stats), _this_week(desk)
+    _, expected, week = behaviour
     worth = timing.Worth(
-        1.0, category.half_life.nominal_ms, expected.opened * volume.WEARS_OFF**week, expected.dismissed,
+        1.0, category.half_life.nominal_ms, expected.opened * volume.worn(week), expected.dismissed,
         volume.DISMISSAL_PRICE, volume.disturbance(week),
     )  # fmt: skip
-    spread = {is_weekend: timing.density(own, people, is_weekend) for is_weekend in {slot.is_weekend for slot in slots}}
-    scores = [
-        timing.score(worth, slot, timing.receptiveness(spread[slot.is_weekend], slot.second), desk.now_ms)
-        for slot in slots
-    ]
+    slots = _slots(desk, who.wishes.quiet(policy), first_ms, end_ms)
+    scores = timing.scored(worth, _receptive(desk, slots), desk.now_ms)
     draw = desk.draw()
     choice = timing.choose(scores, draw, may_explore=True)
-    ranked = sorted(range(len(slots)), key=lambda index: (-scores[index], index))[:SCORES_KEPT]
-    kept = tuple((slots[index].at_ms, round(scores[index], 6)) for index in ranked)
-    return Moments(slots[choice.at].at_ms, kept, choice.propensity, choice.is_explored, draw)
+    kept = tuple([(slots[index][0], round(scores[index], 6)) for index in timing.best(scores, SCORES_KEPT)])
+    return Moments(slots[choice.at][0], kept, choice.propensity, choice.is_explored, draw)
 
 
-def _slots(desk: Desk, who: Person, policy: Policy, first_ms: int, end_ms: int) -> list[timing.Slot]:
+class Slot(NamedTuple):
+    """A moment, its full hour (0-23, at weekends 24-47) on the person's clock, and how far into that it is."""
+
+    at_ms: int
+    bin: int
+    into_ms: int
+
+
+# The bin of each hour of a week that begins on the first of 1970, a Thursday.
+_BINS = [profile.bin_of(hour * 3600) for hour in range(168)]
+
+
+def _slots(desk: Desk, quiet: QuietHours | None, first_ms: int, end_ms: int) -> list[Slot]:
     """The first moment that is free, then each full hour of the clock that is, up to the end of the window."""
-    quiet = who.wishes.quiet(policy)
     last_ms = min(max(end_ms, first_ms), first_ms + SLOTS_MAX * HOUR_MS)
-    offset = offset_s(desk.zone, first_ms)
+    shift_ms = offset_s(desk.zone, first_ms) * 1000
+    hour, into_ms = divmod(first_ms + shift_ms, HOUR_MS)
+    slots = [Slot(first_ms, _BINS[hour % 168], into_ms)]  # it is what the gates said: even silently in quiet hours
+    at_ms = first_ms + HOUR_MS - into_ms
     # Within two days a clock is changed once at most: where both ends have one offset, local time is an addition.
-    is_steady = offset == offset_s(desk.zone, last_ms)
-    slots: list[timing.Slot] = []
-    at_ms = first_ms
+    if shift_ms == offset_s(desk.zone, last_ms) * 1000:
+        hours = range(hour + 1, hour + 2 + (last_ms - at_ms) // HOUR_MS)
+        is_free = _free_hours(quiet)
+        slots += [Slot(each * HOUR_MS - shift_ms, _BINS[each % 168], 0) for each in hours if is_free[each % 24]]
+        return slots[:SLOTS_MAX]
     while at_ms <= last_ms and len(slots) < SLOTS_MAX:
-        day, second = divmod(at_ms / 1000 + (offset if is_steady else offset_s(desk.zone, at_ms)), 86_400)
-        # The first is what the gates said: even silently in quiet hours.
-        if at_ms == first_ms or quiet is None or not quiet.has(second):
-            slots.append(timing.Slot(at_ms, second, (day + 3) % 7 >= 5))  # 1970-01-01 was a Thursday
-        at_ms += HOUR_MS - round(second % 3600 * 1000)
+        hour, into_ms = divmod(local_ms(desk.zone, at_ms), HOUR_MS)
+        if quiet is None or not quiet.has((hour % 24 * HOUR_MS + into_ms) / 1000):
+            slots.append(Slot(at_ms, _BINS[hour % 168], into_ms))
+        at_ms += HOUR_MS - into_ms
     return slots
 
 
-def _population(desk: Desk) -> list[float]:
-    """When people are there, all together: 48 shares, drawn towards the usual while little is known."""
-    hours = profile.hours_at(desk.population, desk.now_ms)
-    shares: list[float] = []
-    for at in (0, timing.HOURS):
-        day = hours[at : at + timing.HOURS]
-        total = sum(day) + PRIOR_POPULATION
-        usual = timing.NOBODYS_HOURS[at : at + timing.HOURS]
-        shares += [(day[hour] + PRIOR_POPULATION * usual[hour]) / total for hour in range(timing.HOURS)]
-    return shares
+@lru_cache(maxsize=1024)
+def _free_hours(quiet: QuietHours | None) -> tuple[bool, ...]:
+    """Which full hours of a day are not quiet."""
+    return tuple(quiet is None or not quiet.has(hour * 3600) for hour in range(24))
+
+
+def _receptive(desk: Desk, slots: Sequence[Slot]) -> list[tuple[int, float]]:
+    """How likely the person is to be there at each of them: (at, receptiveness)."""
+    own, people = profile.hours_at(desk.profile, desk.now_ms), desk.people
+    kinds = {bin >= timing.HOURS for _, bin, _ in slots}
+    spread = [timing.density(own, people, is_weekend) if is_weekend in kinds else () for is_weekend in (False, True)]
+    by_bin = [each for found in spread for each in (timing.by_hour(found) if found else (0.0,) * timing.HOURS)]
+    return [
+        (
+            at_ms,
+            by_bin[bin]
+            if not into_ms
+            else timing.receptiveness(spread[bin // timing.HOURS], bin % timing.HOURS * 3600 + into_ms / 1000),
+        )
+        for at_ms, bin, into_ms in slots
+    ]
 
 
 def _later(desk: Desk, found: Judgement, at_ms: int) -> Judgement:
     """What may be sent and waits for its moment."""
     if found.outcome.kind == "deferred" and found.outcome.until_ms == at_ms:
         return found
-    at = f"{shown(desk.zone, at_ms):%Y-%m-%d %H:%M}"
+    at = written(desk.zone, at_ms)
     why = f" {found.explanation}" if found.outcome.kind == "deferred" else ""
     explanation = f"Waits for {at}, when this person is more likely to open it.{why}"
-    return replace(found, outcome=Outcome("deferred", "timing", at_ms), explanation=explanation)
+    return Judgement(Outcome("deferred", "timing", at_ms), found.verdicts, explanation)
 
 
 # -- the record -------------------------------------------------------------------------------------------------------
@@ -243,7 +291,7 @@ def _later(desk: Desk, found: Judgement, at_ms: int) -> Judgement:
 def _recorded(desk: Desk, number: int, found: Judgement, moments: Moments | None, offer: Offer) -> bool:
     outcome, run = found.outcome, desk.decision(number).run
     said: dict[str, Any] = {
-        "verdicts": [tuple(verdict) for verdict in found.verdicts],
+        "verdicts": found.verdicts,
         "explanation": found.explanation,
         "is_silent": outcome.is_silent,
         "reason": outcome.reason,

@@ -12,7 +12,7 @@ never altered, but for the receipts beside it.
 """
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -22,13 +22,13 @@ from syncd.engine.batch import Batch
 from syncd.engine.commands import Author
 from syncd.engine.posting import SERVER, delivered
 from syncd.notify import profile as profiles
-from syncd.notify import versions
+from syncd.notify import timing, versions
 from syncd.notify.book import Book, Current, Pinned
 from syncd.notify.civil import BadTime, offset_s, zone
 from syncd.notify.gates import SENDS_KEPT
 from syncd.notify.limits import DECISIONS_KEPT, DIRECT_MAX, PAST_KEPT, RUNS_MAX
-from syncd.notify.policy import Preferences, preferences
-from syncd.notify.profile import CategoryStats, Profile
+from syncd.notify.policy import NO_PREFERENCES, Preferences, preferences
+from syncd.notify.profile import Profile
 from syncd.notify.reports import Series, count
 from syncd.store import keys
 from syncd.store.tables import (
@@ -66,12 +66,6 @@ def parse_identity(text: str) -> tuple[bytes, int] | None:
     return (raw[: keys.HASH_BYTES], int.from_bytes(raw[keys.HASH_BYTES :])) if len(raw) == size else None
 
 
-def profile_of(row: ProfileRow) -> Profile:
-    """What was learned, from its row."""
-    categories = {name: CategoryStats(*stats) for name, stats in row.categories.items()}
-    return Profile(*row[:-1], categories)
-
-
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """What goes into the inbox at `flush`, for a decision."""
@@ -85,8 +79,8 @@ class Desk:
     """Make one for each thing that happens to a user, and `flush` it if nothing raised."""
 
     __slots__ = (
-        *("_begun", "_counted", "_ended", "_stored"),
-        *("_decisions", "_dirty", "_dispatches", "_documents", "_loaded", "_population", "_profile", "_runs"),
+        *("_are_all_loaded", "_begun", "_counted", "_ended", "_stored"),
+        *("_decisions", "_dirty", "_dispatches", "_documents", "_loaded", "_population", "_profile", "_runs", "_work"),
         *(
             "author",
             "batch",
@@ -98,19 +92,23 @@ class Desk:
             "standing",
             "user",
             "zone",
-            "_counted",
         ),
     )
 
-    def __init__(self, batch: Batch, book: Book, user: str, author: Author = SERVER) -> None:
-        """`author`: to whom the user's space is counted if a notification makes it."""
+    def __init__(
+        self, batch: Batch, book: Book, user: str, author: Author = SERVER, run: tuple[int, RunRow] | None = None
+    ) -> None:
+        """`author`: to whom the user's space is counted if a notification makes it. `run`: one that is read already."""
         self.batch, self.book, self.user, self.author = batch, book, user, author
         self.now_ms, self.owner = batch.now_ms, keys.owner(user)
         self.current: Current = book.current(batch.tx)
         self._profile: Profile | None = None
         self._population: Profile | None = None
-        self._runs: dict[int, RunRow | None] | None = None
-        self._loaded: dict[int, RunRow] = {}  # runs as they are stored
+        self._runs: dict[int, RunRow | None] = {}  # those that were asked for; None: there is none
+        self._loaded: dict[int, RunRow] = {}  # as they are stored
+        self._are_all_loaded = False
+        if run is not None:
+            self._runs[run[0]] = self._loaded[run[0]] = run[1]
         self._decisions: dict[int, DecisionRow] = {}
         self._dispatches: dict[str, DispatchRow] = {}
         self._dirty: dict[str | int, None] = {}  # decisions, and by name: profile, population
@@ -119,6 +117,10 @@ class Desk:
         self._ended: list[str] = []
         self._counted: list[tuple[int, Series, dict[str, int]]] = []
         self.deliveries: list[Delivery] = []
+        try:
+            self._work = batch.space(user_space(user))
+        except BadName:
+            self._work = None  # too long a name for a space: such a user has none
         self.zone: ZoneInfo = self._zone()
         row = STANDINGS.get(batch.tx, keys.standing(self.owner))
         self._stored = row
@@ -131,11 +133,7 @@ class Desk:
         name = (collection, document_id)
         if name not in self._documents:
             self._documents[name] = {}
-            try:
-                work = self.batch.space(user_space(self.user))
-            except BadName:
-                return {}  # too long a name for a space: such a user has none
-            document = None if work is None else work.document(name)
+            document = None if self._work is None else self._work.document(name)
             if document is not None and document.is_live:
                 self._documents[name] = {field: value for field, (_, value) in document.visible().items()}
         return self._documents[name]
@@ -154,6 +152,8 @@ class Desk:
 
     def wishes(self, category: str, topic: str | None) -> Preferences:
         """What the user chose that bears on a category and a topic: three documents, whatever else there is."""
+        if self._work is None:
+            return NO_PREFERENCES
         names = ["all", f"category:{category}", *([f"topic:{topic}"] if topic is not None else [])]
         found = {name: self.fields(PREFERENCES, name) for name in names}
         return preferences({name: fields for name, fields in found.items() if fields})
@@ -179,7 +179,7 @@ class Desk:
     def profile(self) -> Profile:
         if self._profile is None:
             row = PROFILES.get(self.batch.tx, keys.profile(self.owner))
-            self._profile = profiles.new(self.now_ms, self.offset_s) if row is None else profile_of(row)
+            self._profile = profiles.new(self.now_ms, self.offset_s) if row is None else profiles.of_row(row)
         return self._profile
 
     @profile.setter
@@ -192,7 +192,7 @@ class Desk:
         """What was learned of all people."""
         if self._population is None:
             row = PROFILES.get(self.batch.tx, keys.POPULATION)
-            self._population = profiles.new(self.now_ms, 0) if row is None else profile_of(row)
+            self._population = profiles.new(self.now_ms, 0) if row is None else profiles.of_row(row)
         return self._population
 
     @population.setter
@@ -200,48 +200,58 @@ class Desk:
         self._population = learned
         self._dirty["population"] = None
 
+    @property
+    def people(self) -> Sequence[float]:
+        """When all people are there: `timing.shares`."""
+        if "population" in self._dirty:
+            return timing.shares(profiles.hours_at(self.population, self.now_ms))
+        return self.book.people(self.batch.tx, self.now_ms)
+
     # -- runs --------------------------------------------------------------------------------------------------------
 
     @property
     def runs(self) -> Mapping[int, RunRow]:
         """All runs of the user that go on, by number."""
-        return {number: run for number, run in self._all_runs().items() if run is not None}
-
-    def _all_runs(self) -> dict[int, RunRow | None]:
-        if self._runs is None:
-            self._runs = {}
+        if not self._are_all_loaded:
+            self._are_all_loaded = True
             if self.standing.run_count:
+                found: dict[int, RunRow | None] = {}
                 for key, run in RUNS.scan(self.batch.tx, keys.of_user_range(keys.RUN, self.owner)):
                     number = keys.parse_of_user(key)[1]
-                    self._runs[number] = self._loaded[number] = run
-        return self._runs
+                    found[number] = self._loaded[number] = run
+                self._runs = {**found, **self._runs}
+        return {number: run for number, run in sorted(self._runs.items()) if run is not None}
 
     def run(self, number: int) -> RunRow | None:
-        return self._all_runs().get(number)
+        if number not in self._runs and not self._are_all_loaded:
+            run = RUNS.get(self.batch.tx, keys.run(self.owner, number))
+            self._runs[number] = run
+            if run is not None:
+                self._loaded[number] = run
+        return self._runs.get(number)
 
     def begin(self, run: RunRow, pinned: Pinned | None = None) -> int | None:
         """A new run; its number, or None if there are as many as may be (D3)."""
-        runs = self._all_runs()
         if self.standing.run_count >= RUNS_MAX + (DIRECT_MAX if run.kind == "direct" else 0):
             return None
         if pinned is not None:
             self._begun.append(pinned)
         number = self.standing.run_next
         self.standing = self.standing._replace(run_next=number + 1, run_count=self.standing.run_count + 1)
-        runs[number] = run
+        self._runs[number] = run
         return number
 
     def alter(self, number: int, **changes: Any) -> RunRow:
-        run = self._all_runs()[number]
+        run = self.run(number)
         assert run is not None, "a run that ended is not altered"
         run = run._replace(**changes)
-        self._all_runs()[number] = run
+        self._runs[number] = run
         return run
 
     def end(self, number: int) -> None:
-        run = self._all_runs()[number]
+        run = self.run(number)
         assert run is not None, "a run ends once"
-        self._all_runs()[number] = None
+        self._runs[number] = None
         self.standing = self.standing._replace(run_count=self.standing.run_count - 1)
         if run.kind == "run":
             self._ended.append(run.version)
@@ -310,7 +320,7 @@ class Desk:
             versions.began(tx, pinned.version)
         for version in self._ended:
             versions.ended(tx, version)
-        for number, run in (self._runs or {}).items():
+        for number, run in self._runs.items():
             self._write_run(number, run)
         for mark in self._dirty:
             if isinstance(mark, int):
@@ -323,7 +333,8 @@ class Desk:
             PROFILES.put(tx, keys.POPULATION, ProfileRow(*self.population))  # type: ignore[arg-type]
         for at_ms, series, more in self._counted:
             count(tx, at_ms, series, **more)
-        self.standing = self.standing._replace(zone=self.zone.key)
+        if self.standing.zone != self.zone.key:
+            self.standing = self.standing._replace(zone=self.zone.key)
         if self.standing != self._stored and self._is_known():
             STANDINGS.put(tx, keys.standing(self.owner), self.standing)
         if any(isinstance(mark, int) for mark in self._dirty):
@@ -356,7 +367,7 @@ class Desk:
     def _write_run(self, number: int, run: RunRow | None) -> None:
         """A run and its timer (D1)."""
         tx, before = self.batch.tx, self._loaded.get(number)
-        if run == before:
+        if run is before or run == before:
             return
         was = None if before is None or before.due_ms is None else (before.due_ms, before.rank)
         now = None if run is None or run.due_ms is None else (run.due_ms, run.rank)

@@ -23,7 +23,6 @@ from syncd.engine.grants import Role
 from syncd.engine.posting import SERVER, authored
 from syncd.notify import profile, versions
 from syncd.notify.asking import told
-from syncd.notify.desk import profile_of
 from syncd.store import keys
 from syncd.store.api import Reader
 from syncd.store.tables import DECISIONS, DISPATCHES, PROFILES, RUNS, STANDINGS, RunRow
@@ -61,7 +60,7 @@ def exported(tx: Reader, user: str, now_ms: int) -> dict[str, Any]:
             for collection, each_of in found.items()
         },
         "more_documents": any(len(each_of) > TOLD_MAX for each_of in found.values()),
-        "learned": None if row is None else _learned(profile_of(row), now_ms),
+        "learned": None if row is None else _learned(profile.of_row(row), now_ms),
         "standing": None if standing is None else _plain(standing._asdict()),
         "runs": [{"number": keys.parse_of_user(key)[1], **_plain(run._asdict())} for key, run in runs],
         "decisions": [told(tx, owner, keys.parse_of_user(key)[1], each) for key, each in decisions],

@@ -22,9 +22,10 @@ is no number is missing; what is missing is not true. X2 its cost is bounded by 
 means the same whenever it is read: no state, no clock, no draw.
 """
 
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from syncd.notify.civil import BadTime, Span, parse_span
@@ -72,6 +73,9 @@ class Facts(NamedTuple):
     call: Call
 
 
+Evaluated = Callable[[Facts], Any]
+
+
 # -- the tree ---------------------------------------------------------------------------------------------------------
 
 
@@ -92,9 +96,10 @@ class Condition:
 
     text: str
     root: Node
+    evaluated: "Evaluated" = field(compare=False, repr=False)
 
     def holds(self, facts: Facts) -> bool:
-        return _evaluated(self.root, facts) is True
+        return self.evaluated(facts) is True
 
     def calls(self, function: str) -> tuple[tuple[Any, ...], ...]:
         """The constant arguments of each call of a function: what must be counted so that it can be answered."""
@@ -154,7 +159,7 @@ def parse(text: str) -> Condition:
     if reader.next.kind != "end":
         raise BadExpression(f"expected an operator or the end, found {reader.next.text!r}", reader.next.column)
     _expect(root, TRUTH)
-    return Condition(text, root)
+    return Condition(text, root, _compiled(root))
 
 
 def _expect(node: Node, type: str) -> None:
@@ -295,25 +300,45 @@ class _Reader:
 # -- evaluation -------------------------------------------------------------------------------------------------------
 
 
-def _evaluated(node: Node, facts: Facts) -> Any:
-    """The value of a node; None if it is missing (X1)."""
+def _compiled(node: Node) -> Evaluated:
+    """What gives the value of a node; None if it is missing (X1). Made once, as a condition is asked of each event."""
     match node.kind:
         case "constant":
-            return node.value
+            value = node.value
+            return lambda facts: value
         case "field":
-            return _field(facts.event, node.value)
+            path = tuple(node.value)
+            return lambda facts: _field(facts.event, path)
         case "call":
-            return _called(node, facts)
+            return _compiled_call(node)
+    parts = tuple(_compiled(part) for part in node.parts)
+    match node.kind:
         case "and":
-            return all(_evaluated(part, facts) is True for part in node.parts)
+            return lambda facts: all(part(facts) is True for part in parts)
         case "or":
-            return any(_evaluated(part, facts) is True for part in node.parts)
+            return lambda facts: any(part(facts) is True for part in parts)
         case "not":
-            return _evaluated(node.parts[0], facts) is not True
+            (inner,) = parts
+            return lambda facts: inner(facts) is not True
         case "+" | "*":
-            return _arithmetic(node, facts)
-    left, right = (_evaluated(part, facts) for part in node.parts)
-    return _compared(node.kind, left, right)
+            signs = tuple(node.value)
+            return lambda facts: _arithmetic(signs, [part(facts) for part in parts])
+    sign, (left, right) = node.kind, parts
+    return lambda facts: _compared(sign, left(facts), right(facts))
+
+
+def _compiled_call(node: Node) -> Evaluated:
+    parts, types = [_compiled(part) for part in node.parts], FUNCTIONS[node.value].arguments
+    name = node.value
+
+    def called(facts: Facts) -> Any:
+        arguments = [part(facts) for part in parts]
+        for value, type in zip(arguments, types, strict=True):
+            if _type_of(value) != type:
+                return None
+        return facts.call(name, arguments)
+
+    return called
 
 
 def _field(event: Mapping[str, Any], path: Sequence[str]) -> Any:
@@ -321,14 +346,6 @@ def _field(event: Mapping[str, Any], path: Sequence[str]) -> Any:
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None
     return value if isinstance(value, bool | int | float | str) else None
-
-
-def _called(node: Node, facts: Facts) -> Any:
-    arguments = [_evaluated(part, facts) for part in node.parts]
-    for value, type in zip(arguments, FUNCTIONS[node.value].arguments, strict=True):
-        if _type_of(value) != type:
-            return None
-    return facts.call(node.value, arguments)
 
 
 def _type_of(value: Any) -> str | None:
@@ -339,10 +356,9 @@ def _type_of(value: Any) -> str | None:
     return TEXT if isinstance(value, str) else SPAN if isinstance(value, Span) else None
 
 
-def _arithmetic(node: Node, facts: Facts) -> float | None:
+def _arithmetic(signs: Sequence[str], values: Sequence[Any]) -> float | None:
     total: float | None = None
-    for sign, part in zip(node.value, node.parts, strict=True):
-        value = _evaluated(part, facts)
+    for sign, value in zip(signs, values, strict=True):
         if _type_of(value) != NUMBER:
             return None
         try:
@@ -366,4 +382,12 @@ def _compared(sign: str, left: Any, right: Any) -> bool:
             return not (is_alike and left == right)
     if not is_alike or type == TRUTH:
         return False
-    return bool({"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[sign])
+    return bool(_ORDERS[sign](left, right))
+
+
+_ORDERS: Mapping[str, Callable[[Any, Any], Any]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}

@@ -72,7 +72,7 @@ def _fire(batch: Batch, book: Book, trusted_ms: int, key: bytes, owner: bytes, n
         batch.tx.delete(key)  # F1
         return
     try:
-        desk = Desk(batch, book, row.user)
+        desk = Desk(batch, book, row.user, run=(number, row))
         if desk.zone.key != desk.standing.zone:
             runs.moved(desk)
         run = desk.run(number)

@@ -19,8 +19,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from syncd.notify.civil import shown
-from syncd.notify.policy import CAP_COUNT_MAX, Cap, Category, Policy, Preferences, frequency, muted_until
+from syncd.notify.civil import QuietHours, written
+from syncd.notify.policy import (
+    CAP_COUNT_MAX,
+    Cap,
+    Category,
+    Policy,
+    Preferences,
+    Resolved,
+    frequency,
+    muted_until,
+)
 
 PASSES, STOPS, WAITS, SILENT = "passes", "stops", "waits", "silent"
 SENDS_KEPT = CAP_COUNT_MAX  # the latest of a person: as many as a cap may count
@@ -62,13 +71,15 @@ class Person:
 
 
 class _Asked(NamedTuple):
-    """What a gate is asked about."""
+    """What a gate is asked about. `wanted`, `quiet`: the wish and the quiet hours that count for it."""
 
     candidate: Candidate
     category: Category
     policy: Policy
     person: Person
     now_ms: int
+    wanted: Resolved
+    quiet: QuietHours | None
 
 
 class Verdict(NamedTuple):
@@ -102,22 +113,27 @@ class Judgement:
 
 def judged(candidate: Candidate, policy: Policy, person: Person, now_ms: int) -> Judgement:
     """All verdicts, the outcome, and the sentence that explains it."""
-    asked = _Asked(candidate, policy.categories[candidate.category], policy, person, now_ms)
-    verdicts = tuple(gate(asked) for gate in _GATES.values())
+    asked = _asked(candidate, policy, person, now_ms)
+    verdicts = tuple([gate(asked) for gate in _ALL])
     outcome = _outcome(asked, verdicts)
     return Judgement(outcome, verdicts, _sentence(outcome, verdicts, person, now_ms))
+
+
+def _asked(candidate: Candidate, policy: Policy, person: Person, now_ms: int) -> _Asked:
+    category, wishes = policy.categories[candidate.category], person.wishes
+    wanted = frequency(policy, wishes, category, candidate.topic)
+    return _Asked(candidate, category, policy, person, now_ms, wanted, wishes.quiet(policy))
 
 
 _STOPPED = {"holdout": "held_out", "collapse": "collapsed", "expiry": "expired"}  # by other gates: `suppressed`
 
 
 def _outcome(asked: _Asked, verdicts: Sequence[Verdict]) -> Outcome:
-    candidate, category, policy, person, _ = asked
+    candidate, wanted = asked.candidate, asked.wanted.frequency
     for verdict in verdicts:
         if verdict.says == STOPS:
             newer_id = candidate.newer_id if verdict.gate == "collapse" else None
             return Outcome(_STOPPED.get(verdict.gate, "suppressed"), verdict.gate, by=newer_id)
-    wanted = frequency(policy, person.wishes, category, candidate.topic).frequency
     if wanted != "instant" and not candidate.is_digest:
         return Outcome("digested", "preference", into=wanted)
     waiting = next((verdict for verdict in verdicts if verdict.says == WAITS), None)
@@ -132,16 +148,16 @@ def _outcome(asked: _Asked, verdicts: Sequence[Verdict]) -> Outcome:
 def free_ms(candidate: Candidate, policy: Policy, person: Person, now_ms: int, from_ms: int) -> int | None:
     """The first moment from `from_ms` on that caps and quiet hours both let pass, if nothing else is sent meanwhile;
     None if that is far away."""
-    return _free_ms(_Asked(candidate, policy.categories[candidate.category], policy, person, now_ms), from_ms)
+    return _free_ms(_asked(candidate, policy, person, now_ms), from_ms)
 
 
 def _free_ms(asked: _Asked, at_ms: int) -> int | None:
     for _ in range(WAIT_ROUNDS_MAX):
-        then = asked._replace(now_ms=at_ms)
-        waits = [verdict.until_ms or 0 for verdict in (_caps(then), _quiet(then)) if verdict.says == WAITS]
-        if not waits:
+        full = _full(asked, at_ms)
+        quiet_end_ms = _quiet_end_ms(asked, at_ms) if _waits_for_quiet(asked) else None
+        if full is None and quiet_end_ms is None:
             return at_ms
-        at_ms = max(waits)
+        at_ms = max(0 if full is None else full[0], quiet_end_ms or 0)
         if at_ms > asked.now_ms + WAIT_MS_MAX:
             return None
     return None
@@ -151,18 +167,16 @@ def _free_ms(asked: _Asked, at_ms: int) -> int | None:
 
 
 def _holdout(asked: _Asked) -> Verdict:
-    _, category, policy, person, _ = asked
-    if category.priority == "critical" or person.holdout_draw >= policy.holdout:
-        return Verdict("holdout", PASSES, "not held out")
+    policy = asked.policy
+    if asked.category.priority == "critical" or asked.person.holdout_draw >= policy.holdout:
+        return _NOT_HELD_OUT
     return Verdict(
         "holdout", STOPS, f"one of the {policy.holdout:.0%} of people who get nothing, so that the rest can be compared"
     )
 
 
 def _preference(asked: _Asked) -> Verdict:
-    candidate, category, policy, person, _ = asked
-    wanted = frequency(policy, person.wishes, category, candidate.topic)
-    faults = person.wishes.faults
+    wanted, faults = asked.wanted, asked.person.wishes.faults
     ignored = f" (ignored, as it is no choice: {'; '.join(faults)})" if faults else ""
     if wanted.frequency == "off":
         return Verdict("preference", STOPS, f"turned off by {wanted.by}{ignored}")
@@ -170,60 +184,63 @@ def _preference(asked: _Asked) -> Verdict:
 
 
 def _mute(asked: _Asked) -> Verdict:
-    candidate, category, _, person, now_ms = asked
-    found = muted_until(person.wishes, category, candidate.topic, now_ms)
+    person, now_ms = asked.person, asked.now_ms
+    found = muted_until(person.wishes, asked.category, asked.candidate.topic, now_ms)
     if found is None:
-        return Verdict("mute", PASSES, "not muted")
+        return _NOT_MUTED
     until_ms, by = found
     return Verdict("mute", STOPS, f"{by} is muted until {_clock(person, until_ms, now_ms)}", until_ms)
 
 
 def _suppression(asked: _Asked) -> Verdict:
     suppressed = asked.person.suppressed
-    if suppressed is None:
-        return Verdict("suppression", PASSES, "may be written to")
-    return Verdict("suppression", STOPS, suppressed)
+    return _NOT_SUPPRESSED if suppressed is None else Verdict("suppression", STOPS, suppressed)
 
 
 def _segment(asked: _Asked) -> Verdict:
-    if asked.candidate.in_segment:
-        return Verdict("segment", PASSES, "among those it is for")
-    return Verdict("segment", STOPS, "not among those it is for")
+    return _IN_SEGMENT if asked.candidate.in_segment else _NOT_IN_SEGMENT
 
 
 def _collapse(asked: _Asked) -> Verdict:
     newer_id = asked.candidate.newer_id
     if newer_id is None:
-        return Verdict("collapse", PASSES, "the newest of its kind")
+        return _NEWEST
     return Verdict("collapse", STOPS, f"a newer one of its kind took its place ({newer_id})")
 
 
 def _expiry(asked: _Asked) -> Verdict:
     expires_ms, now_ms = asked.candidate.expires_ms, asked.now_ms
     if expires_ms is None or now_ms < expires_ms:
-        return Verdict("expiry", PASSES, "still of use")
+        return _OF_USE
     return Verdict("expiry", STOPS, f"of no use since {_clock(asked.person, expires_ms, now_ms)}")
 
 
 def _caps(asked: _Asked) -> Verdict:
-    _, category, policy, person, now_ms = asked
-    if category.priority == "critical":
-        return Verdict("caps", PASSES, "critical, so it counts against no cap")
+    if asked.category.priority == "critical":
+        return _NEVER_CAPPED
+    found = _full(asked, asked.now_ms)
+    if found is None:
+        return _UNDER_CAPS
+    until_ms, cap, whose = found
+    free = _clock(asked.person, until_ms, asked.now_ms)
+    return Verdict("caps", WAITS, f"cap {cap}{whose} is full, free again at {free}", until_ms)
+
+
+def _full(asked: _Asked, at_ms: int) -> tuple[int, Cap, str] | None:
+    """The cap that is full at a moment for longest: until when, and whose it is."""
+    category, person = asked.category, asked.person
+    if not person.sent or category.priority == "critical":
+        return None  # a cap is of one at least
     found: tuple[int, Cap, str] | None = None
     own = [sent for sent in person.sent if sent.category == category.name]
     for cap, sent, whose in (
         *((cap, own, f" of {category.name}") for cap in category.caps),
-        *((cap, person.sent, "") for cap in policy.caps),
+        *((cap, person.sent, "") for cap in asked.policy.caps),
     ):
-        until_ms = free_again_ms(cap, sent, person.zone, now_ms)
-        if until_ms > now_ms and (found is None or until_ms > found[0]):
+        until_ms = free_again_ms(cap, sent, person.zone, at_ms)
+        if until_ms > at_ms and (found is None or until_ms > found[0]):
             found = until_ms, cap, whose
-    if found is None:
-        return Verdict("caps", PASSES, "under every cap")
-    until_ms, cap, whose = found
-    return Verdict(
-        "caps", WAITS, f"cap {cap}{whose} is full, free again at {_clock(person, until_ms, now_ms)}", until_ms
-    )
+    return found
 
 
 def free_again_ms(cap: Cap, sent: Sequence[Sent], zone: ZoneInfo, now_ms: int) -> int:
@@ -236,13 +253,11 @@ def free_again_ms(cap: Cap, sent: Sequence[Sent], zone: ZoneInfo, now_ms: int) -
 
 
 def _quiet(asked: _Asked) -> Verdict:
-    _, category, policy, person, now_ms = asked
-    quiet = person.wishes.quiet(policy)
-    if quiet is None or not quiet.is_quiet(person.zone, now_ms):
-        return Verdict("quiet hours", PASSES, "no quiet hours now")
+    _, category, policy, person, now_ms, _, quiet = asked
+    if quiet is None or (until_ms := _quiet_end_ms(asked, now_ms)) is None:
+        return _NOT_QUIET
     if category.priority == "critical":
         return Verdict("quiet hours", PASSES, f"critical, so it passes the quiet hours {quiet}")
-    until_ms = quiet.end_ms(person.zone, now_ms)
     match policy.quiet_action:
         case "drop":
             return Verdict("quiet hours", STOPS, f"the quiet hours {quiet} drop it", until_ms)
@@ -250,6 +265,30 @@ def _quiet(asked: _Asked) -> Verdict:
             return Verdict("quiet hours", SILENT, f"without a sound in the quiet hours {quiet}", until_ms)
     return Verdict("quiet hours", WAITS, f"quiet hours {quiet} end at {_clock(person, until_ms, now_ms)}", until_ms)
 
+
+def _quiet_end_ms(asked: _Asked, at_ms: int) -> int | None:
+    """When the quiet hours end that a moment is in; None if it is in none."""
+    if asked.quiet is None:
+        return None
+    until_ms = asked.quiet.end_ms(asked.person.zone, at_ms)
+    return until_ms if until_ms > at_ms else None
+
+
+def _waits_for_quiet(asked: _Asked) -> bool:
+    return asked.policy.quiet_action == "defer" and asked.category.priority != "critical"
+
+
+# What most gates say of most candidates.
+_NOT_HELD_OUT = Verdict("holdout", PASSES, "not held out")
+_NOT_MUTED = Verdict("mute", PASSES, "not muted")
+_NOT_SUPPRESSED = Verdict("suppression", PASSES, "may be written to")
+_IN_SEGMENT = Verdict("segment", PASSES, "among those it is for")
+_NOT_IN_SEGMENT = Verdict("segment", STOPS, "not among those it is for")
+_NEWEST = Verdict("collapse", PASSES, "the newest of its kind")
+_OF_USE = Verdict("expiry", PASSES, "still of use")
+_NEVER_CAPPED = Verdict("caps", PASSES, "critical, so it counts against no cap")
+_UNDER_CAPS = Verdict("caps", PASSES, "under every cap")
+_NOT_QUIET = Verdict("quiet hours", PASSES, "no quiet hours now")
 
 _GATES: Mapping[str, Callable[[_Asked], Verdict]] = {
     "holdout": _holdout,
@@ -262,6 +301,7 @@ _GATES: Mapping[str, Callable[[_Asked], Verdict]] = {
     "caps": _caps,
     "quiet hours": _quiet,
 }
+_ALL = tuple(_GATES.values())
 GATES = tuple(_GATES)
 
 
@@ -270,12 +310,16 @@ GATES = tuple(_GATES)
 
 def _clock(person: Person, at_ms: int, now_ms: int) -> str:
     """A moment on the person's clock, with the date unless it is today's."""
-    at, now = shown(person.zone, at_ms), shown(person.zone, now_ms)
-    return f"{at:%H:%M}" if at.date() == now.date() else f"{at:%Y-%m-%d %H:%M}"
+    at = written(person.zone, at_ms)
+    if at_ms == now_ms:
+        return at[11:]
+    return at[11:] if at[:10] == written(person.zone, now_ms)[:10] else at
 
 
 def _sentence(outcome: Outcome, verdicts: Sequence[Verdict], person: Person, now_ms: int) -> str:
     """One English sentence: what became of it, why, and what would have been otherwise."""
+    if outcome.kind == "sent" and not outcome.is_silent:
+        return f"Sent at {_clock(person, now_ms, now_ms)}."
     decisive = next((verdict for verdict in verdicts if verdict.gate == outcome.reason), None)
     others = [verdict for verdict in verdicts if verdict.says in (STOPS, WAITS) and verdict is not decisive]
     also = f" (and {'; '.join(verdict.words for verdict in others)})" if others else ""

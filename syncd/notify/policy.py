@@ -114,6 +114,8 @@ class Preferences:
         return self.quiet_hours or policy.quiet_hours
 
 
+NO_PREFERENCES = Preferences()
+
 MS_MAX = 253_402_300_799_000  # the end of the year 9999
 
 
@@ -152,6 +154,8 @@ def _shown(value: Any) -> str:
 def preferences(documents: Mapping[str, Mapping[str, Any]]) -> Preferences:
     """From the documents of `_preferences`, by id: `all`, `category:NAME`, `topic:NAME`; `all` may have `quiet_hours`,
     as text, or `off`."""
+    if not documents:
+        return NO_PREFERENCES
     everything = documents.get("all", {})
     quiet, text = None, everything.get("quiet_hours")
     if isinstance(text, str) and text != "off":
@@ -179,6 +183,8 @@ class Resolved:
 
 def frequency(policy: Policy, wishes: Preferences, category: Category, topic: str | None) -> Resolved:
     """The wish that counts, from the narrowest to the widest; a critical category only by its own name."""
+    if wishes is NO_PREFERENCES and category.priority != "critical":
+        return Resolved(category.frequency, f"the default of {category.name}")
     named = wishes.categories.get(category.name, Wish())
     if category.priority == "critical":
         is_off = named.frequency == "off"
@@ -196,7 +202,7 @@ def frequency(policy: Policy, wishes: Preferences, category: Category, topic: st
 
 def muted_until(wishes: Preferences, category: Category, topic: str | None, now_ms: int) -> tuple[int, str] | None:
     """The end of the longest mute that holds now, and whose it is; None if there is none. Nothing critical is muted."""
-    if category.priority == "critical":
+    if category.priority == "critical" or wishes is NO_PREFERENCES:
         return None
     found = [
         (wishes.everything, "everything"),

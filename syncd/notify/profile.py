@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from struct import Struct
 from typing import NamedTuple
 
+from syncd.store.tables import ProfileRow
+
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 PROFILE_BYTES_MAX = 1024
 
@@ -63,6 +65,11 @@ class Profile(NamedTuple):
     hours: bytes
     taste: Mapping[str, float]
     categories: Mapping[str, CategoryStats]
+
+
+def of_row(row: ProfileRow) -> Profile:
+    """What was learned, from how it is stored."""
+    return Profile(*row[:-1], {name: CategoryStats(*stats) for name, stats in row.categories.items()})
 
 
 def weight(at_ms: int, landmark_ms: int, half_life_ms: int) -> float:
@@ -182,7 +189,7 @@ def _with_landmark(profile: Profile, at_ms: int) -> Profile:
 def hours_at(profile: Profile, now_ms: int) -> tuple[float, ...]:
     """The 48 bins as of now: faded counts of sessions."""
     share = 1.0 / weight(now_ms, profile.landmark_ms, HOURS_HALF_LIFE_MS)
-    return tuple(value * share for value in _HOURS.unpack(profile.hours))
+    return tuple([value * share for value in _HOURS.unpack(profile.hours)])
 
 
 def rates_at(profile: Profile, now_ms: int) -> tuple[float, float]:
@@ -209,6 +216,9 @@ AFFINITY_PRIOR = 3.0  # readings: after three on one topic alone, the affinity i
 
 def category_at(profile: Profile, category: str, now_ms: int) -> CategoryStats:
     """What became of notifications of a category, faded to now."""
-    stats = profile.categories.get(_label(category), NO_STATS)
+    stats = profile.categories.get(_label(category))
+    if stats is None:
+        return NO_STATS
     share = 1.0 / weight(now_ms, profile.landmark_ms, TASTE_HALF_LIFE_MS)
-    return stats._replace(shown=stats.shown * share, opened=stats.opened * share, dismissed=stats.dismissed * share)
+    shown, opened, dismissed, row = stats
+    return CategoryStats(shown * share, opened * share, dismissed * share, row)

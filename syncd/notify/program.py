@@ -6,7 +6,7 @@ there, and so on), the order of steps, and rendering. Pure. Must not know what a
 Invariant: P1 `following` only ever leads forward, so a run ends.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from syncd.core.values import ValueRefused, encoded
@@ -49,26 +49,10 @@ def entered(workflow: Workflow, path: Sequence[int], is_then: bool) -> list[int]
 # -- what is read of an event -----------------------------------------------------------------------------------------
 
 
-def _texts(pinned: Pinned) -> Iterator[str]:
-    workflow = pinned.workflow
-    yield from (text for text in (workflow.topic, workflow.collapse) if text is not None)
-    for template in pinned.templates.values():
-        yield from (template.title, template.body)
-        for words in template.locale.values():
-            yield from (words.title, words.body)
-
-
 def read_of(pinned: Pinned, data: Mapping[str, Any]) -> dict[str, Any]:
-    """What the runs of a workflow may come to read of an event, and so keep: the fields that its texts and conditions
-    name, and `title`, by which a digest names it. What would be too much is missing."""
-    names = {"title"}
-    for text in _texts(pinned):
-        names.update(found[1].partition(".")[0] for found in PLACEHOLDER.finditer(text))
-    for _, step in pinned.workflow.steps():
-        if step.branch is not None:
-            names.update(field.partition(".")[0] for field in step.branch.where.fields())
+    """What the runs of a workflow may come to read of an event, and so keep. What would be too much is missing."""
     kept, room = {}, EVENT_BYTES_MAX
-    for name in sorted(names & data.keys()):
+    for name in sorted(pinned.reads & data.keys()):
         try:
             size = len(encoded(data[name]))
         except ValueRefused:
@@ -92,7 +76,9 @@ def rendered(text: str, data: Mapping[str, Any], bytes_max: int = BODY_BYTES_MAX
             return "true" if found else "false"
         return str(found) if isinstance(found, str | int | float) else ""
 
-    whole = PLACEHOLDER.sub(lambda found: value(found[1]), text)
+    whole = PLACEHOLDER.sub(lambda found: value(found[1]), text) if "{" in text else text
+    if whole.isascii() and len(whole) <= bytes_max:
+        return whole
     return whole.encode(errors="replace")[:bytes_max].decode(errors="ignore")
 
 

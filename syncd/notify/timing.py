@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 HOURS = 24
 SMOOTHING_SD_H = 1.0
+PRIOR_POPULATION = 200.0  # sessions that the usual day of nobody in particular weighs, beside those of all people
 PRIOR_SESSIONS = 8.0  # how many sessions the population's habit is worth beside a person's own
 EXPLORED_SHARE = 0.05  # of choices; plain Thompson sampling over hours costs far more than it learns
 EXPLORED_SLOTS = 4  # the best ones: what is never chosen is not worth learning about
@@ -39,22 +40,40 @@ _NOBODY = (1, 1, 1, 1, 1, 2, 4, 7, 9, 9, 9, 9, 10, 10, 10, 10, 10, 11, 12, 13, 1
 NOBODYS_HOURS: tuple[float, ...] = tuple(value / sum(_NOBODY) for value in _NOBODY) * 2
 
 
+def shares(hours: Sequence[float]) -> tuple[float, ...]:
+    """When people are there, all together, from their 48 faded counts: 48 shares, each 24 of which sum to 1, drawn
+    towards the usual while little is known."""
+    found: list[float] = []
+    for at in (0, HOURS):
+        day = hours[at : at + HOURS]
+        total = sum(day) + PRIOR_POPULATION
+        usual = NOBODYS_HOURS[at : at + HOURS]
+        found += [(count + PRIOR_POPULATION * share) / total for count, share in zip(day, usual, strict=True)]
+    return tuple(found)
+
+
 def density(own: Sequence[float], population: Sequence[float], is_weekend: bool) -> tuple[float, ...]:
     """How a person's sessions are spread over the 24 hours of a weekday, or of a day at the weekend. `own`: 48 faded
     counts (`profile.hours_at`); `population`: 48 shares, each 24 of which sum to 1."""
     at = HOURS * is_weekend
-    week = [own[hour] + own[HOURS + hour] for hour in range(HOURS)]
-    week_total = sum(week) + PRIOR_SESSIONS
-    week = [(week[hour] + PRIOR_SESSIONS * population[at + hour]) / week_total for hour in range(HOURS)]
-    day_total = sum(own[at : at + HOURS]) + PRIOR_SESSIONS
-    raw = [(own[at + hour] + PRIOR_SESSIONS * week[hour]) / day_total for hour in range(HOURS)]
+    day, people = own[at : at + HOURS], population[at : at + HOURS]
+    week = [one + other for one, other in zip(own[:HOURS], own[HOURS:], strict=True)]
+    week_total, day_total = sum(week) + PRIOR_SESSIONS, sum(day) + PRIOR_SESSIONS
+    raw = [
+        (mine + PRIOR_SESSIONS * ((whole + PRIOR_SESSIONS * theirs) / week_total)) / day_total
+        for mine, whole, theirs in zip(day, week, people, strict=True)
+    ]
     around = [*raw[-3:], *raw, *raw[:3]]
+    k0, k1, k2, k3, k4, k5, k6 = _KERNEL
     # All steps are linear, so smoothing once at the end is the same as smoothing each histogram before.
     return tuple(
-        _KERNEL[0] * around[i] + _KERNEL[1] * around[i + 1] + _KERNEL[2] * around[i + 2] + _KERNEL[3] * around[i + 3]
-        + _KERNEL[4] * around[i + 4] + _KERNEL[5] * around[i + 5] + _KERNEL[6] * around[i + 6]
-        for i in range(HOURS)
-    )  # fmt: skip
+        [
+            k0 * a + k1 * b + k2 * c + k3 * d + k4 * e + k5 * f + k6 * g
+            for a, b, c, d, e, f, g in zip(
+                around, around[1:], around[2:], around[3:], around[4:], around[5:], around[6:], strict=False
+            )
+        ]
+    )
 
 
 def receptiveness(spread: Sequence[float], second: float) -> float:
@@ -64,6 +83,15 @@ def receptiveness(spread: Sequence[float], second: float) -> float:
     inside = sum(spread[(hour + index) % HOURS] for index in range(1, WINDOW_H))
     edges = (1 - into) * spread[hour % HOURS] + into * spread[(hour + WINDOW_H) % HOURS]
     return (inside + edges) * HOURS / WINDOW_H
+
+
+def by_hour(spread: Sequence[float]) -> list[float]:
+    """`receptiveness` at each full hour of the day."""
+    # The order of these steps is that of `receptiveness`, so the numbers are the same to the last bit.
+    return [(later + now) * HOURS / WINDOW_H for now, later in zip(spread, (*spread[1:], spread[0]), strict=True)]
+
+
+assert WINDOW_H == 2, "by_hour adds two hours"
 
 
 class Slot(NamedTuple):
@@ -96,6 +124,23 @@ def score(worth: Worth, slot: Slot, receptive: float, now_ms: int) -> float:
     return faded * opened - worth.dismissal_cost * worth.dismissal_rate - worth.harm
 
 
+def scored(worth: Worth, times: Sequence[tuple[int, float]], now_ms: int) -> list[float]:
+    """`score` of many moments: (at, receptiveness)."""
+    value, half_life_ms, open_rate, dismissal_rate, dismissal_cost, harm = worth
+    cost = dismissal_cost * dismissal_rate
+    found = []
+    for at_ms, receptive in times:
+        opened = open_rate * receptive
+        faded = value * 2.0 ** ((now_ms - at_ms) / half_life_ms)
+        found.append(faded * (opened if opened < 1.0 else 1.0) - cost - harm)
+    return found
+
+
+def best(scores: Sequence[float], count: int) -> list[int]:
+    """The places of the best, the best first, the earliest of equals first."""
+    return sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:count]
+
+
 class Choice(NamedTuple):
     """The slot that was chosen: its place among those offered, its score, the probability of being chosen, and whether
     it was chosen to learn."""
@@ -110,12 +155,12 @@ def choose(scores: Sequence[float], draw: float, may_explore: bool) -> Choice:
     """The best slot, or with a probability of `EXPLORED_SHARE` one of the best few, each alike (the best among them: so
     it is chosen with 1 - share + share / count). The earliest of equals is the best. `draw` lies in [0, 1)."""
     assert scores, "there is a slot"
-    ranked = sorted(range(len(scores)), key=lambda index: (-scores[index], index))[:EXPLORED_SLOTS]
-    best, count = ranked[0], len(ranked)
+    ranked = best(scores, EXPLORED_SLOTS)
+    first, count = ranked[0], len(ranked)
     if not may_explore or count == 1:
-        return Choice(best, scores[best], 1.0, False)
-    chosen, is_explored = best, draw < EXPLORED_SHARE
+        return Choice(first, scores[first], 1.0, False)
+    chosen, is_explored = first, draw < EXPLORED_SHARE
     if is_explored:
         chosen = ranked[min(int(draw / EXPLORED_SHARE * count), count - 1)]
-    propensity = EXPLORED_SHARE / count + (1.0 - EXPLORED_SHARE) * (chosen == best)
+    propensity = EXPLORED_SHARE / count + (1.0 - EXPLORED_SHARE) * (chosen == first)
     return Choice(chosen, scores[chosen], propensity, is_explored)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from syncd.notify.policy import Category, Policy
 from syncd.notify.workflows import (
     CATEGORIES_MAX,
+    PLACEHOLDER,
     WORKFLOWS_MAX,
     BadDefinitions,
     Definitions,
@@ -74,13 +75,15 @@ class InUse(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version, checked and ready to run. `templates`: all that its steps may send."""
+    """One version, checked and ready to run. `templates`: all that its steps may send. `reads`: the fields of an event
+    that its runs may come to read."""
 
     name: str
     version: str
     workflow: Workflow
     category: Category
     templates: Mapping[str, Template]
+    reads: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +170,22 @@ def policy_of(found: WorkflowSet) -> Policy:
 def _version(name: str, version: str, values: Mapping[str, Any]) -> Version:
     found = definitions(values)
     workflow = found.workflows[name]
-    return Version(name, version, workflow, found.policy.categories[workflow.category], found.templates)
+    category, reads = found.policy.categories[workflow.category], _reads(workflow, found.templates)
+    return Version(name, version, workflow, category, found.templates, reads)
+
+
+def _reads(workflow: Workflow, templates: Mapping[str, Template]) -> frozenset[str]:
+    """The fields that its texts and conditions name, and `title`, by which a digest names an event."""
+    texts = [text for text in (workflow.topic, workflow.collapse) if text is not None]
+    for template in templates.values():
+        texts += [template.title, template.body]
+        for words in template.locale.values():
+            texts += [words.title, words.body]
+    names = {found[1].partition(".")[0] for text in texts for found in PLACEHOLDER.finditer(text)}
+    for _, step in workflow.steps():
+        if step.branch is not None:
+            names.update(field.partition(".")[0] for field in step.branch.where.fields())
+    return frozenset(names | {"title"})
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ DISTURBANCE_PRICE = 0.004  # of the k-th in a week, times k: a person who turns 
 
 WEEK_MS = 7 * 86_400_000
 BUDGET_MAX = 40
+_WORN = [WEARS_OFF**sent for sent in range(BUDGET_MAX)]
 
 ROW_OF_IGNORED = 3  # so many in a row double the distance to the next
 BACKOFF_DOUBLINGS_MAX = 5  # to 32 times: a daily nudge becomes a monthly one, and not less
@@ -49,8 +50,13 @@ def rates(stats: CategoryStats) -> Rates:
 
 def worth_of_next(expected: Rates, sent_this_week: int) -> float:
     """What the next notification is worth at an average hour, in opens."""
-    opened = expected.opened * WEARS_OFF**sent_this_week
+    opened = expected.opened * worn(sent_this_week)
     return opened - DISMISSAL_PRICE * expected.dismissed - disturbance(sent_this_week)
+
+
+def worn(sent_this_week: int) -> float:
+    """What is left of the open rate after so many in the same week."""
+    return _WORN[sent_this_week] if sent_this_week < BUDGET_MAX else float(WEARS_OFF**sent_this_week)
 
 
 def disturbance(sent_this_week: int) -> float:

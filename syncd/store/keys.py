@@ -44,6 +44,7 @@ name that is followed by another; ids and hashes have fixed sizes.
 | `p` | key hash | space, hash of a name, number | collection, id: the live documents, by bucket |
 """
 
+from functools import lru_cache
 from hashlib import sha256
 from struct import Struct
 
@@ -322,6 +323,8 @@ def parse_consumer_owner(key: bytes) -> tuple[bytes, int, str]:
     return key[1:space_at], _U32.unpack_from(key, space_at)[0], key[name_at:].decode(errors="replace")
 
 
+# The same few again and again within a transaction, whose number is bounded by that of its commands.
+@lru_cache(maxsize=1024)
 def owner(user: str) -> bytes:
     """Stands for a user or API key, whose name may be longer than a key can be."""
     return sha256(user.encode()).digest()[:HASH_BYTES]

@@ -109,22 +109,6 @@ class Signal:
     presence: dict[str, Value] | bool | None = None
 
 
-class Happening(NamedTuple):
-    """`[id, name, time, data]`: what a user did, at `time` by the device's clock and offset. `id`: 16 random bytes."""
-
-    id: bytes
-    name: str
-    time: int
-    data: dict[str, Value] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What a device reports of its user."""
-
-    events: tuple[Happening, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class Purged:
     space: str
@@ -282,21 +266,6 @@ class Presence:
     whole: bool = False
 
 
-class EventResult(NamedTuple):
-    """`[id, status, detail]`; status: `accepted`, `duplicate` or `invalid`."""
-
-    id: bytes
-    status: str
-    detail: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Noted:
-    """What became of each event of one `event`, when it is durable."""
-
-    results: tuple[EventResult, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class Expired:
     space: str
@@ -331,7 +300,6 @@ ClientMessage = (
     | Ack
     | Sums
     | Signal
-    | Event
     | Purged
     | Refresh
     | Background
@@ -351,7 +319,6 @@ ServerMessage = (
     | Repair
     | Heard
     | Presence
-    | Noted
     | Expired
     | Error
     | Goaway

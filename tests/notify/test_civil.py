@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from syncd.notify import civil
 from syncd.notify.civil import BadTime, QuietHours, Schedule, instant_ms, offset_s, parse_quiet_hours, parse_span, shown
+from syncd.notify.policy import MS_MAX
 
 FIRST, LAST = datetime(2024, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC)
 WEEK_MS, HOUR_MS, MINUTE_MS = 604_800_000, 3_600_000, 60_000
@@ -130,6 +131,26 @@ def test_an_instant_shows_a_time_that_means_that_instant_or_its_first_showing(na
     found_ms = instant_ms(at, shown(at, now_ms))
     assert found_ms <= now_ms
     assert shown(at, found_ms) == shown(at, now_ms)
+
+
+def test_what_is_known_of_whole_days_is_what_the_zone_says_at_each_instant_around_every_change_of_every_clock() -> None:
+    for changed, name in CHANGES.items():
+        at = ZoneInfo(name)
+        for change_ms, _, _ in changed[:2] + changed[-1:]:
+            for now_ms in range(change_ms - 25 * HOUR_MS, change_ms + 25 * HOUR_MS, 97 * MINUTE_MS):
+                local = datetime.fromtimestamp(now_ms / 1000, UTC).astimezone(at)
+                assert shown(at, now_ms) == local.replace(tzinfo=None, fold=0)
+                assert civil.written(at, now_ms) == f"{local:%Y-%m-%d %H:%M}"
+                meant = local.replace(fold=0)
+                assert instant_ms(at, meant.replace(tzinfo=None)) == ms(meant)
+
+
+@pytest.mark.parametrize("name", ["Pacific/Kiritimati", "Europe/Berlin", "America/New_York"])
+def test_a_clock_is_shown_up_to_the_end_of_the_calendar_and_beyond(name: str) -> None:
+    """A mute may last until the year 9999: telling its end on a clock ahead of UTC must not fail."""
+    at = ZoneInfo(name)
+    assert civil.written(at, MS_MAX)[:4] == "9999"
+    assert offset_s(at, MS_MAX) == offset_s(at, MS_MAX - 3 * 86_400_000)
 
 
 def test_a_civil_day_is_not_24_hours() -> None:

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from syncd.core.ids import PREFERENCES, PROFILE
 from syncd.engine.commands import Refused, Started, StartWorkflow
 from syncd.notify import runs
 from syncd.notify.desk import Desk
 from syncd.notify.firing import TrustedClock
+from syncd.notify.policy import MS_MAX
 from syncd.store import fsck
 from tests.engine.kit import one
 from tests.notify.kit import DAY_MS, HOUR_MS, KEY, Office, at, ready
@@ -24,6 +26,17 @@ trigger = { event = "published", where = "score > 3" }
 [[workflow.w.step]]
 send = { templates = ["t"] }
 """
+
+
+def test_whoever_muted_everything_for_ever_is_told_so_on_any_clock() -> None:
+    office = Office(ALERT)
+    office.sets(PROFILE, "main", zone="Europe/Berlin")
+    office.sets(PREFERENCES, "all", mute_until=MS_MAX)
+    assert office.notify() == "accepted"
+    office.check()
+    (row,) = office.decisions()
+    assert (row.outcome, row.reason) == ("suppressed", "mute")
+    assert "muted until 9999" in row.explanation
 
 
 def test_an_event_sets_a_workflow_off_and_its_notification_is_in_the_inbox_in_the_same_transaction() -> None:

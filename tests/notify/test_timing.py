@@ -12,12 +12,16 @@ from syncd.notify.timing import (
     EXPLORED_SLOTS,
     HOURS,
     NOBODYS_HOURS,
+    WINDOW_H,
     Slot,
     Worth,
+    best,
+    by_hour,
     choose,
     density,
     receptiveness,
     score,
+    scored,
 )
 
 NOW_MS = 1_795_000_000_000
@@ -51,6 +55,24 @@ def test_receptiveness_goes_over_from_hour_to_hour_without_a_step(own: list[floa
     spread = density(own, NOBODYS_HOURS, False)
     before, at = receptiveness(spread, hour * 3600 - 1e-6), receptiveness(spread, hour * 3600)
     assert math.isclose(before, at, rel_tol=1e-4, abs_tol=1e-6)
+
+
+@given(counts, st.booleans())
+def test_a_table_of_hours_says_to_the_last_bit_what_each_hour_says_alone(own: list[float], is_weekend: bool) -> None:
+    spread = density(own, NOBODYS_HOURS, is_weekend)
+    assert by_hour(spread) == [receptiveness(spread, hour * 3600) for hour in range(HOURS)]
+    assert WINDOW_H == 2
+
+
+@given(st.lists(st.tuples(st.integers(0, 2 * DAY_MS), st.floats(0, 24)), min_size=1, max_size=48), st.data())
+def test_many_moments_are_scored_and_ranked_as_each_alone(times: list[tuple[int, float]], data: st.DataObject) -> None:
+    shares = st.floats(0, 1)
+    half_life_ms = data.draw(st.integers(60_000, 30 * DAY_MS))
+    worth = Worth(data.draw(shares), half_life_ms, *(data.draw(shares) for _ in range(4)))
+    found = scored(worth, [(NOW_MS + wait_ms, receptive) for wait_ms, receptive in times], NOW_MS)
+    alone = [score(worth, Slot(NOW_MS + wait_ms, 0.0, False), receptive, NOW_MS) for wait_ms, receptive in times]
+    assert found == alone
+    assert best(found, 4) == sorted(range(len(alone)), key=lambda index: (-alone[index], index))[:4]
 
 
 def test_breaking_news_goes_now_and_a_nudge_waits_by_the_same_formula() -> None:
