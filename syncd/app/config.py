@@ -2,7 +2,8 @@
 
 Owns where settings come from, which source wins (a variable over the file, the file over a default), where the state
 directory and the secrets lie, and the text of every complaint. What the keys are is `settings.py`'s; what notifications
-are, `notify/workflows.py`'s; how a TOML text is read, `toml.py`'s. Must not open the store or a socket.
+are, `notify/workflows.py`'s; what schemas are, `schemas.py`'s; how a TOML text is read, `toml.py`'s. Must not open the
+store or a socket.
 
 Notifications are defined by four more tables (`DEFINED`), in the same file or in any of the `*.toml` in a directory
 `workflows` beside it: a workflow is one file that can be copied in, and a name that two files define is a mistake.
@@ -18,7 +19,7 @@ import difflib
 import json
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from syncd.app import toml
+from syncd.app import schemas, toml
 from syncd.app.settings import AuthKey, Config, broken_relations, expectation
+from syncd.engine.schemas import Schemas
 from syncd.net.auth import BadKey, TokenKey, token_key
 from syncd.notify.workflows import BadDefinitions, Definitions, Problem, definitions
 
@@ -61,7 +63,7 @@ class Settings:
     """The configuration in force, and what was found on the way. `file`: None if there is none. `state_directory` holds
     the store, the admin socket and generated secrets; it may not exist yet. `bases`: where relative names of secret
     files are looked up, in this order. `defined`: the tables of notifications as they were written, which
-    `definitions` was made of."""
+    `definitions` was made of. `schemas`: of collections."""
 
     config: Config
     file: Path | None
@@ -69,6 +71,7 @@ class Settings:
     bases: tuple[Path, ...]
     defined: Mapping[str, Any]
     definitions: Definitions
+    schemas: Schemas
 
     @property
     def admin_socket(self) -> Path:
@@ -96,6 +99,7 @@ def loaded(file: Path | None, environ: Mapping[str, str]) -> Settings:
     problems += sources.add_variables(environ)
     defined = {name: sources.values.pop(name) for name in DEFINED if name in sources.values}
     found = _defined(defined, sources, problems)
+    of_collections = _schemas(sources, problems)
     try:
         config = Config.model_validate(sources.values)
     except ValidationError as error:
@@ -104,11 +108,11 @@ def loaded(file: Path | None, environ: Mapping[str, str]) -> Settings:
         f"{sources.where(path)}{dotted(path)}: got {_shown(value)}, expected {expected}"
         for path, value, expected in broken_relations(config)
     ]
-    if problems or found is None:
+    if problems or found is None or of_collections is None:
         raise ConfigError(problems)
     credentials = environ.get("CREDENTIALS_DIRECTORY")
     bases = (*((Path(credentials),) if credentials else ()), file.parent if file else Path())
-    return Settings(config, file, _state_directory(config, environ), bases, defined, found)
+    return Settings(config, file, _state_directory(config, environ), bases, defined, found, of_collections)
 
 
 def _defined(values: Mapping[str, Any], sources: "_Sources", problems: list[str]) -> Definitions | None:
@@ -116,9 +120,16 @@ def _defined(values: Mapping[str, Any], sources: "_Sources", problems: list[str]
     try:
         return definitions(values)
     except BadDefinitions as error:
-        order = {path: index for index, path in enumerate(sources.places)}
-        mistakes = sorted(error.problems, key=lambda each: order.get(each.path, len(order)))
-        problems.extend(sources.mistake(each) for each in mistakes)
+        problems.extend(sources.mistakes(error.problems))
+        return None
+
+
+def _schemas(sources: "_Sources", problems: list[str]) -> Schemas | None:
+    """The schemas of collections; None if they have mistakes, which `problems` gets."""
+    try:
+        return schemas.schemas(sources.values.pop(schemas.TABLE, {}))
+    except schemas.BadSchemas as error:
+        problems.extend(sources.mistakes(error.problems))
         return None
 
 
@@ -308,7 +319,7 @@ class _Sources:
             return  # `server = 1` in the file: that complaint comes first
         field = field_at(path)
         self.places.setdefault(path[:1], (f"{name}: ", f"{name}: "))
-        is_text = field.annotation is str if field is not None else path[0] not in DEFINED
+        is_text = field.annotation is str if field is not None else path[0] not in (*DEFINED, schemas.TABLE)
         section[path[1]] = text if is_text else _value(text)
         self.places = {at: place for at, place in self.places.items() if at[:2] != path}
         self.files = {at: found for at, found in self.files.items() if at[:2] != path}
@@ -320,8 +331,13 @@ class _Sources:
             path = path[:-1]
         return self.places[path][0 if of_key else 1] if path else ""
 
+    def mistakes(self, problems: Iterable[Problem]) -> list[str]:
+        """Mistakes in what defines notifications or schemas, in the order of the file."""
+        order = {path: index for index, path in enumerate(self.places)}
+        return [self.mistake(each) for each in sorted(problems, key=lambda each: order.get(each.path, len(order)))]
+
     def mistake(self, problem: Problem) -> str:
-        """A mistake in what defines notifications. A column within a text that a file holds becomes the file's own."""
+        """One of them. A column within a text that a file holds becomes the file's own."""
         path, column = problem.path, problem.column
         if column is not None and path in self.files and path in self.places:
             file, found = self.files[path]
@@ -333,7 +349,7 @@ class _Sources:
     def complaint(self, detail: ErrorDetails) -> str:
         path = detail["loc"]
         if detail["type"] == "extra_forbidden":
-            known = [*_model_at(path[:-1]).model_fields, *(DEFINED if len(path) == 1 else ())]
+            known = [*_model_at(path[:-1]).model_fields, *((*DEFINED, schemas.TABLE) if len(path) == 1 else ())]
             near = difflib.get_close_matches(str(path[-1]), known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             expected = f"one of {', '.join(sorted(known))}{hint}"

@@ -163,10 +163,10 @@ class _Daemon:
         self._counters = Counters()
         self._gate = Gate(limits, self._counters)
         self._hub = Hub(limits, wire, self._counters)
-        engine = Engine(
+        self._engine = engine = Engine(
             env.entropy.token, Quotas(**settings.config.quotas.model_dump()), _retention(settings),
             revocation_grace_ms=1000 * settings.config.retention.revocation_grace_s, further=carried_out,
-            notices=Decider(Book()), merging=texts.merging(),
+            notices=Decider(Book()), merging=texts.merging(), schemas=settings.schemas,
         )  # fmt: skip
         self._committer: Committer[Command, Result, Decision] = Committer(
             store, engine.decide, lambda decision: decision.results, self._published, Failed,
@@ -233,8 +233,8 @@ class _Daemon:
             raise CannotServe(f"the workflows cannot be stored: {result.detail}")
 
     async def _reload(self) -> None:
-        """SIGHUP: read the configuration again, and take over what defines notifications; all else needs a restart. A
-        configuration with a mistake changes nothing."""
+        """SIGHUP: read the configuration again, and take over what defines notifications and schemas; all else needs a
+        restart. A configuration with a mistake changes nothing."""
         try:
             found = config.loaded(self._settings.file, self._environ)
             await self._configure(found)
@@ -246,12 +246,15 @@ class _Daemon:
             return
         but_place = {"store": {"directory"}}  # which the command line may name in the file's stead
         if found.config.model_dump(exclude=but_place) != self._settings.config.model_dump(exclude=but_place):
-            _log.warning("only notifications are reloaded; the rest of the configuration needs a restart")
+            _log.warning("only notifications and schemas are reloaded; the rest of the configuration needs a restart")
         before, after = self._settings.definitions, found.definitions
         names = {*before.versions, *after.versions}
         changed = sorted(name for name in names if before.versions.get(name) != after.versions.get(name))
-        self._settings = replace(self._settings, defined=found.defined, definitions=after)
-        _log.info("reloaded", extra={"workflows": changed, "policy": before.policy != after.policy})
+        is_new_schema = found.schemas.given != self._settings.schemas.given
+        self._engine.schemas = found.schemas
+        self._settings = replace(self._settings, defined=found.defined, definitions=after, schemas=found.schemas)
+        told = {"workflows": changed, "policy": before.policy != after.policy, "schemas": is_new_schema}
+        _log.info("reloaded", extra=told)
 
     async def _published(self, decision: Decision) -> None:
         for alarm in decision.alarms:

@@ -416,6 +416,25 @@ _HEAD = """\
 # What notifications are sent to whom is defined by the tables [policy], [category.NAME], [template.NAME] and
 # [workflow.NAME], in this file or in any *.toml of a directory `workflows` beside it. Five that are ready to be copied
 # there lie in conf/workflows of the source; the tables are described in protocol/NOTIFICATIONS.md.
+#
+# What the documents of a collection may be is said by tables [schema.NAME], in this file; without one, anything. They
+# are described in syncd/README.md and, as far as clients see them, in section 17 of protocol/SPEC.md.
+#
+#     [schema.product]
+#     spaces = "shop/*"              # a pattern: segments of a name, '*' for any one, '**' at the end for one or more
+#     collection = "product"         # not a reserved one
+#     version = 2                    # of the schema; a device says under which one it made a change
+#     oldest = 1                     # changes of earlier versions are refused
+#     other_fields = false           # whether fields may be written that are not named here; true by default
+#     [schema.product.fields]
+#     title = { type = "reg", required = true, values = ["text"], bytes_max = 200 }
+#     price = { type = "reg", values = ["integer"], minimum = 0, maximum = 1_000_000 }
+#     tags = { type = "set", values = ["text"], items_max = 20 }
+#     state = { type = "reg", one_of = ["draft", "shown"] }
+#     [[schema.product.step]]        # how a change of an older version is read
+#     to = 2
+#     renamed = { name = "title" }   # old name = new name
+#     defaults = { state = "draft" } # what a document made by an older version gets
 """
 
 _AUTH_KEY = """\

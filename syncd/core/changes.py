@@ -41,7 +41,8 @@ class ChangeMalformed(ValueError):
 
 class Operation(NamedTuple):
     """One step of a change. `verb` is `type.action`, or `create`, `delete`, `expect`, `unique`
-    (whose `field` is the name under which a key is reserved); `seen` raises the base for it."""
+    (whose `field` is the name under which a key is reserved); `seen` raises the base for it. `schema`: the version of
+    its collection's schema under which it was made; 0: it does not say."""
 
     verb: str
     collection: str
@@ -49,6 +50,7 @@ class Operation(NamedTuple):
     field: str | None
     args: tuple[Value, ...]
     seen: int
+    schema: int = 0
 
     def wire(self) -> list[Value]:
         """The array that stands for this operation in a message and in the device log."""
@@ -56,8 +58,9 @@ class Operation(NamedTuple):
         if self.field is not None:
             items.append(self.field)
         items.extend(self.args)
-        if self.seen:
-            items.append({"seen": self.seen})
+        if self.seen or self.schema:
+            options = {"schema": self.schema, "seen": self.seen}
+            items.append({name: value for name, value in options.items() if value})
         return items
 
 
@@ -246,13 +249,19 @@ def parsed_operation(raw: object, previous: Operation | None = None) -> Operatio
             args = (checks[0](raw[4]),) if end == 5 else tuple(map(call, checks, raw[4:end]))
     if not end <= size <= end + 1:
         raise ValueRefused(f"{verb} has {end} items, not {size}")
-    return _new(Operation, (verb, collection, document, field, args, _seen(raw[end]) if size > end else 0))
+    seen, schema = _options(raw[end]) if size > end else (0, 0)
+    return _new(Operation, (verb, collection, document, field, args, seen, schema))
 
 
-def _seen(raw: object) -> int:
-    if type(raw) is not dict or set(raw) != {"seen"} or not _is_count(raw["seen"], 1):
-        raise ValueRefused('the last item of an operation may only be {"seen": seq}')
-    return int(raw["seen"])
+def _options(raw: object) -> tuple[int, int]:
+    """(seen, schema); 0: not given."""
+    if type(raw) is not dict or not raw or not set(raw) <= {"seen", "schema"}:
+        raise ValueRefused(
+            'the last item of an operation may only be {"seen": seq}, {"schema": version}, or both in one'
+        )
+    if not all(_is_count(value, 1) for value in raw.values()):
+        raise ValueRefused("'seen' and 'schema' of an operation are integers from 1 to 2^53 - 1")
+    return int(raw.get("seen", 0)), int(raw.get("schema", 0))
 
 
 def _is_count(value: object, least: int) -> bool:

@@ -214,7 +214,7 @@ class Draft:
     def apply(self, operation: Operation, number: int, floor: int = 0) -> Applied:
         """Apply one operation. `number` is given to a document that is made."""
         by = self._by
-        verb, _, _, name, args, seen = operation
+        verb, _, _, name, args, seen, _ = operation
         is_raised = seen > by.base
         if is_raised:
             by = by._replace(base=seen)

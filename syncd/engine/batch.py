@@ -26,6 +26,7 @@ from syncd.engine.grants import Role
 from syncd.engine.members import is_kept, member_key, owners_in, role_given, role_in, role_seq
 from syncd.engine.quotas import Quotas, nothing
 from syncd.engine.reserving import Reservations
+from syncd.engine.schemas import Schemas
 from syncd.store import keys
 from syncd.store.api import Reader, Writer
 from syncd.store.tables import (
@@ -114,13 +115,15 @@ class SpaceWork:
         "replicas",
         "reserved",
         "row",
+        "schemas",
         "sum",
         "texts",
         "time",
     )
 
-    def __init__(self, tx: Writer, now_ms: int, name: str, row: SpaceRow, folding: Folding) -> None:
+    def __init__(self, tx: Writer, now_ms: int, name: str, row: SpaceRow, folding: Folding, schemas: Schemas) -> None:
         self._tx, self._folding = tx, folding
+        self.schemas = schemas.of(name)
         self.now_ms = now_ms
         self.name = name
         # As at the start of the batch, but for what seldom changes. What each change moves is kept beside it: a new row
@@ -422,7 +425,8 @@ class Batch:
     command. `due_ms`: the earliest timer that was set. `is_trimmed`: all idempotency rows that had expired are gone."""
 
     __slots__ = (
-        *("_folding", "_held", "_tx", "alarms", "due_ms", "entropy", "is_trimmed", "late_count", "now_ms", "quotas"),
+        *("_folding", "_held", "_schemas", "_tx", "alarms", "due_ms", "entropy", "is_trimmed", "late_count", "now_ms"),
+        "quotas",
         *("revocation_grace_ms", "spaces", "touched"),
     )
 
@@ -434,8 +438,10 @@ class Batch:
         quotas: Quotas | None = None,
         revocation_grace_ms: int = 0,
         merging: Merging | None = None,
+        schemas: Schemas | None = None,
     ) -> None:
         self._folding = Folding(merging)
+        self._schemas = schemas or Schemas()
         self.revocation_grace_ms = revocation_grace_ms
         self._tx = tx
         self._held: dict[bytes, HoldingsRow] = {}  # altered holdings, by owner
@@ -465,7 +471,7 @@ class Batch:
             row = SPACES.get(self._tx, keys.space(name))
             if row is None:
                 return None
-            work = self.spaces[name] = SpaceWork(self._tx, self.now_ms, name, row, self._folding)
+            work = self.spaces[name] = SpaceWork(self._tx, self.now_ms, name, row, self._folding, self._schemas)
         return work
 
     def role(self, author: Author, name: str) -> Role:
@@ -504,7 +510,7 @@ class Batch:
         number = 1 if last is None else int.from_bytes(last[0][1:5]) + 1
         row = SpaceRow(number, self.entropy(16), None, 0, 0, 0, 0, 0, CHAIN_START, 0, 0, SERVER_SLOT, 1, 0, 0, 0, 0)
         SPACE_NAMES.put(self._tx, keys.space_name(number), (name,))
-        work = self.spaces[name] = SpaceWork(self._tx, self.now_ms, name, row, self._folding)
+        work = self.spaces[name] = SpaceWork(self._tx, self.now_ms, name, row, self._folding, self._schemas)
         self.device_made(Author(SERVER_DEVICE, None, "server", "", ()))
         assert work.replica_made(SERVER_DEVICE).slot == SERVER_SLOT
         # Written at once: a space made later in this batch must find its number taken.

@@ -17,6 +17,7 @@ from syncd.core.changes import VOID_COUNT_MAX, Change, Operation, RefusedChange,
 from syncd.core.documents import DOCUMENT_BYTES_MAX, Document, Draft
 from syncd.core.fields import Observer, OperationRefused
 from syncd.core.ids import INBOX, MEMBERS, WRITABLE_RESERVED, user_of
+from syncd.core.schemas import Schema, SchemaRefused, check_operation, check_result, defaults
 from syncd.core.values import encoded
 from syncd.engine.batch import Batch, DocumentName, SpaceWork, Touched, is_other
 from syncd.engine.commands import Author
@@ -24,6 +25,7 @@ from syncd.engine.grants import Role, role_on
 from syncd.engine.leases import GUARDED, Asker, admitted, certificates, lease_key
 from syncd.engine.members import MemberRefused, check_member, check_owner_left, regrants_of
 from syncd.engine.reserving import ENDING, Held, taken
+from syncd.engine.schemas import Refusal, as_present, is_made, rewritten
 from syncd.store import keys
 from syncd.store.api import StoreError
 from syncd.store.tables import DEVICES, ENTRIES, EntryRow, LetterRow
@@ -204,6 +206,7 @@ class _Effect:
     regrants: dict[str, tuple[Role | None, Role | None]]
     held: Held  # unique keys that were taken and freed
     before: list[int]  # as the change's entry keeps it
+    change: Change  # what was applied: as of the present version of the schemas
 
 
 class _ChangeRefused(Exception):
@@ -223,9 +226,12 @@ def _decided(push: _Push, change: Change) -> EntryRow:
         has_memory, time = author.kind == "device", max(work.time, work.now_ms)
         context = _seen_slots(push, change) if change.context else ()
         by = Observer(change.base, push.slot, has_memory, work.head + 1, change.stamp, time, context)
-        effect = _effect(work, author, push.role, change, by)
+        effect = _effect(work, author, push.role, as_present(work.schemas, change), by)
     except StoreError:
         raise
+    except Refusal as refused:
+        more = {**refused.more, **({} if refused.op is None else {"op": refused.op})}
+        return _refused(push, change, refused.outcome, {"reason": refused.reason, **more})
     except _ChangeRefused as refused:
         detail: dict[str, Any] = {"reason": refused.reason, **refused.more}
         if refused.op is not None:
@@ -235,6 +241,7 @@ def _decided(push: _Push, change: Change) -> EntryRow:
         # A defect of ours must not stop the device behind this change, nor the others in the batch.
         push.batch.alarms.append(f"{work.name} {author.device.hex()} n={change.n}: {traceback.format_exc()}")
         return _refused(push, change, "invalid", {"reason": "internal"})
+    change = effect.change
     _tell_touched(push, change, effect)
     work.keep(effect.made, effect.bounds)
     work.leased.update(effect.leased)
@@ -309,13 +316,14 @@ def _detail(push: _Push, change: Change, effect: _Effect, seq: int) -> dict[str,
 
 def _effect(work: SpaceWork, author: Author, role: Role, change: Change, by: Observer) -> _Effect:
     """Apply all operations to an overlay. Raises `_ChangeRefused` at the first that cannot take effect."""
-    effect = _Effect({}, {}, 0, "noop", [], [], {}, {}, {}, {}, [])
+    effect = _Effect({}, {}, 0, "noop", [], [], {}, {}, {}, {}, [], change)
     drafts: dict[DocumentName, Draft] = {}
     is_applied = is_merged = False
     name: DocumentName = ("", "")  # no document's
+    schema: Schema | None = None
     head, floor, number = work.row.head, work.row.floor, work.number_next
     for index, operation in enumerate(change.operations):
-        verb, collection, document_id, _, _, seen = operation
+        verb, collection, document_id, _, _, seen, _ = operation
         if document_id != name[1] or collection != name[0]:  # most changes stay with one document
             name = (collection, document_id)
             if name[0].startswith("_") and name[0] not in WRITABLE_RESERVED and author.kind != "server":
@@ -324,7 +332,9 @@ def _effect(work: SpaceWork, author: Author, role: Role, change: Change, by: Obs
             if found is None:
                 found = drafts[name] = Draft(work.document(name), by)
                 effect.bounds[name] = work.bytes_bound(name) + len(change.payload)
-            draft = found
+            draft, schema = found, work.schemas.get(collection)
+        if schema is not None:
+            _check_operation(schema, operation, index)
         if seen > head:
             raise _ChangeRefused("invalid", index, f"'seen' is {seen}, beyond the head {head}")
         if collection == MEMBERS:
@@ -354,6 +364,8 @@ def _effect(work: SpaceWork, author: Author, role: Role, change: Change, by: Obs
             effect.met.extend([index, what, seq] for what, seq in met[:room])
         if lost:
             effect.lost.extend((name, kind, payload) for kind, payload in lost)
+    if work.schemas:
+        _check_results(work, effect, drafts)
     effect.outcome = "merged" if is_merged else "applied" if is_applied else "noop"
     effect.numbers = number - work.number_next
     for name, draft in drafts.items():
@@ -364,6 +376,36 @@ def _effect(work: SpaceWork, author: Author, role: Role, change: Change, by: Obs
     if any(collection == MEMBERS for collection, _ in effect.made):
         _regrant(work, author, effect)
     return effect
+
+
+def _check_operation(schema: Schema, operation: Operation, index: int) -> None:
+    try:
+        check_operation(schema, operation)
+    except SchemaRefused as refused:
+        raise Refusal(refused, index) from None
+
+
+def _check_results(work: SpaceWork, effect: _Effect, drafts: dict[DocumentName, Draft]) -> None:
+    """Give what the change made under an older version its defaults, and judge what it leaves behind."""
+    versions = {each[1:3]: each.schema for each in effect.change.operations if each.verb == "create"}
+    added = []
+    for name, draft in drafts.items():
+        schema, before = work.schemas.get(name[0]), work.document(name)
+        if schema is None:
+            continue
+        if versions.get(name) and is_made(before, made := draft.document()):
+            assert made is not None, "what was made is there"
+            for field, value in defaults(schema, versions[name]).items():
+                if field not in made.fields:
+                    added.append(Operation("reg.set", *name, field, (value,), 0))
+                    draft.apply(added[-1], 0)
+                    effect.bounds[name] += GROWTH_BYTES_MAX + len(encoded(added[-1].wire()))
+        try:
+            check_result(schema, before, draft.document())
+        except SchemaRefused as refused:
+            raise Refusal(refused, None) from None
+    if added:
+        effect.change = rewritten(effect.change, (*effect.change.operations, *added))
 
 
 def _reserve(

@@ -61,6 +61,7 @@ from syncd.engine.posting import DirectNotices, post, post_events, trim_idempote
 from syncd.engine.quotas import Quotas
 from syncd.engine.reclaiming import clock_confirmed, lease_ended, leases_released, tended
 from syncd.engine.reverting import reverted
+from syncd.engine.schemas import Schemas
 from syncd.store import keys
 from syncd.store.api import Writer
 from syncd.store.tables import API_KEYS, KeyRow
@@ -72,7 +73,8 @@ class Engine:
     """All decisions about sync. `entropy(size)` returns random bytes (epochs and the server's nonces).
     `revocation_grace_ms`: for so long after a member was denied, what its devices had not sent yet is taken. `further`
     carries out the commands that are not about sync, in the same transaction. `notices` decides about notifications;
-    without, they are shown as they come. `merging`: of texts."""
+    without, they are shown as they come. `merging`: of texts. `schemas` may be put in place of others at any time: a
+    batch is decided by those with which it begins."""
 
     def __init__(
         self,
@@ -84,7 +86,9 @@ class Engine:
         further: Further | None = None,
         notices: Notices | None = None,
         merging: Merging | None = None,
+        schemas: Schemas | None = None,
     ) -> None:
+        self.schemas = schemas or Schemas()
         self._notices: Notices = notices or DirectNotices()
         self._entropy, self._quotas, self._retention = entropy, quotas or Quotas(), retention or Retention()
         self._revocation_grace_ms, self._further, self._merging = revocation_grace_ms, further, merging
@@ -92,7 +96,9 @@ class Engine:
     def decide(self, tx: Writer, now_ms: int, commands: Sequence[Command]) -> Decision:
         """Carry out the commands in order, in one transaction that the caller commits. Raises only `StoreError`, and
         what a defect raises: the caller then aborts and tries the commands one by one."""
-        batch = Batch(tx, now_ms, self._entropy, self._quotas, self._revocation_grace_ms, self._merging)
+        batch = Batch(
+            tx, now_ms, self._entropy, self._quotas, self._revocation_grace_ms, self._merging, self.schemas
+        )  # fmt: skip
         results = [self._carried_out(batch, command) for command in commands]
         trim_idempotency(batch)
         return Decision(

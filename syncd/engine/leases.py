@@ -109,7 +109,7 @@ def lease_key(tx: Writer, entropy: Callable[[int], bytes]) -> bytes:
 def _mac(
     key: bytes, epoch: bytes, space: str, operation: Operation, born: int, device: bytes, certificate: Certificate
 ) -> bytes:
-    _, collection, document_id, field, _, _ = operation
+    _, collection, document_id, field, _, _, _ = operation
     signed = [epoch, space, collection, document_id, born, field, device, *certificate[:4]]
     return hmac.digest(key, encoded(signed), "sha256")[:LEASE_MAC_BYTES]
 

@@ -57,3 +57,40 @@ def test_a_start_and_a_hangup_take_over_what_is_configured_and_a_mistake_changes
     with pytest.raises(StartFailed) as refused, running(tmp_path / "state", options=options):
         pass
     assert refused.value.code == 3 and f"{cart}:19:53: " in refused.value.stderr
+
+
+SCHEMA = """\
+[schema.task]
+spaces = "user/*"
+collection = "task"
+version = {version}
+fields = {{ title = {{ values = ["text"], bytes_max = {most} }} }}
+"""
+
+
+def test_a_hangup_takes_over_schemas_and_what_is_there_stays(tmp_path: Path) -> None:
+    file = tmp_path / "syncd.toml"
+    file.write_text(SCHEMA.format(version=1, most=20))
+
+    def posted(title: str) -> dict[str, Any]:
+        operations = [["create", "task", title], ["reg.set", "task", title, "title", title]]
+        url = f"{daemon.url}/v1/spaces/user%2F42/changes"
+        status, answer = asked(url, daemon.token("42"), {"operations": operations})
+        assert status == 200
+        return dict(answer)
+
+    with running(tmp_path / "state", options=("--config", str(file))) as daemon:
+        assert posted("buy some milk")["outcome"] == "applied"
+        file.write_text(SCHEMA.format(version=2, most=4))
+        daemon.signal(signal.SIGHUP)
+        assert logged(daemon, "reloaded", 0)["schemas"] is True
+        refused = posted("buy bread")
+        assert refused["outcome"] == "too_large"
+        assert refused["detail"]["schema"] == {"name": "task", "version": 2, "rule": "bytes_max", "field": "title"}
+        file.write_text(SCHEMA.format(version=3, most=0))
+        daemon.signal(signal.SIGHUP)
+        (problem,) = logged(daemon, "the configuration is not reloaded", 0)["problems"]
+        assert problem.startswith(f"{file}:5:53: schema.task.fields.title.bytes_max: got 0, expected an integer from 1")
+        assert posted("eggs")["outcome"] == "applied"
+        url = f"{daemon.url}/v1/spaces/user%2F42/documents/task/buy%20some%20milk"
+        assert asked(url, daemon.token("42"))[1]["fields"]["title"] == "buy some milk"

@@ -69,6 +69,8 @@ OPERATIONS: list[list[Any]] = [
     ["expect", "notes", "n1", "title"],
     ["unique", "notes", "n1", "slug", "first note"],
     ["delete", "notes", "n2", {"seen": 7}],
+    ["reg.set", "notes", "n1", "title", VALUE, {"schema": 2}],
+    ["create", "notes", "n3", {"schema": 2, "seen": 7}],
 ]
 CLIENT: list[tuple[str, list[Any]]] = [
     ("hello with the required keys", [1, HELLO]),
@@ -383,6 +385,7 @@ REFUSED: list[tuple[str, list[Any], str]] = [
     ("an item too many", [["create", "c", "d", "f"]], "invalid"),
     ("an unknown option", [["create", "c", "d", {"see": 1}]], "invalid"),
     ("an option too many", [["create", "c", "d", {"seen": 1, "x": 1}]], "invalid"),
+    ("a version of a schema is from 1", [["create", "c", "d", {"schema": 0}]], "invalid"),
     ("an empty collection", [["create", "", "d"]], "invalid"),
     ("a control character in an id", [["create", "c", "d\u0085"]], "invalid"),
     ("an id of 161 bytes", [["create", "c", "é" * 80 + "x"]], "invalid"),

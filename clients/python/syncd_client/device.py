@@ -77,6 +77,7 @@ class Device:
         self.user: str | None = None
         self.watchers = Watchers(loop)
         self.live = Live()
+        self.schemas: dict[str, int] = {}  # collection -> the version of its schema that the application knows
         self._url = url
         self._token = token
         self._binding = BINDINGS[binding]

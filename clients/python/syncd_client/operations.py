@@ -53,6 +53,7 @@ class Operation:
     id: str
     arguments: tuple[Value, ...] = ()
     seen: int | None = None  # the rev as displayed, for documents shown before their page set is complete
+    schema: int | None = None  # the version of its collection's schema that the application knows
 
     @property
     def key(self) -> tuple[str, str]:
@@ -60,12 +61,15 @@ class Operation:
 
     def wire(self) -> list[Value]:
         items: list[Value] = [self.name, self.collection, self.id, *self.arguments]
-        if self.seen is not None:
-            items.append({"seen": self.seen})
+        options = {"schema": self.schema, "seen": self.seen}
+        if given := {key: value for key, value in options.items() if value is not None}:
+            items.append(given)
         return items
 
 
-def operation(name: str, collection: str, id: str, *arguments: Value, seen: int | None = None) -> Operation:
+def operation(
+    name: str, collection: str, id: str, *arguments: Value, seen: int | None = None, schema: int | None = None
+) -> Operation:
     """The checked operation. Raises InvalidInput that says which item was wrong and what was expected."""
     kinds = OPERATIONS.get(name)
     if kinds is None:
@@ -76,9 +80,10 @@ def operation(name: str, collection: str, id: str, *arguments: Value, seen: int 
     checked_name(collection, f"{name}: collection")
     checked_name(id, f"{name}: document id")
     values = tuple(_argument(kind, value, f"{name}: {kind}") for kind, value in zip(kinds, arguments, strict=True))
-    if seen is not None and (not isinstance(seen, int) or isinstance(seen, bool) or seen < 1):
-        raise InvalidInput(f"{name}: seen is {seen!r}, expected a rev, from 1")
-    return Operation(name, collection, id, values, seen)
+    for option, number, expected in (("seen", seen, "a rev"), ("schema", schema, "a version")):
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+            raise InvalidInput(f"{name}: {option} is {number!r}, expected {expected}, from 1")
+    return Operation(name, collection, id, values, seen, schema)
 
 
 def _argument(kind: str, value: Value, where: str) -> Value:
@@ -148,8 +153,8 @@ def lease_id_of(named: Value) -> bytes | None:
 def operation_read(items: Sequence[Value]) -> Operation:
     """An operation from the wire form that `Operation.wire` wrote to the store: it was checked when it was made."""
     name, collection, id, *arguments = items
-    seen = arguments.pop()["seen"] if len(arguments) > len(OPERATIONS[name]) else None
-    return Operation(name, collection, id, tuple(arguments), seen)
+    options = arguments.pop() if len(arguments) > len(OPERATIONS[name]) else {}
+    return Operation(name, collection, id, tuple(arguments), options.get("seen"), options.get("schema"))
 
 
 def operation_from(item: Operation | Sequence[Value]) -> Operation:
@@ -158,11 +163,10 @@ def operation_from(item: Operation | Sequence[Value]) -> Operation:
         return item
     if not isinstance(item, (list, tuple)) or len(item) < 3:
         raise InvalidInput("operation: expected a list of a name, a collection, a document id and what follows")
-    items, seen = list(item), None
+    items, options = list(item), {}
     kinds = OPERATIONS.get(items[0]) if isinstance(items[0], str) else None
     if kinds is not None and len(items) == 4 + len(kinds) and isinstance(items[-1], dict):
         options = items.pop()
-        if list(options) != ["seen"]:
-            raise InvalidInput(f"{items[0]}: unknown option {list(options)}, expected seen")
-        seen = options["seen"]
-    return operation(items[0], items[1], items[2], *items[3:], seen=seen)
+        if not options or not set(options) <= {"seen", "schema"}:
+            raise InvalidInput(f"{items[0]}: unknown option {list(options)}, expected seen or schema")
+    return operation(items[0], items[1], items[2], *items[3:], **options)

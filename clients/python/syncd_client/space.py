@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from . import leases, replica
@@ -251,7 +251,7 @@ class Space:
     def _commit(self, made: Callable[[Tables], Sequence[Operation]], read_at: Position | None = None) -> Change:
         """Commit what `made` makes of the store, in the same transaction."""
         with self._store.transaction() as tx:
-            operations = made(tx)
+            operations = [self._as_known(each) for each in made(tx)]
             leases.asked(tx, self.name, operations, self._now())
             entry = replica.commit(
                 tx,
@@ -265,6 +265,12 @@ class Space:
         change = Change(self._device, self.name, entry)
         self._device.committed(change)
         return change
+
+    def _as_known(self, made: Operation) -> Operation:
+        """The operation with the version of the schema that the application knows: whenever it is pushed, and whatever
+        the application has become by then, the server can tell what was meant."""
+        version = self._device.schemas.get(made.collection) if made.schema is None else None
+        return made if version is None else replace(made, schema=version)
 
     def random_bytes(self, count: int) -> bytes:
         """For names of elements."""

@@ -1,0 +1,81 @@
+"""Which schema a collection of a space has, and what becomes of a change that meets one.
+
+Owns the choice of the schema by the space's name, and the way from a judgement (`core/schemas.py`) to what the engine
+records. Must not know how schemas are written down, nor when they change: a batch is decided by those that were in
+force when it began.
+
+Invariants: S1 a collection of a space has one schema at most, whatever the order in which they were given. S2 reserved
+collections have none. S3 what is recorded of an accepted change is what was applied: its operations as of the present
+version, with the defaults that it got. So its history does not depend on a configuration. A refused one is kept as it
+was made.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from syncd.core.changes import Change, Operation
+from syncd.core.documents import Document
+from syncd.core.schemas import Schema, SchemaRefused, upcast
+from syncd.core.values import encoded
+from syncd.engine.grants import Grant
+
+SPACES_KEPT_MAX = 4_096  # names of which it is remembered what schemas they have; then it is looked up anew
+
+OfSpace = Mapping[str, Schema]  # by collection
+NONE: OfSpace = {}
+
+
+class Schemas:
+    """All that are in force. `given`: for which spaces, and what."""
+
+    __slots__ = ("_found", "given")
+
+    def __init__(self, given: Iterable[tuple[Grant, Schema]] = ()) -> None:
+        self.given = tuple(given)
+        assert not any(schema.collection.startswith("_") for _, schema in self.given), "S2"
+        self._found: dict[str, OfSpace] = {}
+
+    def of(self, space: str) -> OfSpace:
+        """The schemas of a space's collections."""
+        if not self.given:
+            return NONE
+        found = self._found.get(space)
+        if found is None:
+            if len(self._found) >= SPACES_KEPT_MAX:
+                self._found.clear()
+            found = {schema.collection: schema for spaces, schema in self.given if spaces.matches(space)}
+            self._found[space] = found
+        return found
+
+
+class Refusal(Exception):
+    """A schema refuses a change. `op`: the index of the operation, None if it is the change as a whole."""
+
+    def __init__(self, refused: SchemaRefused, op: int | None) -> None:
+        super().__init__(refused.reason)
+        self.outcome, self.reason, self.op = refused.outcome, refused.reason, op
+        self.more = {"schema": refused.detail}
+
+
+def as_present(schemas: OfSpace, change: Change) -> Change:
+    """The change as one of the present versions; itself, if there is nothing to be read otherwise. Raises `Refusal`."""
+    if not schemas or not any(operation.schema for operation in change.operations):
+        return change
+    operations = []
+    for index, operation in enumerate(change.operations):
+        schema = schemas.get(operation.collection)
+        try:
+            operations.append(operation if schema is None else upcast(schema, operation))
+        except SchemaRefused as refused:
+            raise Refusal(refused, index) from None
+    return change if operations == list(change.operations) else rewritten(change, operations)
+
+
+def rewritten(change: Change, operations: Iterable[Operation]) -> Change:
+    """The change with other operations."""
+    operations = tuple(operations)
+    return change._replace(operations=operations, payload=encoded([operation.wire() for operation in operations]))
+
+
+def is_made(before: Document | None, after: Document | None) -> bool:
+    """Whether a change began the incarnation that is there now."""
+    return after is not None and after.is_live and (before is None or before.makers[:1] != after.makers[:1])
