@@ -140,6 +140,7 @@ class SchemaTable(_Table):
     version: int = _key(1, f"an integer from 1 to {VERSION_MAX:_}", ge=1, le=VERSION_MAX)
     oldest: int = _key(1, f"an integer from 1 to {VERSION_MAX:_}", ge=1, le=VERSION_MAX)
     other_fields: bool = _key(True, "true or false")
+    update_wins: bool = _key(False, "true or false")
     fields: dict[NameText, FieldTable] = _key({}, f"a table of {FIELDS_MAX} fields at most", max_length=FIELDS_MAX)
     step: list[StepTable] = _key([], f"an array of {STEPS_MAX} tables at most", max_length=STEPS_MAX)
 
@@ -147,7 +148,8 @@ class SchemaTable(_Table):
         fields = {field: table.rule() for field, table in self.fields.items()}
         steps = tuple(Step(step.to, step.renamed, step.defaults) for step in self.step)
         return Schema(
-            name, self.collection, self.version, self.oldest, fields, takes_others=self.other_fields, steps=steps
+            name, self.collection, self.version, self.oldest, fields, takes_others=self.other_fields, steps=steps,
+            update_wins=self.update_wins,
         )  # fmt: skip
 
 

@@ -8,8 +8,13 @@ it once: the fields are copied once for each change, not for each of its operati
 
 Invariants: D1 a `Document` is never altered in place. D2 no operation takes effect on an incarnation of which its
 author had not seen a maker. D3 a delete ends only what its author knew to exist; what it had not seen of the content
-is handed back as lost. D4 `rev` moves iff something visible changed. D5 a tombstone has no fields. D6 a document
-with leases is not deleted: they are promises to devices that may be offline.
+is handed back as lost. D4 `rev` moves iff something visible changed. D5 a tombstone has no fields, unless updates win
+in its collection. D6 a document with leases is not deleted: they are promises to devices that may be offline.
+
+Where **updates win**, a delete ends nothing that its author had not seen: it is without effect then. And the body of a
+document that was deleted is kept for a while: a change that knew the document, and none of its deletes, revives it, and
+its incarnation goes on as if the deletes had not been. (A new one would be `gone` for all that know only the old one.)
+Whether a body is kept still is the engine's to say: one that is not has no writers either.
 """
 
 from collections.abc import Mapping
@@ -49,6 +54,14 @@ class Document(NamedTuple):
     @property
     def is_live(self) -> bool:
         return not self.deletes
+
+    @property
+    def has_body(self) -> bool:
+        """Whether it was deleted and may be revived. Who made a document wrote to it, so each body has a writer."""
+        return bool(self.deletes) and bool(self.writers)
+
+    def bodiless(self) -> "Document":
+        return self._replace(fields={}, writers=())
 
     def visible(self) -> dict[str, list[Value]]:
         """field -> [type, value] of all visible fields, as a delta shows them."""
@@ -113,6 +126,8 @@ def _created(document: Document | None, number: int, by: Observer) -> tuple[Docu
         writers = _with_writer(document.writers, by)
         merged = document._replace(makers=makers, writers=writers)
         return merged, Applied("merged", (("maker", document.makers[-1][0]),))
+    if document is not None and (back := _revived(document, by)) is not None:
+        return back, Applied("merged", _met_delete(document))
     if document is not None:
         knew_delete = any(by.has_seen(seq, slot) for seq, slot in document.deletes)
         if _knows(document, by) and not knew_delete:
@@ -121,18 +136,36 @@ def _created(document: Document | None, number: int, by: Observer) -> tuple[Docu
     return Document(number, by.seq, by.seq, (by.mark,), (), (by.mark,), {}, by.seq), _APPLIED
 
 
-def _deleted(document: Document | None, by: Observer, floor: int) -> tuple[Document | None, Applied]:
+def _revived(document: Document, by: Observer) -> Document | None:
+    """The body that is kept, alive again, if the change knew the document and none of its deletes."""
+    if not document.has_body or not _knows(document, by) or any(starmap(by.has_seen, document.deletes)):
+        return None
+    writers = _with_writer(document.writers, by)  # whatever it does to a field: that it lives is its work
+    return document._replace(rev=by.seq, born=by.seq, deletes=(), writers=writers, touched=by.seq)
+
+
+def _met_delete(document: Document) -> tuple[tuple[str, int], ...]:
+    return (("won", document.deletes[0][0]),)
+
+
+def _deleted(document: Document | None, by: Observer, floor: int, update_wins: bool) -> tuple[Document | None, Applied]:
     if document is None:
         return None, _NOOP
     if not all(by.has_seen(seq, slot) for seq, slot in document.makers):
         met = tuple(("maker", seq) for seq, slot in document.makers if not by.has_seen(seq, slot))
         return document, Applied("noop", met)
+    if update_wins and document.has_body and (lost := _lost_delete(document, by)):
+        return document, Applied("noop", lost)
     if not document.is_live:
         if any(slot == by.slot for _, slot in document.deletes):
             return document, _NOOP  # a device that goes on deleting must not lengthen the tombstone for ever
         return document._replace(deletes=(*document.deletes, by.mark)), _NOOP
     if any(field.has_leases for field in document.fields.values()):
         raise OperationRefused("precondition", "units of the document are leased: take, give or end the leases first")
+    if update_wins:
+        if lost := _lost_delete(document, by):
+            return document, Applied("noop", lost)
+        return document._replace(rev=by.seq, deletes=(by.mark,), touched=by.seq), _APPLIED
     unseen = has_unseen(document, by)
     if unseen and by.base < floor:
         raise OperationRefused("precondition", "a late delete of a document that changed since it was read")
@@ -143,25 +176,34 @@ def _deleted(document: Document | None, by: Observer, floor: int) -> tuple[Docum
     return tombstone, Applied("merged", met, (("document", document.visible()),))
 
 
+def _lost_delete(document: Document, by: Observer) -> tuple[tuple[str, int], ...]:
+    """The latest change that a delete had not seen, and so loses against. It is among the writers that are kept: those
+    after it are the deleter's own."""
+    return tuple(("lost", seq) for seq, slot in document.writers if not by.has_seen(seq, slot))[:1]
+
+
 def _reserved(document: Document | None, name: str, key: Value, by: Observer) -> tuple[Document, Applied]:
     """A document takes a key. Whether another holds it is the engine's to ask: it alone sees the whole space."""
-    document = _known(document, by)
+    document, back = _known(document, by)
     field = document.fields.get(RESERVED + name)
     after, step = stepped(field, "reg", "reserve", (key,), by)
-    verdict = Applied("merged" if step.met else "noop", step.met)
+    verdict = Applied("merged" if back or step.met else "noop", (*back, *step.met))
     if after is field:
         return document, verdict
     fields = {**document.fields, RESERVED + name: after}
     return document._replace(fields=fields, writers=_with_writer(document.writers, by)), verdict
 
 
-def _known(document: Document | None, by: Observer) -> Document:
-    """The document, if it lives and the change knows it."""
+def _known(document: Document | None, by: Observer) -> tuple[Document, tuple[tuple[str, int], ...]]:
+    """The document, if the change knows it and it lives, or is revived; and the delete that it then won against."""
     if document is None or document.deletes:
-        raise OperationRefused("gone", "the document does not exist")
+        back = None if document is None else _revived(document, by)
+        if document is None or back is None:
+            raise OperationRefused("gone", "the document does not exist")
+        return back, _met_delete(document)
     if not _knows(document, by):
         raise OperationRefused("gone", "the document was made anew by a change that this one had not seen")
-    return document
+    return document, ()
 
 
 def _expected(document: Document | None, name: str, by: Observer, floor: int) -> None:
@@ -187,10 +229,11 @@ class Draft:
     undone by forgetting its drafts.
     """
 
-    __slots__ = ("_by", "_document", "_fields", "_is_known", "_is_touched", "_rev")
+    __slots__ = ("_by", "_document", "_fields", "_is_known", "_is_touched", "_rev", "_update_wins")
 
-    def __init__(self, document: Document | None, by: Observer) -> None:
+    def __init__(self, document: Document | None, by: Observer, update_wins: bool = False) -> None:
         self._by = by
+        self._update_wins = update_wins
         self._document = document
         self._fields: dict[str, Field] | None = None  # a copy, once a field has been written
         self._rev = 0  # with it
@@ -222,9 +265,12 @@ class Draft:
         if on_field is None:
             return self._apply_whole(operation, number, by, floor)
         document = self._document
+        back: tuple[tuple[str, int], ...] = ()
         # What this change knows without `seen`, it knows; with `seen`, it may know more for one operation.
         if not self._is_known:
-            document = _known(document, by)
+            document, back = _known(document, by)
+            if back:
+                self._document = document  # `_fields` is None: what is deleted was made whole before
             self._is_known, self._is_touched = not is_raised, True
         assert document is not None and name is not None, "these operations name a field"
         fields = self._fields
@@ -237,9 +283,9 @@ class Draft:
             fields[name] = after
             if step.visible:
                 self._rev = by.seq
-        if step.met or step.lost:
-            verdict = "merged" if step.met else "applied" if step.visible else "noop"
-            return Applied(verdict, step.met, tuple([("value", value) for value in step.lost]))
+        if back or step.met or step.lost:
+            verdict = "merged" if back or step.met else "applied" if step.visible else "noop"
+            return Applied(verdict, (*back, *step.met), tuple([("value", value) for value in step.lost]))
         return _APPLIED if step.visible else _NOOP
 
     def _apply_whole(self, operation: Operation, number: int, by: Observer, floor: int) -> Applied:
@@ -248,7 +294,7 @@ class Draft:
         if operation.verb == "create":
             self._document, result = _created(document, number, by)
         elif operation.verb == "delete":
-            self._document, result = _deleted(document, by, floor)
+            self._document, result = _deleted(document, by, floor, self._update_wins)
         elif operation.verb == "unique":
             assert operation.field is not None
             self._document, result = _reserved(document, operation.field, operation.args[0], by)

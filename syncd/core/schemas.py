@@ -72,6 +72,7 @@ class Schema(NamedTuple):
     fields: Mapping[str, Rule] = {}
     takes_others: bool = True
     steps: tuple[Step, ...] = ()
+    update_wins: bool = False  # over a delete that had not seen it (documents.py)
 
 
 class SchemaRefused(Exception):

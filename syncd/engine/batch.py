@@ -9,13 +9,15 @@ the batch, or forgotten whole: `SpaceWork.documents` is altered only by `keep`. 
 change, T never falls. B4 the delta of a batch covers (head before, head after] and holds every document that changed
 visibly in it, with each field that changed, whole. B5 a tombstone at or below the floor counts as absent, whether it
 is stored still or not: so nothing that is decided depends on how far collection has come. B6 a delta ends at each
-change that alters roles: what comes after it is in another, which those who lost theirs are not given.
+change that alters roles: what comes after it is in another, which those who lost theirs are not given. B7 the body of a
+deleted document counts as absent when the frontier has passed the delete, or updates do not win in its collection any
+more, whether it is stored still or not.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from syncd.core.documents import Document
+from syncd.core.documents import Document, reservations
 from syncd.core.ids import MEMBERS, RESERVED_DEVICE_PREFIX, SEQ_MAX
 from syncd.core.sums import BUCKET_SHIFT, CHAIN_START, SUM_MASK, chained, key_hash, sum_change
 from syncd.core.texts import Merging
@@ -158,12 +160,35 @@ class SpaceWork:
             record = self._tx.get(key)
             found = None if record is None else DOCUMENTS.row(key, record)
             self._stored[name] = key, found
+            if found is not None and found.has_body and not self._keeps_body(name, found):
+                found = self._without_body(name, found)
             if found is not None and is_forgotten(name, found, self.row.floor):
                 found = record = None
             self.documents[name] = found
             self._bytes[name] = UNSTORED_BYTES if record is None else len(record)
             self.loaded_bytes += 0 if record is None else len(record)
         return self.documents[name]
+
+    def _keeps_body(self, name: DocumentName, document: Document) -> bool:
+        """Whether a deleted document may still be revived (B7)."""
+        return self.update_wins(name[0]) and document.rev > self.row.frontier
+
+    def _without_body(self, name: DocumentName, document: Document) -> Document:
+        """A tombstone like any other: the keys that it held are free."""
+        held = [key for key in reservations(document).items() if self.reserved.holder(key) == name]
+        self.reserved.keep(dict.fromkeys(held))
+        return document.bodiless()
+
+    def update_wins(self, collection: str) -> bool:
+        schema = self.schemas.get(collection)
+        return schema is not None and schema.update_wins
+
+    def key_holder(self, key: tuple[str, str]) -> DocumentName | None:
+        """The document that holds a unique key; one whose body counts no more holds none."""
+        name = self.reserved.holder(key)
+        if name is not None:
+            self.document(name)
+        return self.reserved.holder(key)
 
     def bytes_bound(self, name: DocumentName) -> int:
         """An upper bound of the document's size as stored, cheap; `bytes_exact` when it matters."""

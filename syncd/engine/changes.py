@@ -330,7 +330,7 @@ def _effect(work: SpaceWork, author: Author, role: Role, change: Change, by: Obs
                 raise _ChangeRefused("forbidden", index, f"the collection {name[0]!r} is reserved")
             found = drafts.get(name)
             if found is None:
-                found = drafts[name] = Draft(work.document(name), by)
+                found = drafts[name] = Draft(work.document(name), by, work.update_wins(collection))
                 effect.bounds[name] = work.bytes_bound(name) + len(change.payload)
             draft, schema = found, work.schemas.get(collection)
         if schema is not None:
@@ -345,13 +345,14 @@ def _effect(work: SpaceWork, author: Author, role: Role, change: Change, by: Obs
                 asker = Asker(work.tx, work.name, work.row, author.kind, author.device, by.slot, work.now_ms, by.time)
                 operation = admitted(asker, operation, draft.document())
                 effect.leased[name] = None
-            before = draft.document() if verb in ENDING else None
+            is_ending = verb in ENDING or (verb == "create" and schema is not None and schema.update_wins)
+            before = draft.document() if is_ending else None
             verdict, met, lost = draft.apply(operation, number, floor if collection != MEMBERS else 0)
         except OperationRefused as refused:
             raise _ChangeRefused(refused.outcome, index, refused.reason) from None
         if verb == "text.update":
             effect.texts[name] = None
-        if verb in ENDING:
+        if is_ending:
             _reserve(work, effect, index, name, before, draft.document())
         number += is_made
         effect.bounds[name] += GROWTH_BYTES_MAX
@@ -412,7 +413,7 @@ def _reserve(
     work: SpaceWork, effect: _Effect, index: int, name: DocumentName, before: Document | None, after: Document | None
 ) -> None:
     """Take and free the unique keys that an operation took and freed."""
-    found = taken(work.reserved.holder, effect.held, name, before, after)
+    found = taken(work.key_holder, effect.held, name, before, after)
     if found is not None:
         (under, key), holder = found
         reason = f"{holder[0]}/{holder[1]} holds the key {key!r} under the name {under!r}"

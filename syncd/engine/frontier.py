@@ -13,15 +13,19 @@ Invariants: G1 floor <= frontier <= every low-water in the index, but that of a 
 lapsed: that one is not below the floor. G2 frontier and floor never move back. G3 what is dropped lies at or below a
 floor that is committed no later than the drop. G4 a step touches `STEP_ROWS_MAX` rows at most. G5 with collection
 switched off, all of it happens but the drops, and no answer to anyone differs.
+
+Where updates win, a deleted document keeps its body until the frontier has passed the delete; from then on the body
+counts as absent (batch.py, B7), and its bytes go with the tombstone.
 """
 
 from dataclasses import dataclass
 
+from syncd.core.documents import reservations
 from syncd.engine.batch import Batch, SpaceWork
 from syncd.engine.commands import Collect, Collected
 from syncd.store import keys
-from syncd.store.api import Reader
-from syncd.store.tables import BYREV, DEVICES, ENTRIES, LAPSED, LOG, SLOTS, LapsedRow, SpaceRow
+from syncd.store.api import Reader, Writer
+from syncd.store.tables import BYREV, DEVICES, DOCUMENTS, ENTRIES, LAPSED, LOG, SLOTS, UNIQUE, LapsedRow, SpaceRow
 
 DAY_MS = 86_400_000
 # Of all tables together, for one step: some 2 ms in which the writer serves nobody else.
@@ -189,10 +193,20 @@ def _drop_tombstones(batch: Batch, work: SpaceWork, count_max: int) -> int:
         place = keys.byrev(space_id, rev, number)
         named = BYREV.get(tx, place)
         assert named is not None, "a tombstone has its place by rev"
+        _free_keys(tx, space_id, (named[0], named[1]))
         tx.delete(keys.document(space_id, *named))
         tx.delete(place)
         tx.delete(key)
     return len(gone)
+
+
+def _free_keys(tx: Writer, space_id: int, name: tuple[str, str]) -> None:
+    """What a kept body held, if nobody has taken it since the frontier passed the delete."""
+    for under, key in reservations(DOCUMENTS.get(tx, keys.document(space_id, *name))).items():
+        row = keys.unique(space_id, under, key)
+        holder = UNIQUE.get(tx, row)
+        if holder is not None and (holder[0], holder[1]) == name:
+            tx.delete(row)
 
 
 def _drop_log(batch: Batch, work: SpaceWork, before_ms: int, count_max: int) -> int:

@@ -184,6 +184,8 @@ class Rewind:
     _document: Document | None = None
     _found: Past | None = None
     _granted: set[bytes] = field(default_factory=set)  # ids of all leases that these changes asked for
+    _replayed: list[int] = field(default_factory=list)  # of the changes, those that are done, oldest first
+    _update_wins: bool = False  # whether a delete is taken for one over which updates win
 
     def step(self, tx: Reader) -> Past | None:
         """The answer, or None: there is more to do."""
@@ -231,22 +233,43 @@ class Rewind:
         while self._changes:
             if read >= STEP_CHANGES or size > STEP_BYTES:
                 return None
-            change = made_at(tx, row.id, self.name, self._changes.pop())
+            self._replayed.append(self._changes.pop())
+            change = made_at(tx, row.id, self.name, self._replayed[-1])
             if change is None:
                 return self._unknown()  # its time was over meanwhile
             if change.seq > self.seq and self._found is None:
                 self._found = Past(self._document)
             try:
-                self._document = replayed(tx, row.id, self._document, change, last.number, self._granted)
+                self._document = replayed(
+                    tx, row.id, self._document, change, last.number, self._granted, self._update_wins
+                )
             except OperationRefused:
-                return self._unknown()
+                return self._otherwise()
             read, size = read + 1, size + change.bytes
         assert self._found is not None, "the last change is beyond the seq"
-        return self._found if _plain(self._document) == _plain(last) else self._unknown()
+        found = self._document
+        if found is not None and found.has_body and not last.has_body:
+            found = found.bodiless()  # it was kept only for a while
+        return self._found if _plain(found) == _plain(last) else self._otherwise()
+
+    def _otherwise(self) -> Past | None:
+        """By which rule deletes were judged is not recorded: what does not come to what is stored by the one rule is
+        tried by the other, over which updates win."""
+        if self._update_wins:
+            return self._unknown()
+        self._changes, self._replayed = [*self._changes, *reversed(self._replayed)], []
+        self._document, self._found, self._granted, self._update_wins = None, None, set(), True
+        return None
 
 
 def replayed(
-    tx: Reader, space_id: int, document: Document | None, change: Made, number: int, granted: set[bytes]
+    tx: Reader,
+    space_id: int,
+    document: Document | None,
+    change: Made,
+    number: int,
+    granted: set[bytes],
+    update_wins: bool = False,
 ) -> Document | None:
     """The document after a change that was accepted. `granted`: the leases that were asked for so far, which this
     goes on with."""
@@ -257,7 +280,7 @@ def replayed(
         if former is not None:
             seen.append((former.slot, seq))
     by = Observer(change.base, change.slot, is_device, change.seq, change.stamp, change.time, tuple(seen))
-    draft = Draft(document, by)
+    draft = Draft(document, by, update_wins)
     for item in change.operations:
         operation = parsed_operation(item)
         if operation.verb.startswith("bounded."):

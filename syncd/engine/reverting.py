@@ -37,7 +37,7 @@ def reverted(batch: Batch, command: Revert) -> Result:
     if work is None:
         return Refused("unknown", f"there is no space {command.space}")
     batch.device_made(author)
-    operations, left = operations_to(name, command.fields, command.keys, work.document(name), work.reserved.holder)
+    operations, left = operations_to(name, command.fields, command.keys, work.document(name), work.key_holder)
     if not operations:
         return Reverted(Posted("noop", None, None, Position(work.row.epoch, work.head)), tuple(left))
     entry = authored(batch, work, author, role, work.head, operations)
@@ -67,7 +67,7 @@ def operations_to(
         operations += made
         if reason is not None:
             left.append({"field": field, "reason": reason})
-    held = reservations(document)
+    held = reservations(document) if is_live else {}  # a new incarnation holds nothing
     for under in sorted({*kept, *held}):
         wanted = kept.get(under)
         if wanted == held.get(under):

@@ -261,8 +261,8 @@ def _document_problems(space: SpaceRow, row: Document) -> Iterator[str]:
         yield f"it was born at {row.born}, after its rev {row.rev}"
     if not row.makers:
         yield "nobody made it"
-    if row.fields and not row.is_live:
-        yield "it is deleted and has fields"
+    if row.fields and not row.is_live and not row.has_body:
+        yield "it is deleted and has fields that nobody wrote"
     for seq, slot in (*row.makers, *row.deletes, *row.writers):
         if seq > space.head or slot >= space.slot_next:
             yield f"it names the change {seq} by slot {slot}, which the space has not"

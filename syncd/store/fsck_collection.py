@@ -27,6 +27,8 @@ def tombstones(space: Space) -> Findings:
             yield space.found(TOMBSTONES, f"rev {rev} number {number}", f"{named(*place)} lives")
     for key, row in space.rows(DOCUMENTS):
         name = keys.parse_document(key)[1:]
+        if not isinstance(row, Damaged) and row.has_body and name[0].startswith("_"):
+            yield space.found(DOCUMENTS, named(*name), "it is deleted and keeps a body, in a reserved collection")
         if isinstance(row, Damaged) or row.is_live or name[0] == MEMBERS:
             continue  # those of members stay for ever, and are not listed
         if space.tx.get(keys.tombstone(space.row.id, row.rev, row.number)) is None:

@@ -16,6 +16,8 @@ def unique_keys(space: Space) -> Findings:
         if isinstance(row, Damaged):
             continue
         holder = keys.parse_document(key)[1:]
+        if row.has_body and row.rev <= space.row.frontier:
+            continue  # what it held is free, whether it is listed still or not
         for name, held in reservations(row).items():
             listed = get(space.tx, UNIQUE, keys.unique(space.row.id, name, held))
             if listed is None:

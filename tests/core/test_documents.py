@@ -12,9 +12,10 @@ from syncd.core.fields import Observer, OperationRefused
 class Space:
     """One document; each change gets the next seq."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, update_wins: bool = False) -> None:
         self.head = 0
         self.document: Document | None = None
+        self.update_wins = update_wins
 
     def __call__(
         self, *verbs: Any, slot: int = 1, base: int | None = None, memory: bool = True, floor: int = 0
@@ -24,7 +25,7 @@ class Space:
         change = parsed_change([1, bytes(8), 0, 0, operations])
         assert isinstance(change, Change)
         by = Observer(self.head if base is None else base, slot, memory, self.head + 1, 0, 1_000)
-        draft, step = Draft(self.document, by), None
+        draft, step = Draft(self.document, by, self.update_wins), None
         for operation in change.operations:
             step = draft.apply(operation, 1, floor)
         assert step is not None
@@ -189,3 +190,68 @@ def test_the_latest_writers_tell_of_all() -> None:
     assert has_unseen(document, Observer(2, 2, True, 6, 0, 0)), "its own work is the last, but 3 is unseen"
     assert not has_unseen(document, Observer(3, 2, True, 6, 0, 0))
     assert not has_unseen(document, Observer(5, 9, True, 6, 0, 0))
+
+
+# -- where updates win ------------------------------------------------------------------------------------------------
+
+
+def test_where_updates_win_a_delete_ends_nothing_that_it_had_not_seen() -> None:
+    space = Space(update_wins=True)
+    space("create", put(1))
+    space(put(2), slot=2, base=1)
+    step = space("delete", slot=1, base=1)
+    assert step == Applied("noop", (("lost", 2),)) and space.document is not None and space.document.is_live
+    assert space("delete", slot=1).verdict == "applied"
+
+
+def test_an_update_that_had_not_seen_the_delete_revives_what_was_there() -> None:
+    space = Space(update_wins=True)
+    space("create", put(1), put(5, "g"))
+    space("delete", base=1)
+    step = space(put(2), slot=2, base=1)
+    assert step == Applied("merged", (("won", 2),))
+    document = space.document
+    assert document is not None and document.is_live and document.born == document.rev == 3
+    assert document.visible() == {"f": ["reg", 2], "g": ["reg", 5]}
+
+
+def test_what_alters_nothing_revives_as_well() -> None:
+    space = Space(update_wins=True)
+    space("create", put(1))
+    space("delete")
+    assert space(put(1), slot=2, base=1).verdict == "merged"
+    assert space("delete", slot=3, base=2).verdict == "noop", "it had not seen that the document lives again"
+
+
+def test_who_has_seen_a_delete_revives_nothing() -> None:
+    space = Space(update_wins=True)
+    space("create", put(1))
+    space("delete")
+    assert space.refused(put(2), slot=2, base=2) == "gone"
+    assert space.refused(put(2), slot=3, base=0) == "gone"
+    assert space("create", slot=2, base=2).verdict == "applied"
+    assert space.document is not None and space.document.visible() == {}
+
+
+def test_a_create_by_one_who_knew_only_the_document_is_an_update_of_it() -> None:
+    space = Space(update_wins=True)
+    space("create", put(1))
+    space("delete")
+    assert space("create", slot=2, base=1).verdict == "merged"
+    assert space.document is not None and space.document.visible() == {"f": ["reg", 1]}
+
+
+def test_an_expect_does_not_pass_what_it_would_revive() -> None:
+    space = Space(update_wins=True)
+    space("create", put(1))
+    space("delete")
+    assert space.refused(("expect", "f"), put(2), slot=2, base=1) == "precondition"
+
+
+def test_a_body_that_is_not_kept_is_not_revived() -> None:
+    space = Space(update_wins=True)
+    space("create", put(1))
+    space("delete")
+    assert space.document is not None and space.document.has_body
+    space.document = space.document.bodiless()
+    assert not space.document.has_body and space.refused(put(2), slot=2, base=1) == "gone"

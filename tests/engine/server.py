@@ -8,6 +8,7 @@ from typing import Any
 
 from syncd.core.changes import parsed_change
 from syncd.core.ids import Position
+from syncd.core.schemas import Schema
 from syncd.engine import reading
 from syncd.engine.batch import space_row
 from syncd.engine.commands import (
@@ -26,6 +27,8 @@ from syncd.engine.commands import (
 from syncd.engine.engine import Engine
 from syncd.engine.explaining import explained
 from syncd.engine.frontier import Retention
+from syncd.engine.grants import Grant, Role
+from syncd.engine.schemas import Schemas
 from syncd.store import fsck
 from syncd.store.api import Reader
 from syncd.store.memory import MemoryStore
@@ -53,13 +56,15 @@ class EngineServer:
     the same to the byte.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, wins: frozenset[str] = frozenset()) -> None:
         self.random = Random(seed)
         self.seed = seed
         times = {"lapse_ms": self.random.choice((20, 60, 10_000)), "recent_ms": self.random.choice((0, 15))}
         self.retention = Retention(**times, history_ms=30)
         self.daemon = Daemon(seed, retention=self.retention)
         self.hoarder = Daemon(seed, retention=replace(self.retention, is_collecting=False))
+        self.wins = Schemas((Grant("**", Role.NONE), Schema(name, name, update_wins=True)) for name in sorted(wins))
+        self.daemon.engine.schemas = self.hoarder.engine.schemas = self.wins
         self.asked: list[tuple[int, int, Command, Result]] = []  # time, head that must be committed before, ...
         self.attached: dict[int, Attached] = {}
         self.replicas: dict[int, Replica] = {}
@@ -88,6 +93,12 @@ class EngineServer:
         with self.daemon.store.read() as tx:
             row = space_row(tx, SPACE)
         return 0 if row is None else row.floor
+
+    @property
+    def frontier(self) -> int:
+        with self.daemon.store.read() as tx:
+            row = space_row(tx, SPACE)
+        return 0 if row is None else row.frontier
 
     def collect(self, now_ms: int) -> None:
         self.daemon.now_ms = now_ms
@@ -191,7 +202,8 @@ class EngineServer:
         """The same commands in two other partitions into batches: the same results, and the same bytes stored."""
         images = []
         for size_max in (1, 8):
-            store, engine = MemoryStore(), Engine(Random(self.seed).randbytes, None, self.retention)
+            store = MemoryStore()
+            engine = Engine(Random(self.seed).randbytes, None, self.retention, schemas=self.wins)
             for batch in self._batches(size_max):
                 with store.write() as tx:
                     decision = engine.decide(tx, batch[0][0], [command for _, _, command, _ in batch])

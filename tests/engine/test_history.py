@@ -75,7 +75,7 @@ def check_all(world: Recorded, server: EngineServer) -> tuple[int, int]:
 @settings(max_examples=40)
 @given(histories())
 def test_a_document_as_of_a_seq_is_what_the_oracle_says_of_the_prefix(history: History) -> None:
-    server = EngineServer(len(history.events))
+    server = EngineServer(len(history.events), history.wins)
     world = Recorded(history, server)
     world.run()
     check_all(world, server)
@@ -84,8 +84,9 @@ def test_a_document_as_of_a_seq_is_what_the_oracle_says_of_the_prefix(history: H
 def test_seeded_histories_are_known_whole_or_say_from_where_on() -> None:
     known = unknown = 0
     for seed in range(10):
-        server = EngineServer(seed)
-        world = Recorded(random_history(seed), server)
+        history = random_history(seed)
+        server = EngineServer(seed, history.wins)
+        world = Recorded(history, server)
         world.run()
         found = check_all(world, server)
         known, unknown = known + found[0], unknown + found[1]

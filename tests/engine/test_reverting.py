@@ -46,7 +46,7 @@ def shown(found: Document | None, without: set[str]) -> bytes:
 @settings(max_examples=40)
 @given(histories())
 def test_a_revert_brings_back_all_that_it_does_not_name_as_left(history: History) -> None:
-    server = EngineServer(len(history.events))
+    server = EngineServer(len(history.events), history.wins)
     World(history, server).run()
     daemon = server.daemon
     head = daemon.head()

@@ -5,13 +5,16 @@ from typing import Any
 import pytest
 
 from syncd.app.schemas import schemas
+from syncd.core.documents import reservations
 from syncd.core.values import decoded
 from syncd.engine import history, reading
-from syncd.engine.commands import Post, Posted, ReplayLetter
+from syncd.engine.commands import Collect, Collected, Post, Posted, ReplayLetter, Revert, Reverted
+from syncd.engine.frontier import Retention
 from syncd.engine.schemas import Schemas
 from syncd.store import fsck, keys
-from syncd.store.tables import ENTRIES, LETTERS
+from syncd.store.tables import DOCUMENTS, ENTRIES, LETTERS
 from tests.engine.kit import SPACE, Daemon, api_key, device, nonce, one, raw
+from tests.oracle.replica import Replica
 
 NAME = ("product", "p")
 CREATE = ["create", *NAME]
@@ -173,9 +176,113 @@ def test_a_lease_is_taken_whatever_a_schema_says_by_then() -> None:
     assert daemon.outcome(author, raw(5, ["bounded.restock", *NAME, "left", 1])) == "invalid"
 
 
+# -- where updates win ------------------------------------------------------------------------------------------------
+
+WINS = schemas({"w": {"spaces": "team/*", "collection": "product", "update_wins": True}})
+UNIQUE = ["unique", *NAME, "nick", "ann"]
+SECOND = ("product", "q")
+TAKE = [["create", *SECOND], ["unique", *SECOND, "nick", "ann"]]
+
+
+def winning(**more: Any) -> Daemon:
+    """Two devices know a document that the first has deleted; the second has not heard of it."""
+    daemon = Daemon(retention=Retention(recent_ms=more.pop("recent_ms", 0), **more))
+    daemon.engine.schemas = WINS
+    daemon.attach(device(1))
+    daemon.push(device(1), raw(1, CREATE, put("title", "t"), UNIQUE))
+    daemon.attach(device(2), epoch=daemon.epoch(), complete=1, resume=1)
+    daemon.push(device(1), raw(2, ["delete", *NAME], base=1))
+    return daemon
+
+
+@pytest.mark.parametrize("is_collecting", [True, False])
+def test_a_key_stays_with_a_body_until_the_frontier_has_passed_the_delete(is_collecting: bool) -> None:
+    daemon = winning(is_collecting=is_collecting)
+    refused = daemon.push(device(1), raw(3, *TAKE, base=2)).outcomes[0]
+    assert refused.outcome == "precondition" and (refused.detail or {})["holder"] == list(NAME)
+    for number in (1, 2):
+        daemon.ack(device(number), 2, 0)
+    daemon.collect()
+    assert daemon.row().frontier == 2
+    assert daemon.outcome(device(1), raw(4, *TAKE, base=2)) == "applied"
+    assert daemon.outcome(device(3), raw(1, put("title", "late"), base=1)) == "gone"
+    assert fields(daemon) is None and fields(daemon, SECOND) == {}
+
+
+@pytest.mark.parametrize("is_collecting", [True, False])
+def test_between_floor_and_frontier_a_body_counts_as_absent(is_collecting: bool) -> None:
+    daemon = winning(is_collecting=is_collecting, recent_ms=10_000)
+    for number in (1, 2):
+        daemon.ack(device(number), 2, 0)
+    one(daemon.ask(Collect(SPACE)), Collected)
+    assert (daemon.row().frontier, daemon.row().floor) == (2, 0)
+    assert daemon.outcome(device(3), raw(1, put("title", "late"), base=1)) == "gone"
+    assert daemon.outcome(device(3), raw(2, *TAKE, base=2)) == "applied"
+    assert daemon.outcome(device(1), raw(3, CREATE, UNIQUE, base=2)) == "precondition"
+    daemon.now_ms += 20_000
+    daemon.collect()
+    assert fields(daemon, SECOND) == {}
+    assert daemon.outcome(device(1), raw(4, CREATE, put("title", "new"), base=2)) == "applied"
+    assert fields(daemon) == {"title": "new"}
+
+
+def test_an_update_brings_a_document_back_with_its_key_to_everyone() -> None:
+    daemon, replica = winning(), Replica()
+    attached = daemon.attach(device(4))
+    daemon.catch_up(replica, attached)
+    assert replica.documents == {}
+    assert daemon.outcome(device(2), raw(1, put("state", "s"), base=1)) == "merged"
+    daemon.catch_up(replica, attached)
+    assert {name: fields for name, (_, fields) in replica.documents.items()} == {
+        NAME: {"title": ["reg", "t"], "state": ["reg", "s"]}
+    }
+    assert daemon.outcome(device(4), raw(1, *TAKE, base=3)) == "precondition"
+
+
+def test_a_new_life_of_a_document_frees_what_the_body_held() -> None:
+    daemon = winning()
+    assert daemon.outcome(device(1), raw(3, CREATE, base=2)) == "applied"
+    assert daemon.outcome(device(1), raw(4, *TAKE, base=3)) == "applied"
+    assert fields(daemon) == {} and daemon.outcome(device(2), raw(1, put("title", "x"), base=1)) == "gone"
+
+
+def test_a_body_counts_as_absent_when_updates_do_not_win_any_more() -> None:
+    daemon = winning()
+    daemon.engine.schemas = Schemas()
+    assert daemon.outcome(device(2), raw(1, put("title", "x"), base=1)) == "gone"
+    assert daemon.outcome(device(1), raw(3, *TAKE, base=2)) == "applied"
+    assert fields(daemon, SECOND) == {} and fields(daemon) is None
+
+
+def test_a_revert_of_a_document_whose_body_is_kept_takes_its_key_again() -> None:
+    daemon = winning()
+    past = None
+    rewind = history.Rewind(SPACE, NAME, 1)
+    while past is None:
+        with daemon.store.read() as tx:
+            past = rewind.step(tx)
+    assert past.document is not None
+    command = Revert(device(1), SPACE, *NAME, past.document.visible(), reservations(past.document))
+    assert one(daemon.ask(command), Reverted).posted.outcome == "applied"
+    assert fields(daemon) == {"title": "t"}
+    assert daemon.outcome(device(1), raw(4, *TAKE, base=3)) == "precondition"
+
+
 def test_a_change_without_a_schema_is_kept_as_it_came() -> None:
     """No schema is for its collection: what it says of versions is kept, and means nothing."""
     daemon, author = Daemon(), device(1)
     operations = [[*CREATE, {"schema": 1}], put("name", "x", {"schema": 4})]
     assert daemon.outcome(author, raw(1, *operations)) == "applied"
     assert payload(daemon, 1) == operations and fields(daemon) == {"name": "x"}
+
+
+def test_fsck_finds_a_body_where_no_updates_can_win() -> None:
+    daemon = Daemon()
+    daemon.push(device(1), raw(1, ["create", "_inbox", "i"]), raw(2, ["delete", "_inbox", "i"]))
+    key = keys.document(daemon.row().id, "_inbox", "i")
+    with daemon.store.write() as tx:
+        row = DOCUMENTS.get(tx, key)
+        assert row is not None and not row.has_body
+        DOCUMENTS.put(tx, key, row._replace(writers=row.makers))
+    with daemon.store.read() as tx:
+        assert "reserved collection" in str(list(fsck.check(tx)))

@@ -76,10 +76,12 @@ Event = Edit | Push | Sync | Tick | Rename
 
 
 class History(NamedTuple):
-    """`skews`: how far each device's clock is off, in ms: one device per item."""
+    """`skews`: how far each device's clock is off, in ms: one device per item. `wins`: the collections in which updates
+    win over deletes that had not seen them."""
 
     skews: tuple[int, ...]
     events: tuple[Event, ...]
+    wins: frozenset[str] = frozenset()
 
 
 # -- seeded histories -------------------------------------------------------------------------------------------------
@@ -206,7 +208,8 @@ def random_history(seed: int) -> History:
     share = texts.choice((0.0, 0.1, 0.7))
     events = [_with_others(event, random_text_wire, texts, share) for event in events]
     share = uniques.choice((0.0, 0.0, 0.1, 0.5))
-    return History(skews, tuple(_with_others(event, random_unique_wire, uniques, share) for event in events))
+    wins = Random(f"{seed}/wins").choice((frozenset(), frozenset("c"), frozenset("cd")))
+    return History(skews, tuple(_with_others(event, random_unique_wire, uniques, share) for event in events), wins)
 
 
 def _with_others(event: Event, wire: Callable[[Random], tuple[Any, ...]], random: Random, share: float) -> Event:
@@ -249,9 +252,11 @@ class Answer(NamedTuple):
 
 class Server(Protocol):
     """What the world needs of a server. Devices are numbered from 0; `KEY_AUTHOR` is the API key. `floor`: what was
-    deleted up to there is forgotten; it moves only in `collect`."""
+    deleted up to there is forgotten; `frontier`: and what was deleted up to there is not revived, where updates win.
+    Both move only in `collect`."""
 
     floor: int
+    frontier: int
 
     def collect(self, now_ms: int) -> None:
         """Before each push: a good time to forget something."""
@@ -317,7 +322,7 @@ class World:
     """Lets a history happen on a server, and compares with the oracle at every step."""
 
     def __init__(self, history: History, server: Server) -> None:
-        self.history, self.server, self.oracle = history, server, Oracle()
+        self.history, self.server, self.oracle = history, server, Oracle(history.wins)
         self.now = 1_000
         self.devices = [Device(i, bytes([i + 1]) * 16, skew) for i, skew in enumerate(history.skews)]
         self.key = Device(KEY_AUTHOR, bytes([255]) * 16, 0)
@@ -410,7 +415,7 @@ class World:
         if not batch:
             return
         self.server.collect(self.now)
-        self.oracle.floor = self.server.floor
+        self.oracle.floor, self.oracle.frontier = self.server.floor, self.server.frontier
         answers = self.server.push(device.number, [made.sent for made in batch], self.now)
         assert len(answers) == len(batch), "one outcome for each change"
         for (sent, told, _), answer in zip(batch, answers, strict=True):

@@ -57,6 +57,7 @@ class Fact:
     name: str | None
     args: tuple[Any, ...]
     eff: int
+    is_void: bool = False  # a delete that had not seen all, where updates win
 
     @property
     def kind(self) -> str:
@@ -85,6 +86,7 @@ class Incarnation:
     makers: list[Fact] = field(default_factory=list)
     deletes: list[Fact] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
+    revivals: list[Fact] = field(default_factory=list)
 
     @property
     def is_live(self) -> bool:
@@ -275,11 +277,13 @@ class Oracle:
     """Takes changes in the order in which the server took them, and judges each from the whole list of facts.
 
     `floor`: what was deleted up to here counts as never made. The server moves it; no rule looks at how far it got in
-    dropping anything.
+    dropping anything. `wins`: the collections in which updates win over deletes that had not seen them; `frontier`:
+    what was deleted there up to here is not revived any more.
     """
 
-    def __init__(self) -> None:
-        self.head = self.floor = 0
+    def __init__(self, wins: frozenset[str] = frozenset()) -> None:
+        self.head = self.floor = self.frontier = 0
+        self.wins = wins
         self.accepted: list[tuple[int, Told]] = []
         self.facts: dict[Key, list[Fact]] = {}
         self.revs: dict[Key, int] = {}
@@ -289,19 +293,34 @@ class Oracle:
         last: Incarnation | None = None
         for fact in self.facts.get(key, ()):
             if fact.verb == "create":
-                if last is None or not last.is_live:
+                if last is not None and not last.is_live and self._revives(last, fact):
+                    last.deletes.clear()
+                    last.revivals.append(fact)
+                elif last is None or not last.is_live:
                     last = Incarnation([fact])
                 elif not any(fact.saw(maker) for maker in last.makers):
                     last.makers.append(fact)
             elif last is None:
                 continue
             elif fact.verb == "delete":
-                if all(fact.saw(maker) for maker in last.makers):
+                if not fact.is_void and all(fact.saw(maker) for maker in last.makers):
                     last.deletes.append(fact)
             elif fact.verb != "expect":
+                if not last.is_live:  # it was accepted all the same
+                    last.deletes.clear()
+                    last.revivals.append(fact)
                 last.facts.append(fact)
         is_forgotten = last is not None and not last.is_live and self.revs[key] <= self.floor and key[0] != KEPT
         return None if is_forgotten else last
+
+    def _revives(self, last: Incarnation, fact: Fact) -> bool:
+        """Whether a change knew a document, and none of its deletes. Where updates do not win, it is refused."""
+        is_known = any(fact.saw(maker) for maker in last.makers)
+        return fact.key[0] in self.wins and is_known and not any(fact.saw(delete) for delete in last.deletes)
+
+    def has_body(self, key: Key) -> bool:
+        """Whether a document that was deleted may be revived."""
+        return key[0] in self.wins and self.revs.get(key, 0) > self.frontier
 
     def state(self) -> dict[Key, tuple[int, dict[str, list[Any]]]]:
         """(collection, id) -> (rev, visible fields) of all live documents."""
@@ -344,11 +363,21 @@ class Oracle:
         seq = self.head + 1
         fact = Fact(seq, index, told.dot, told.vectors[index], verb, key, name, args, min(told.stamp, told.time))
         before = last is not None and last.is_live, visible_fields(last), last.makers[0] if last else None
+        back: list[tuple[str, int]] = []
+        if last is not None and not last.is_live and self.has_body(key):
+            if verb not in ("delete", "expect") and self._revives(last, fact):
+                back = [("won", last.deletes[0].seq)]
+                last.deletes.clear()
+            elif verb == "delete" and (unseen := _unseen_of(last, fact)) and not _unknown(last, fact):
+                self.facts[key].append(replace(fact, is_void=True))
+                return "noop", [("lost", max(unseen))]
         is_late = told.bases[index] < self.floor and collection != KEPT
         if verb == "create":
             verdict, met = _judged_create(last, fact)
         elif verb == "delete":
-            verdict, met = _judged_delete(last, fact, is_late)
+            verdict, met = _judged_delete(last, fact, is_late, collection in self.wins)
+            if met and met[0][0] == "lost":
+                fact = replace(fact, is_void=True)
         elif verb == "unique":
             fact, met = self._judged_unique(last, fact)
             verdict = "merged" if met else ""
@@ -363,7 +392,7 @@ class Oracle:
         altered = _differ(before, after)
         if altered:
             self.revs[key] = seq
-        return verdict or ("applied" if altered else "noop"), met
+        return ("merged" if back else verdict) or ("applied" if altered else "noop"), [*back, *met]
 
     def _judged_unique(self, last: Incarnation | None, fact: Fact) -> tuple[Fact, list[tuple[str, int]]]:
         """The key of a document under a name is a register. What would win there must be no other living document's."""
@@ -385,7 +414,7 @@ class Oracle:
     def held(self, key: Key, name: str) -> Any:
         """The unique key that a document holds."""
         last = self.incarnation(key)
-        if last is None or not last.is_live:
+        if last is None or not (last.is_live or self.has_body(key)):
             return None
         holding = winner([fact for fact in last.facts if fact.name == name])
         return None if holding is None else holding.args[0]
@@ -420,10 +449,23 @@ def _judged_create(last: Incarnation | None, fact: Fact) -> tuple[str, list[tupl
     return "applied", []
 
 
-def _judged_delete(last: Incarnation | None, fact: Fact, is_late: bool) -> tuple[str, list[tuple[str, int]]]:
+def _unknown(last: Incarnation, fact: Fact) -> list[Fact]:
+    return [maker for maker in last.makers if not fact.saw(maker)]
+
+
+def _unseen_of(last: Incarnation, fact: Fact) -> set[int]:
+    """The changes that wrote to a document and that a delete had not seen. To have revived it is to have written."""
+    names = {other.name for other in last.facts if other.name is not None}
+    found = {writer.seq for name in names for writer in writers(last, name) if not fact.saw(writer)}
+    return found | {revival.seq for revival in last.revivals if not fact.saw(revival)}
+
+
+def _judged_delete(
+    last: Incarnation | None, fact: Fact, is_late: bool, update_wins: bool
+) -> tuple[str, list[tuple[str, int]]]:
     if last is None:
         return "noop", []
-    unknown = [maker for maker in last.makers if not fact.saw(maker)]
+    unknown = _unknown(last, fact)
     if unknown:
         return "noop", [("maker", maker.seq) for maker in unknown]
     if not last.is_live:
@@ -432,8 +474,9 @@ def _judged_delete(last: Incarnation | None, fact: Fact, is_late: bool) -> tuple
         # A lease is a promise to a device that may be offline.
         if any(isinstance(place, tuple) for place in stock.places([f for f in last.facts if f.name == name])):
             raise _Refusal("precondition", fact.index)
-    names = {other.name for other in last.facts if other.name is not None}
-    ended = {writer.seq for name in names for writer in writers(last, name) if not fact.saw(writer)}
+    ended = _unseen_of(last, fact)
+    if ended and update_wins:
+        return "noop", [("lost", max(ended))]
     if ended and is_late:
         raise _Refusal("precondition", fact.index)
     return ("merged" if ended else "applied"), [("ended", seq) for seq in sorted(ended)]

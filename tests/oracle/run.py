@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--engine", action="store_true", help="through the real engine instead of the bare merge core")
     options = parser.parse_args()
-    make: Callable[[int], Server] = lambda seed: Sequencer()  # noqa: E731
+    make: Callable[[int, frozenset[str]], Server] = lambda seed, wins: Sequencer(wins)  # noqa: E731
     if options.engine:
         from tests.engine.server import EngineServer
 
@@ -30,7 +30,8 @@ def main() -> int:
     began = time.monotonic()
     for done, seed in enumerate(range(options.seed, options.seed + options.histories), 1):
         try:
-            outcomes.update(World(random_history(seed), make(seed)).run())
+            history = random_history(seed)
+            outcomes.update(World(history, make(seed, history.wins)).run())
         except Exception:
             traceback.print_exc()
             engine = " --engine" if options.engine else ""

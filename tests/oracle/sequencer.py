@@ -20,9 +20,10 @@ Key = tuple[str, str]
 class Sequencer:
     """Keeps documents in a dict. A second server of the same kind could not be told from the real one by a client."""
 
-    def __init__(self) -> None:
+    def __init__(self, wins: frozenset[str] = frozenset()) -> None:
         self.documents: dict[Key, Document] = {}
-        self.head = self.time = self.sum = self.floor = 0
+        self.wins = wins  # collections in which updates win
+        self.head = self.time = self.sum = self.floor = self.frontier = 0
         self._pushes = 0
 
     def collect(self, now_ms: int) -> None:
@@ -30,9 +31,12 @@ class Sequencer:
         self._pushes += 1
         if self._pushes % 3 == 0:
             self.floor = max(self.floor, self.head - 8)
+            self.frontier = max(self.frontier, self.head - 5)
 
     def _known(self, key: Key) -> Document | None:
         found = self.documents.get(key)
+        if found is not None and found.has_body and found.rev <= self.frontier:
+            found = found.bodiless()
         return None if found is not None and is_forgotten(key, found, self.floor) else found
 
     def push(self, device: int, changes: Sequence[Sent], now_ms: int) -> list[Answer]:
@@ -53,13 +57,13 @@ class Sequencer:
         for index, operation in enumerate(change.operations):
             key = (operation.collection, operation.id)
             if key not in drafts:
-                drafts[key] = Draft(self._known(key), by)
+                drafts[key] = Draft(self._known(key), by, key[0] in self.wins)
             before = drafts[key].document()
             try:
                 step = drafts[key].apply(operation, 1, self.floor)
             except OperationRefused as refused:
                 return Answer(refused.outcome, None, index, ())
-            if operation.verb in ENDING and taken(self._holder, held, key, before, drafts[key].document()):
+            if operation.verb in (*ENDING, "create") and taken(self._holder, held, key, before, drafts[key].document()):
                 return Answer("precondition", None, index, ())
             verdicts.add(step.verdict)
             met.extend((index, what, seq) for what, seq in step.met)

@@ -90,4 +90,5 @@ _events = st.one_of(
 def histories() -> st.SearchStrategy[History]:
     """2-3 devices, up to 40 events."""
     skews = st.lists(st.sampled_from((0, -40, 40, 10_000, CARELESS)), min_size=2, max_size=3).map(tuple)
-    return st.builds(History, skews, st.lists(_events, max_size=40).map(tuple))
+    wins = st.sampled_from((frozenset(), frozenset("c"), frozenset("cd")))
+    return st.builds(History, skews, st.lists(_events, max_size=40).map(tuple), wins)

@@ -100,7 +100,7 @@ RENAMED = History(
 @example(SLOW_CLOCK)
 @example(RENAMED)
 def test_the_merge_core_comes_to_what_the_definitions_say(history: History) -> None:
-    World(history, Sequencer()).run()
+    World(history, Sequencer(history.wins)).run()
 
 
 @given(histories())
@@ -109,13 +109,14 @@ def test_the_merge_core_comes_to_what_the_definitions_say(history: History) -> N
 @example(SLOW_CLOCK)
 @example(RENAMED)
 def test_the_engine_comes_to_what_the_definitions_say(history: History) -> None:
-    World(history, EngineServer(len(history.events))).run()
+    World(history, EngineServer(len(history.events), history.wins)).run()
 
 
 def test_seeded_histories_meet_every_outcome_of_a_merge() -> None:
     met: dict[str, int] = {}
     for seed in range(200):
-        for outcome, count in World(random_history(seed), Sequencer()).run().items():
+        history = random_history(seed)
+        for outcome, count in World(history, Sequencer(history.wins)).run().items():
             met[outcome] = met.get(outcome, 0) + count
     wanted = {"applied", "merged", "noop", "gone", "type_mismatch", "precondition", "invalid", "lease_expired"}
     assert set(met) == wanted and min(met.values()) > 10
@@ -123,12 +124,15 @@ def test_seeded_histories_meet_every_outcome_of_a_merge() -> None:
 
 def test_seeded_histories_through_the_engine() -> None:
     for seed in range(100):
-        World(random_history(seed), EngineServer(seed)).run()
+        history = random_history(seed)
+        World(history, EngineServer(seed, history.wins)).run()
 
 
 @pytest.mark.long
 def test_many_seeded_histories() -> None:
     for seed in range(20_000):
-        World(random_history(seed), Sequencer()).run()
+        history = random_history(seed)
+        World(history, Sequencer(history.wins)).run()
     for seed in range(3_000):
-        World(random_history(seed), EngineServer(seed)).run()
+        history = random_history(seed)
+        World(history, EngineServer(seed, history.wins)).run()

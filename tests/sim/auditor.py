@@ -130,6 +130,7 @@ class Pushing:
 class Auditor:
     def __init__(self) -> None:
         self.spaces: dict[str, SpaceAudit] = {}
+        self.wins: frozenset[str] = frozenset()  # collections in which updates win over deletes
         self.made: dict[tuple[str, bytes], Made] = {}  # by space and nonce: n is another under another id of the device
         self.installations: dict[bytes, bytes] = {}  # of each device, the one to which the server has bound it
         self.forks = 0
@@ -143,7 +144,7 @@ class Auditor:
         self._touched: dict[str, None] = {}
 
     def space(self, name: str) -> SpaceAudit:
-        return self.spaces.setdefault(name, SpaceAudit())
+        return self.spaces.setdefault(name, SpaceAudit(Oracle(self.wins)))
 
     def told_close(self, code: int) -> None:
         self.closes[code] = self.closes.get(code, 0) + 1

@@ -173,7 +173,7 @@ class CollectionWork(Work):
         if row.floor > was[1]:
             self.count("floor rose")
         watched.frontier, watched.floor = row.frontier, row.floor
-        audit.oracle.floor = row.floor
+        audit.oracle.floor, audit.oracle.frontier = row.floor, row.frontier
         if dropped:
             self.count("dropped")
             if not self.retention.is_collecting:

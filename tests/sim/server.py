@@ -19,6 +19,7 @@ from syncd.engine.batch import space_row
 from syncd.engine.commands import Command, Decision, Failed, Result
 from syncd.engine.engine import Engine
 from syncd.engine.frontier import Retention
+from syncd.engine.schemas import Schemas
 from syncd.env.ports import Environment, T, Ts
 from syncd.net.api import Api
 from syncd.net.auth import Authenticator, Principal, token_key
@@ -142,6 +143,7 @@ class SimServer:
         self.counters = Counters()  # of all lives
         self.limit_bytes = ROOM_BYTES
         self.retention: Retention | None = None  # None: no collector runs
+        self.schemas = Schemas()
         self.is_draining = False
         self.server: Server | None = None
         self.hub: Hub | None = None
@@ -257,7 +259,9 @@ class SimServer:
         disk = Disk(self, life)
         env = Environment(self.clock, self._entropy, disk, disk)
         self.hub = hub = Hub(self._net_limits, self._wire_limits, self.counters)
-        engine = Engine(self._entropy.token, retention=self.retention, merging=Merging(b"".join, 8, 2))
+        engine = Engine(
+            self._entropy.token, retention=self.retention, merging=Merging(b"".join, 8, 2), schemas=self.schemas
+        )  # fmt: skip
         self.committer = committer = Committer(
             self.store, engine.decide, lambda decision: decision.results, hub.publish, Failed, self.clock, disk, disk,
             adds_data=adds_data, size_bytes=size_bytes,

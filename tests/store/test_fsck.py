@@ -147,8 +147,9 @@ def test_a_healthy_store_has_no_findings_and_a_row_in_every_table(image: dict[by
 
 @pytest.mark.parametrize("seed", range(20))
 def test_no_random_history_leaves_a_finding(seed: int) -> None:
-    server = EngineServer(seed)
-    World(random_history(seed), server).run()
+    history = random_history(seed)
+    server = EngineServer(seed, history.wins)
+    World(history, server).run()
     assert findings(server.daemon.store) == []
 
 
