@@ -15,6 +15,7 @@ from bench import workload
 from bench.native import Failed
 
 WAIT_S = 60.0
+DELETED = 2  # the state of a document entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +28,15 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """What a catch-up brought: frames with documents, their bytes, and the documents."""
+    """What a catch-up brought: frames with documents, their bytes, and the documents: how many of them are deleted, and
+    how many field values the others have."""
 
     position: Position
     frames: int
     bytes: int
     documents: int
+    deleted: int
+    values: int
 
 
 class Reader:
@@ -65,15 +69,17 @@ class Reader:
         body = {"space": space, "epoch": epoch, "complete": complete, "resume": complete, "settled": 0}
         self._send(workload.message(workload.SUBSCRIBE, body))
         subscribed = self._expect(33)
-        frames = size = documents = 0
+        frames = size = documents = deleted = values = 0
         while complete < subscribed["head"]:
             frame = next(self._frames)
             frames, size = frames + 1, size + len(frame)
             _, delta = msgpack.unpackb(frame)
             documents += len(delta["docs"])
+            deleted += sum(state == DELETED for _, _, _, state, _ in delta["docs"])
+            values += sum(len(fields) for _, _, _, _, fields in delta["docs"])
             if delta.get("complete"):
                 complete = delta["to"]
-        return CaughtUp(Position(subscribed["epoch"], complete), frames, size, documents)
+        return CaughtUp(Position(subscribed["epoch"], complete), frames, size, documents, deleted, values)
 
     def _send(self, message: bytes) -> None:
         self._socket.sendall(workload.client_frame(message))

@@ -38,9 +38,10 @@ LIMITS = (
     *("messages_per_s_max", "messages_burst_max", "hello_bytes_max", "frame_containers_max", "container_items_max"),
     *("signal_bytes_max", "signal_ttl_ms_max", "signals_per_s_max", "signals_burst_max"),
     *("presence_bytes_max", "presence_members_max", "presence_spaces_max"),
+    *("events_max", "event_bytes_max", "events_per_minute_max", "events_burst_max"),
 )
-HELLO, SUBSCRIBE, PUSH, ACK, PROBE, PING, PONG = 1, 2, 4, 5, 13, 20, 21
-WELCOME, SUBSCRIBED, DELTA, OUTCOMES, EXPIRED, ERROR = 32, 33, 34, 35, 41, 42
+HELLO, SUBSCRIBE, PUSH, ACK, EVENT, PROBE, PING, PONG = 1, 2, 4, 5, 8, 13, 20, 21
+WELCOME, SUBSCRIBED, DELTA, OUTCOMES, EXPIRED, ERROR, NOTED = 32, 33, 34, 35, 41, 42, 44
 ANSWER_S = 5.0  # on a loaded machine; a server that needs longer fails here
 
 
@@ -308,6 +309,20 @@ async def what_may_be_ignored_is_ignored(server: Server) -> None:
         check((await peer.expect(PONG)).get("id") == 1, "an unknown key or type was not ignored")
 
 
+async def an_event_counts_once_and_each_is_judged_by_itself(server: Server) -> None:
+    first, now_ms = os.urandom(16), int(time.time() * 1000)
+    async with server.peer() as peer:
+        await peer.say(EVENT, events=[[first, "screen", now_ms, {"topic": "news"}], [os.urandom(16), "", now_ms]])
+        results = (await peer.expect(NOTED))["results"]
+        check([result[1] for result in results] == ["accepted", "invalid"], f"one has no name: {results}")
+        check(results[0][0] == first, "results stand in the order of the events")
+        await peer.say(EVENT, events=[[first, "screen", now_ms]])
+        check((await peer.expect(NOTED))["results"] == [[first, "duplicate", None]], "an event was taken twice")
+    async with server.peer() as other:
+        await other.say(EVENT, events=[[first, "screen", now_ms]])
+        check((await other.expect(NOTED))["results"][0][1] == "duplicate", "another device of the user told it again")
+
+
 async def a_bad_space_is_an_error_that_closes_nothing(server: Server) -> None:
     async with server.peer() as peer:
         await peer.say(SUBSCRIBE, space="a//b", epoch=None, complete=0, resume=0, settled=0)
@@ -321,7 +336,7 @@ async def malformed_input_is_told_and_closes(server: Server) -> None:
         await peer.socket.send_message(b"\xc1")
         await peer.closed("malformed", 1007)
     async with server.peer() as peer:
-        await peer.say(8)
+        await peer.say(15)
         await peer.closed("unknown_message", 4900)
     async with server.peer() as peer:
         await peer.say(HELLO, device=peer.device, installation=peer.device, time=0)
@@ -427,6 +442,7 @@ CHECKS: tuple[Callable[[Server], Awaitable[None]], ...] = (
     another_epoch_is_expired,
     probes_and_pings_are_answered,
     what_may_be_ignored_is_ignored,
+    an_event_counts_once_and_each_is_judged_by_itself,
     a_bad_space_is_an_error_that_closes_nothing,
     malformed_input_is_told_and_closes,
     a_second_connection_of_a_device_closes_the_first,

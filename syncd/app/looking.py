@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from syncd.app import client, show
 from syncd.app.config import Settings
@@ -57,7 +56,7 @@ def history(
         click.echo(show.json_text(found))
         return
     click.echo(f"{document} in {space} is {page.state} (rev {page.rev}).")
-    Console(highlight=False, markup=False).print(show.changes_table(changes))
+    show.printed(show.changes_table(changes))
     if page.next is not None:
         click.echo(f"more: --from {page.next}")
     elif page.known_from:

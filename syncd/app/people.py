@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from syncd.app import client, notices, show
@@ -92,7 +91,7 @@ def report(
     for group in found["groups"]:
         table.add_row(group[by] or "-", *_cells(group))
     table.add_row("in all", *_cells(found["total"]))
-    Console().print(table)
+    show.printed(table)
 
 
 def _cells(group: Mapping[str, Any]) -> list[str]:

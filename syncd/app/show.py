@@ -5,6 +5,7 @@ Owns the form of every output. Must not fetch anything. JSON goes to stdout as o
 """
 
 import json
+import os
 import shutil
 import sys
 import threading
@@ -26,6 +27,7 @@ from syncd.net.auth import Principal
 from syncd.store.api import Reader
 from syncd.store.fsck import check
 
+PIPED_COLUMNS = 20_000  # of a table that goes to no terminal: a cell that is longer goes on in the next line
 FINDINGS_MAX = 100  # shown; a damaged page shows as thousands of findings, of which the first ones tell enough
 
 
@@ -117,30 +119,24 @@ def status(found: Mapping[str, Any], as_json: bool) -> None:
                 table.add_row(f"{name} {_label(inner)}", _shown(inner, item))
         else:
             table.add_row(_label(name), _shown(name, value))
-    Console(highlight=False).print(table)
+    printed(table)
 
 
 def explanation(found: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json_text(found))
         return
-    name = f"{found['collection']}/{found['id']} in {found['space']}"
-    if found["state"] == "absent":
-        click.echo(f"{name} does not exist: nobody made it, or all devices know of its deletion already.")
-        return
-    click.echo(f"{name} is {found['state']} (rev {found['rev']}, born at {found['born']}).")
+    click.echo(f"{found['collection']}/{found['id']} in {found['space']}: {found['sentence']}")
+    for name, key in found.get("unique", {}).items():
+        click.echo(f"It holds the unique key {json_text(key)} under the name {name}.")
     for field, facts in found["fields"].items():
         value = json_text(facts["value"]) if facts["visible"] else "not visible"
         click.echo(f"\n{field} ({facts['type']}) = {value}")
         click.echo(f"  {facts['sentence']}")
-    if found["changes"]:
+    if found["refused"]:
         click.echo()
-        Console(highlight=False, markup=False).print(changes_table(found["changes"]))
     for letter in found["refused"]:
-        click.echo(
-            f"kept as dead letter {letter['letter']}: {letter['kind']} of device {letter['device'][:8]},"
-            f" number {letter['n']}: {letter['reason']}"
-        )
+        click.echo(f"dead letter {letter['letter']}: {letter['sentence']}")
 
 
 def changes_table(changes: Sequence[Mapping[str, Any]]) -> Table:
@@ -337,8 +333,21 @@ def _table(*columns: str) -> Table:
 
 
 def _print(table: Table, nothing: str, is_filled: bool) -> None:
+    printed(table if is_filled else nothing)
+
+
+def printed(shown: Table | str) -> None:
+    """As wide as the terminal; where there is none, as wide as it is: what is piped is cut by nobody but its reader."""
     # Without markup: a name may hold square brackets, which are nobody's colours.
-    Console(highlight=False, markup=False).print(table if is_filled else nothing)
+    console = Console(highlight=False, markup=False)
+    if console.is_terminal or "COLUMNS" in os.environ:
+        console.print(shown)
+        return
+    console = Console(highlight=False, markup=False, width=PIPED_COLUMNS)
+    with console.capture() as captured:
+        console.print(shown)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())  # a column is as wide as its longest cell
 
 
 def _time(at_ms: int | None) -> str:

@@ -120,7 +120,8 @@ class Post:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A CloudEvent whose attributes were checked at the edge. `key`: hash of (source, id), 16 bytes."""
+    """A CloudEvent whose attributes were checked at the edge, or what a device tells of its user (`time_ms` is then not
+    None). `key`: hash of what makes it the same event, (source, id) or (user, id): 16 bytes."""
 
     key: bytes
     source: str

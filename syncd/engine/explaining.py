@@ -4,6 +4,7 @@ Owns the reading of a field's history from the log and the device logs, and the 
 decide anything: it reports what the merge rules decided, with the evidence (dots, bases, times).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from syncd.core.documents import RESERVED, Document, reservations
@@ -14,7 +15,7 @@ from syncd.engine.batch import DocumentName, is_forgotten, space_row
 from syncd.engine.history import Made, backwards, made_at, told
 from syncd.store import keys
 from syncd.store.api import Reader
-from syncd.store.tables import DOCUMENTS, LETTERS, SpaceRow
+from syncd.store.tables import DEVICES, DOCUMENTS, LETTERS, SpaceRow
 
 LOOKED_MAX = 500  # changes of the document, the newest: some 20 ms in which the loop does nothing else
 LETTERS_MAX = 200  # of the newest, looked at: each may have 256 KiB to decode
@@ -24,21 +25,25 @@ CHANGES_MAX = 50  # told, the newest
 def explained(tx: Reader, space: str, collection: str, document_id: str, field: str | None) -> dict[str, Any]:
     """The state of a document (or one field of it) and the changes that touched it since this incarnation began.
 
-    Returns JSON-able data (values may hold bytes): `state` is `live`, `deleted` or `absent`; `fields`: name -> type,
-    value, rev, winner, sentence; `changes`: newest first, each with its dot, user, base, stamp, eff, seq, outcome,
-    operations and whether it had seen the winner; `refused`: dead letters about this document.
+    Returns JSON-able data (values may hold bytes): `state` is `live`, `deleted` or `absent`; `sentence`: why; `fields`:
+    name -> type, value, rev, winner, sentence; `changes`: newest first, each with its dot, user, base, stamp, eff, seq,
+    outcome, operations and whether it had seen the winner; `unique`: the keys that it holds, by name; `refused`: dead
+    letters about this document, each with its sentence.
     """
     row = space_row(tx, space)
     stored = None if row is None else DOCUMENTS.get(tx, keys.document(row.id, collection, document_id))
     answer: dict[str, Any] = {"space": space, "collection": collection, "id": document_id, "fields": {}, "changes": []}
     if row is None or stored is None or is_forgotten((collection, document_id), stored, row.floor):
-        return answer | {"state": "absent", "refused": []}
+        sentence = "nobody made it, or all devices know of its deletion already."
+        refused = [] if row is None else _refused(tx, row, collection, document_id)
+        return answer | {"state": "absent", "sentence": f"It does not exist: {sentence}", "refused": refused}
     answer["state"] = "live" if stored.is_live else "deleted"
     answer |= {"rev": stored.rev, "born": stored.born, "makers": [list(maker) for maker in stored.makers]}
     changes = told(tx, row.id, _changes(tx, row.id, stored, (collection, document_id), field))
     answer["changes"] = changes
     answer["refused"] = _refused(tx, row, collection, document_id)
     answer["unique"] = reservations(stored)
+    answer["sentence"] = _standing(stored, changes)
     for name, kept in stored.fields.items():
         if name[0] != RESERVED and (field is None or name == field):
             answer["fields"][name] = _field(name, kept, changes)
@@ -84,6 +89,7 @@ def _refused(tx: Reader, row: SpaceRow, collection: str, document_id: str) -> li
                     "letter": int.from_bytes(key[5:13]),
                     "kind": letter.kind,
                     "device": letter.device.hex(),
+                    "user": _user(tx, letter.device),
                     "n": letter.n,
                     "base": letter.base,
                     "stamp": letter.stamp,
@@ -92,8 +98,40 @@ def _refused(tx: Reader, row: SpaceRow, collection: str, document_id: str) -> li
                     "payload": decoded(letter.payload),
                 }
             )
+            found[-1]["sentence"] = _kept(found[-1])
             del found[:-CHANGES_MAX]
     return found[::-1]
+
+
+def _user(tx: Reader, device: bytes) -> str:
+    row = DEVICES.get(tx, keys.device(device))
+    return "" if row is None else row.user
+
+
+def _kept(letter: dict[str, Any]) -> str:
+    """One English sentence on a dead letter: what it is, and why it is none of the document's past."""
+    change = f"change {letter['n']} of device {letter['device'][:8]} (user {letter['user']})"
+    if letter["kind"] == "change":
+        return f"What {change} would have done is kept as it was refused: {letter['reason']}."
+    what = "The document as it was" if letter["kind"] == "document" else "A value"
+    return f"{what} when {change} ended it is kept: {letter['reason']}."
+
+
+def _standing(document: Document, changes: list[dict[str, Any]]) -> str:
+    """One English sentence on why a document is there, or is not."""
+    if document.is_live:
+        makers = len(document.makers)
+        by = "" if makers < 2 else f", by {makers} creates that had not seen each other and were merged"
+        return f"It is there since seq {document.born}{by}."
+    ended = next(
+        (c for c in changes if c["seq"] == document.rev and any(o[0] == "delete" for o in c["operations"])), None
+    )
+    if ended is None:
+        return f"It was deleted at seq {document.rev}; the change is no longer kept in its device's log."
+    return (
+        f"It was deleted at seq {document.rev} by device {ended['device'][:8]} (user {ended['user']}), which had read"
+        f" up to seq {ended['base']}: what was not known there gave way, and is kept as a dead letter."
+    )
 
 
 def _field(name: str, field: Field, changes: list[dict[str, Any]]) -> dict[str, Any]:
@@ -128,6 +166,8 @@ def _sentence(name: str, field: Field, winner: dict[str, Any] | None, touching: 
             f"Of {name}, {book.total} in all, {book.reserve} are in the reserve for whoever comes first, {leased} are"
             f" leased to devices ({len(book.leases)} leases) and {book.taken} are taken{short}."
         )
+    if field.type in _TOGETHER:
+        return _together(name, field, winner, touching)
     if field.type == "text":
         return f"{name} is what all its updates come to, in any order; {len(touching)} known changes brought some."
     if winner is None:
@@ -136,10 +176,6 @@ def _sentence(name: str, field: Field, winner: dict[str, Any] | None, touching: 
     who = f"{name} stands as device {winner['device'][:8]} (user {winner['user']}) wrote it at seq {winner['seq']}"
     if not rivals:
         return f"{who}; it had seen every other change to the field that is still known."
-    if field.type in ("set", "flag", "mv", "list"):
-        return (
-            f"{who}; {len(rivals)} changes were made without knowledge of it, and merged by the rule of {field.type}."
-        )
     rival = max(rivals, key=lambda c: (c["eff"], c["seq"]))
     margin = winner["eff"] - rival["eff"]
     reason = (
@@ -149,6 +185,26 @@ def _sentence(name: str, field: Field, winner: dict[str, Any] | None, touching: 
         f"{who}; it was concurrent with the change of device {rival['device'][:8]} at seq {rival['seq']}"
         f" (neither had seen the other: bases {winner['base']} and {rival['base']}) and was {reason}."
     )
+
+
+# What becomes of changes of one field that did not know of each other, where no one of them stands for all.
+_TOGETHER: Mapping[str, str] = {
+    "mv": "values that had not seen each other stand side by side",
+    "set": "an element is in it as long as no remove has seen its add",
+    "flag": "it is on as long as no disable has seen its enable",
+    "map": "each key has the value of the put that had seen the others, or else of the latest",
+    "list": "an element stands where its latest move put it, and a remove wins over a move that it had not seen",
+}
+
+
+def _together(name: str, field: Field, latest: dict[str, Any] | None, touching: list[dict[str, Any]]) -> str:
+    """The sentence on a field that is made of many changes."""
+    made = f"{name} is a {field.type} of {len(touching)} known changes: {_TOGETHER[field.type]}"
+    if latest is None:
+        return f"{made}; the latest, at seq {field.seq}, is no longer kept in its device's log."
+    unseen = sum(c is not latest and not _has_seen(latest, c) and not _has_seen(c, latest) for c in touching)
+    knew = "had seen all others" if not unseen else f"had not seen {unseen} of the others"
+    return f"{made}; the latest, of device {latest['device'][:8]} (user {latest['user']}) at seq {field.seq}, {knew}."
 
 
 def _has_seen(change: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -37,6 +37,10 @@ from syncd.wire.messages import OutcomeEntry
 
 TRIMMED_PER_ADDED = 2  # expired idempotency rows dropped for each that is added: so they cannot pile up
 TRIMMED_PER_BATCH = 64  # and by each batch whatever is in it, so that they go, too, when none are added
+# What a device tells of its user may have waited for a network; what is older says little of the days to come. A clock
+# that was corrected by the server's time may have been set since.
+TOLD_LATE_MS_MAX, TOLD_EARLY_MS_MAX = 7 * 86_400_000, 86_400_000
+TOLD_KEY_MS = TOLD_LATE_MS_MAX + TOLD_EARLY_MS_MAX + 1  # its key is remembered until it is too old to be taken
 SERVER = Author(SERVER_DEVICE, None, "server", "", ())
 TITLE_BYTES_MAX, BODY_BYTES_MAX, CATEGORY_BYTES_MAX = 200, 4000, 64  # what a push gateway passes on: APNs takes 4 KiB
 
@@ -179,7 +183,10 @@ def post_events(batch: Batch, command: PostEvents, notices: Notices) -> Result:
 def _event(batch: Batch, author: Author, event: Event, lifetime_ms: int, notices: Notices) -> tuple[str, str | None]:
     if _remembered(batch, event.key) is not None:
         return "duplicate", None
-    notification = event.data.get("notification") if isinstance(event.data, dict) else None
+    is_told = author.kind == "device"  # what a device tells of its user is never a notification
+    if is_told and (refusal := _refused_time(batch.now_ms, event.time_ms)) is not None:
+        return "invalid", refusal
+    notification = event.data.get("notification") if isinstance(event.data, dict) and not is_told else None
     try:
         shown = None if notification is None else _direct(batch, event, notification)
     except (BadName, ValueRefused) as error:
@@ -189,6 +196,15 @@ def _event(batch: Batch, author: Author, event: Event, lifetime_ms: int, notices
         return "invalid", problem
     _remember(batch, author, event.key, b"", lifetime_ms, None)
     return "accepted", None
+
+
+def _refused_time(now_ms: int, time_ms: int | None) -> str | None:
+    """Why the event of a device has no possible time, if so. With the lifetime of its key this makes it count once for
+    ever: a key is forgotten when the event is too old to be taken again."""
+    assert time_ms is not None, "a device tells when it was"
+    if time_ms < now_ms - TOLD_LATE_MS_MAX:
+        return f"an event is told within {TOLD_LATE_MS_MAX // 86_400_000} days"
+    return None if time_ms <= now_ms + TOLD_EARLY_MS_MAX else "the event lies in the future"
 
 
 def _direct(batch: Batch, event: Event, notification: Any) -> dict[str, Any]:

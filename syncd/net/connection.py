@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -23,7 +23,7 @@ from syncd.engine.commands import Attached, Author, Command, Done, Forget, Lose,
 from syncd.engine.grants import Role
 from syncd.engine.reading import Cursor
 from syncd.env.ports import Transport, TransportClosed
-from syncd.net import websocket
+from syncd.net import happenings, websocket
 from syncd.net.acks import Acks
 from syncd.net.answers import answer_to, asked_for, check_frame_bytes
 from syncd.net.auth import Principal
@@ -74,9 +74,8 @@ class Connection:
             is_text=codec.is_text, payload_bytes_max=hello_bytes_max, is_deflated=upgrade.deflate is not None
         )
         self._authorization = upgrade.authorization
-        self._unread = upgrade.trailing
+        self._unread, self._session_id = upgrade.trailing, b""
         self._author: Author | None = None  # from `welcome` on
-        self._session_id = b""
         self._expires_ms: int | None = None
         self._closing_due_s: float | None = None  # our close frame is out: when to give up on the peer's
         self._in_flight = 0
@@ -203,6 +202,8 @@ class Connection:
             case m.Signal():
                 channel = self.delivery.channels.get(message.space)
                 self._send(*self._services.hub.live.received(message, channel, self._known()))
+            case m.Event():
+                happenings.take(message, self._known(), self._services, partial(self._guarded, self._send))
             case m.Refresh():
                 self._refresh(message)
             case m.Purged():
@@ -442,7 +443,7 @@ class Connection:
             return False
         return True
 
-    def _guarded(self, done: Callable[[Result], None], result: Result) -> None:
+    def _guarded(self, done: Callable[[Any], None], result: Any) -> None:
         """Call back from the committer, which serves everyone: a defect ends this connection only."""
         try:
             done(result)

@@ -29,11 +29,12 @@ from syncd.net.http import SYNC_PATH, HttpShell
 from syncd.net.hub import Hub
 from syncd.net.limits import NetLimits
 from syncd.net.pages import Pages
+from syncd.net.rates import Rate, RateTable
 from syncd.net.services import Services
 from syncd.net.wheel import Wheel
 from syncd.store.api import Store
 from syncd.store.committer import Committer
-from syncd.wire.limits import DEFAULT, Limits
+from syncd.wire.limits import DEFAULT, EVENTS_BURST_MAX, Limits
 
 SECRET_BYTES = 32  # behind the names by which devices hear of each other
 
@@ -115,10 +116,12 @@ class Server:
                     self._limits.signals_held_max,
                     self._limits.signals_held_bytes_max,
                 )
+                told = Rate(self._wire_limits.events_per_minute_max / 60, EVENTS_BURST_MAX)
                 services = Services(
                     self._store, self._committer, self._authenticator, self._gate, self._hub, wheel, wiring,
-                    self._env.clock, self._env.entropy, self._limits, self._wire_limits, self._name,
-                    self._wire_limits.welcome(), self._limits.reconnect(), self._log,
+                    self._env.clock, self._env.entropy, self._limits, self._wire_limits,
+                    RateTable(told, self._limits.rate_entries_max), self._name, self._wire_limits.welcome(),
+                    self._limits.reconnect(), self._log,
                 )  # fmt: skip
                 self._fallback = Fallback(services, self, self._origins)
                 await nursery.start(wheel.run)

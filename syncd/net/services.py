@@ -16,6 +16,7 @@ from syncd.net.channels import Wiring
 from syncd.net.gate import Gate
 from syncd.net.hub import Hub
 from syncd.net.limits import NetLimits
+from syncd.net.rates import RateTable
 from syncd.net.wheel import Wheel
 from syncd.notify.learning import begins_session
 from syncd.store.api import Store
@@ -30,8 +31,8 @@ FOREIGN_PER_LINE = 100  # positions of another history that one line of the log 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What all connections of a server share. `server`, `told_limits` and `told_reconnect` go into each `welcome` as
-    they are; `log` takes one text."""
+    """What all connections of a server share. `told`: the rate of events, by user. `server`, `told_limits` and
+    `told_reconnect` go into each `welcome` as they are; `log` takes one text."""
 
     store: Store
     committer: Committer[Command, Result, Decision]
@@ -44,6 +45,7 @@ class Services:
     entropy: Entropy
     limits: NetLimits
     wire_limits: Limits
+    told: RateTable
     server: str
     told_limits: dict[str, int]
     told_reconnect: dict[str, int]

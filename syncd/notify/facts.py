@@ -54,15 +54,19 @@ def count(desk: Desk, event: str, span_ms: int) -> float:
     return value * math.exp(-max(desk.now_ms - at_ms, 0) / span_ms)
 
 
-def counted(desk: Desk, event: str) -> None:
-    """One more, in each span over which somebody asks."""
+def counted(desk: Desk, event: str, at_ms: int) -> None:
+    """One more, in each span over which somebody asks. It came at `at_ms`, which may be long ago."""
     spans = desk.current.counted.get(event, ())
     if not spans:
         return
     counts = dict(desk.standing.counts)
     for span_ms in spans:
-        value = count(desk, event, span_ms) + 1.0 if span_ms else 1.0
-        counts[_key(event, span_ms)] = (value, desk.now_ms)
+        key = _key(event, span_ms)
+        if span_ms:
+            adds = math.exp(-max(desk.now_ms - at_ms, 0) / span_ms)
+            counts[key] = (count(desk, event, span_ms) + adds, desk.now_ms)
+        else:
+            counts[key] = (1.0, max(at_ms, counts[key][1]) if key in counts else at_ms)
     _keep(desk, counts)
 
 

@@ -4,11 +4,12 @@ Owns which happening alters what of the profile, of the population's and of the 
 for which events they count. Each is one step of constant time in the transaction of what happened.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from syncd.core.documents import Document
 from syncd.notify import facts, profile
+from syncd.notify.civil import DAY_MS, offset_s
 from syncd.notify.desk import Desk
 from syncd.notify.limits import RECENT_SESSION_MS
 from syncd.notify.reports import SESSIONS, Series
@@ -18,6 +19,7 @@ from syncd.store.tables import PROFILES, DispatchRow
 
 SESSION_START, SESSION_END = "session.start", "session.end"
 RECEIPTS = ("seen", "opened", "dismissed")  # fields of a document of the inbox, as devices set them
+LEARNED_MS_MAX = 1_000 * DAY_MS  # what is older weighs next to nothing, whatever it is: 2^-11 of a session at its hour
 
 
 def begins_session(tx: Reader, user: str, now_ms: int) -> bool:
@@ -29,8 +31,9 @@ def begins_session(tx: Reader, user: str, now_ms: int) -> bool:
     return row is None or not row.sessions or not _goes_on(row.latest_ms, now_ms)
 
 
-def _goes_on(latest_ms: int, now_ms: int) -> bool:
-    return 0 <= now_ms - latest_ms < RECENT_SESSION_MS
+def _goes_on(latest_ms: int, at_ms: int) -> bool:
+    """What a device tells of the beginning may come when its connection was taken as such already."""
+    return abs(at_ms - latest_ms) < RECENT_SESSION_MS
 
 
 def session_began(desk: Desk, at_ms: int) -> bool:
@@ -38,41 +41,53 @@ def session_began(desk: Desk, at_ms: int) -> bool:
     with the one before."""
     if desk.profile.sessions and _goes_on(desk.profile.latest_ms, at_ms):
         return False
-    desk.profile = profile.with_session(desk.profile, at_ms, desk.offset_s)
-    desk.population = profile.with_session(desk.population, at_ms, desk.offset_s)
-    desk.count(at_ms, SESSIONS, sessions=1)
+    at_offset_s = offset_s(desk.zone, at_ms)
+    desk.profile = profile.with_session(desk.profile, at_ms, at_offset_s)
+    desk.population = profile.with_session(desk.population, at_ms, at_offset_s)
+    if desk.now_ms - at_ms < DAY_MS:  # a history that is posted later is no news of days that were reported long ago
+        desk.count(at_ms, SESSIONS, sessions=1)
     return True
 
 
-def event_came(desk: Desk, event: str, data: Mapping[str, Any]) -> None:
-    """An event about the user: it is counted where somebody asks for it, and shows what they care about, unless it is
-    what a workflow offers them."""
-    facts.counted(desk, event)
-    if event == SESSION_START:
-        session_began(desk, desk.now_ms)
+def event_came(desk: Desk, event: str, data: Mapping[str, Any], at_ms: int) -> None:
+    """An event about the user, which happened at `at_ms`: it is counted where somebody asks for it, and shows what they
+    care about, unless it is what a workflow offers them. It is learned as of its own time, so that what waited in a
+    phone counts where it belongs, and a backend can post the sessions from before there was syncd."""
+    at_ms = min(at_ms, desk.now_ms)
+    facts.counted(desk, event, at_ms)
+    if event == SESSION_START and desk.now_ms - at_ms < LEARNED_MS_MAX:
+        session_began(desk, at_ms)
     elif event == SESSION_END:
         seconds = data.get("seconds")
         if isinstance(seconds, int | float) and not isinstance(seconds, bool):
             desk.profile = profile.with_stay(desk.profile, float(seconds))
             stay_s = round(min(max(float(seconds), 0.0), profile.STAY_S_MAX))
-            desk.count(desk.now_ms, SESSIONS, session_ends=1, session_s=stay_s)
+            if desk.now_ms - at_ms < DAY_MS:
+                desk.count(at_ms, SESSIONS, session_ends=1, session_s=stay_s)
     topic = data.get("topic")
     if isinstance(topic, str) and topic and event not in desk.current.on_event:
-        desk.profile = profile.with_topic(desk.profile, topic, desk.now_ms)
+        desk.profile = profile.with_topic(desk.profile, topic, at_ms)
 
 
 def receipts(
     desk: Desk, document_id: str, before: Document | None, after: Document | None, stamp: int
 ) -> list[tuple[str, int]]:
-    """A device wrote to a document of the inbox: the receipts that this gives, each with the decision that it is about.
+    """A device wrote to a document of the inbox: the receipts that this gives, each with the decision that it is
+    about."""
+    names = [name for name in RECEIPTS if _is_set(after, name) and not _is_set(before, name)]
+    return received(desk, document_id, names, stamp) if names else []
+
+
+def received(desk: Desk, document_id: str, names: Sequence[str], stamp: int) -> list[tuple[str, int]]:
+    """What became of a notification: the receipts among `names` that are new, each with the decision that it is about.
     The first of each kind counts; it is as of when the device says, within what is possible."""
     dispatch = desk.dispatch(document_id)
     if dispatch is None:
         return []
     at_ms = min(max(stamp, dispatch.at_ms), desk.now_ms)
     given = []
-    for name in RECEIPTS:
-        if _is_set(after, name) and not _is_set(before, name) and getattr(dispatch, f"{name}_ms") is None:
+    for name in names:
+        if getattr(dispatch, f"{name}_ms") is None:
             dispatch = _received(dispatch, name, at_ms)
             given.append((name, dispatch.decision))
     if not given:

@@ -37,9 +37,15 @@ class Decider:
         if shown is not None and (refusal := batch.refused_space(space, author)) is not None:
             return refusal.detail
         data = {**(event.data if isinstance(event.data, dict) else {}), "type": event.type, "source": event.source}
+        is_receipt = author.kind == "device" and event.type in learning.RECEIPTS
+        at_ms = batch.now_ms if event.time_ms is None else event.time_ms
 
         def happened(desk: Desk) -> None:
-            learning.event_came(desk, event.type, data)
+            if is_receipt:
+                for name, decision in learning.received(desk, str(data.get("document")), [event.type], at_ms):
+                    runs.heard(desk, name, decision)
+                return
+            learning.event_came(desk, event.type, data, at_ms)
             if event.type == learning.SESSION_START:
                 watches.sessions(desk)
             if desk.standing.run_count:

@@ -110,6 +110,14 @@ SIGNAL_LIMITED: Final = Kind(
     None,
     "A signal was not taken: too many come from this device or for this space. A newer value is worth more.",
 )
+TOO_MANY_EVENTS: Final = Kind(24, "too_many_events", "never", 4900, "An `event` has more events than `events_max`.")
+EVENT_LIMITED: Final = Kind(
+    25,
+    "event_limited",
+    "backoff",
+    None,
+    "An `event` was not taken: too many come from this user, or the server is busy. Send it again after `after_ms`.",
+)
 
 KINDS: Final[tuple[Kind, ...]] = (
     MALFORMED,
@@ -135,6 +143,8 @@ KINDS: Final[tuple[Kind, ...]] = (
     TOO_MANY_SPACES,
     SIGNAL_REFUSED,
     SIGNAL_LIMITED,
+    TOO_MANY_EVENTS,
+    EVENT_LIMITED,
 )
 KIND_BY_NAME: Final = {kind.name: kind for kind in KINDS}
 KIND_BY_CODE: Final = {kind.code: kind for kind in KINDS}

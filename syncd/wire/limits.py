@@ -49,6 +49,9 @@ MESSAGES_BURST_MAX: Final = 1_000  # a client with 256 spaces reconnects: subscr
 SIGNAL_TTL_MS: Final = 10_000  # what a signal that says nothing of it is worth: "is typing" is repeated more often
 SIGNALS_BURST_MAX: Final = 100  # two seconds' worth: a finger that draws, after a pause of the network
 
+# -- events -----------------------------------------------------------------------------------------------------------
+
+EVENTS_BURST_MAX: Final = 600  # a weekend offline, and then some
 
 # What protects the decoder and is the same for each server. Announced with the others, so that a client that makes a
 # frame knows all that it may be refused for.
@@ -58,6 +61,7 @@ FIXED: Final = {
     "hello_bytes_max": HELLO_BYTES_MAX,
     "messages_burst_max": MESSAGES_BURST_MAX,
     "signals_burst_max": SIGNALS_BURST_MAX,
+    "events_burst_max": EVENTS_BURST_MAX,
 }
 
 
@@ -82,6 +86,10 @@ class Limits:
     presence_bytes_max: int = 512  # a name, a colour, a place: each goes to everyone; Pusher: 1 KB
     presence_members_max: int = 256  # of a space: beyond that they are a number. Pusher: 100, Ably: 250
     presence_spaces_max: int = 32  # per connection
+    events_max: int = 100  # in one `event`: one transaction takes them, some 30 ms of the writer
+    event_bytes_max: int = 4_096  # of the data of one: what conditions read is short
+    # Of one user: a screen a second is none that anybody looks at. Each is remembered for days, so that it counts once.
+    events_per_minute_max: int = 60
 
     def welcome(self) -> dict[str, int]:
         """The map that goes into `welcome`: all that is enforced, also what no configuration changes."""

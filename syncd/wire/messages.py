@@ -109,6 +109,22 @@ class Signal:
     presence: dict[str, Value] | bool | None = None
 
 
+class Happening(NamedTuple):
+    """`[id, name, time, data]`: what a user did, at `time` by the device's clock and offset. `id`: 16 random bytes."""
+
+    id: bytes
+    name: str
+    time: int
+    data: dict[str, Value] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a device reports of its user."""
+
+    events: tuple[Happening, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Purged:
     space: str
@@ -266,6 +282,21 @@ class Presence:
     whole: bool = False
 
 
+class EventResult(NamedTuple):
+    """`[id, status, detail]`; status: `accepted`, `duplicate` or `invalid`."""
+
+    id: bytes
+    status: str
+    detail: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What became of each event of one `event`, when it is durable."""
+
+    results: tuple[EventResult, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Expired:
     space: str
@@ -300,6 +331,7 @@ ClientMessage = (
     | Ack
     | Sums
     | Signal
+    | Event
     | Purged
     | Refresh
     | Background
@@ -319,6 +351,7 @@ ServerMessage = (
     | Repair
     | Heard
     | Presence
+    | Noted
     | Expired
     | Error
     | Goaway

@@ -47,18 +47,19 @@ class Verdict(Enum):
 
 
 RECEIVED: Final = (
-    *("hello", "subscribe", "unsubscribe", "push", "ack", "sums", "signal", "purged", "refresh", "background"),
-    *("foreground", "probe", "bye", "ping", "pong"),
+    *("hello", "subscribe", "unsubscribe", "push", "ack", "sums", "signal", "event", "purged", "refresh"),
+    *("background", "foreground", "probe", "bye", "ping", "pong"),
 )
 SENT: Final = (
-    *("welcome", "subscribed", "delta", "outcomes", "revoked", "differ", "repair", "signal", "presence", "expired"),
-    *("error", "closing error", "goaway", "ping", "pong", "close"),
+    *("welcome", "subscribed", "delta", "outcomes", "revoked", "differ", "repair", "signal", "presence", "noted"),
+    *("expired", "error", "closing error", "goaway", "ping", "pong", "close"),
 )
 # What `welcome` announces. "first-flight": frames that follow the hello's before the welcome wait, and are then taken
 # as if they had come after it; the reader of a connection finishes a hello before it looks at the next frame.
 # "signals": the message `signal` is taken; a client that names it in its hello hears signals, others hear none.
+# "events": the message `event` is taken, and answered by `noted`.
 SIGNALS: Final = "signals"
-CAPS: Final = ("first-flight", SIGNALS)
+CAPS: Final = ("first-flight", SIGNALS, "events")
 Event = tuple[str, str]  # ("received" or "sent", a name of RECEIVED or SENT)
 
 _AWAIT, _AUTH, _OPEN, _DRAIN, _CLOSED = State

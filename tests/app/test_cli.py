@@ -139,7 +139,7 @@ def test_a_store_without_a_daemon_is_read_directly(directory: Path) -> None:
     assert run(directory, "deadletters", "list", "user/42").stdout == "there are no dead letters in user/42\n"
     assert run(directory, "fsck").stdout == "The store is sound.\n"
     absent = run(directory, "explain", "user/42", "task/1")
-    assert (absent.exit_code, absent.stdout.startswith("task/1 in user/42 does not exist")) == (1, True)
+    assert (absent.exit_code, absent.stdout.startswith("task/1 in user/42: It does not exist")) == (1, True)
 
 
 @pytest.mark.parametrize(

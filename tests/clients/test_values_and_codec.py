@@ -163,6 +163,9 @@ outcome_entries = st.builds(m.OutcomeEntry, counts, eight, names, st.none() | co
 changes = st.builds(m.Change, counts, eight, counts, counts, st.lists(operations(), max_size=3).map(tuple))
 voids = st.builds(m.Void, counts, counts, eight, names)
 states = st.dictionaries(names, values, max_size=2).map(checked)
+sixteen = st.binary(min_size=16, max_size=16)
+happenings = st.builds(m.Happening, sixteen, names, counts, st.none() | states)
+results = st.builds(m.EventResult, sixteen, names, st.none() | names)
 kinds: dict[str, st.SearchStrategy[Any]] = {
     "int": counts,
     "str": names,
@@ -179,6 +182,8 @@ kinds: dict[str, st.SearchStrategy[Any]] = {
     "tuple[tuple[bytes, str, Mapping[str, Value]], ...]": st.lists(st.tuples(eight, names, states), max_size=2).map(
         tuple
     ),
+    "tuple[Happening, ...]": st.lists(happenings, min_size=1, max_size=2).map(tuple),
+    "tuple[EventResult, ...]": st.lists(results, max_size=2).map(tuple),
     "tuple[OutcomeEntry, ...]": st.lists(outcome_entries, max_size=2).map(tuple),
 }
 

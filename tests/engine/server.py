@@ -196,7 +196,8 @@ class EngineServer:
             assert (found is not None) == (told["state"] == "live")
             shown = {name: field["value"] for name, field in told["fields"].items() if field["visible"]}
             assert found is None or packed(sorted(shown.items())) == packed(sorted(found.fields.items()))
-            assert all(field["sentence"] for field in told["fields"].values())
+            assert told["sentence"] and all(field["sentence"] for field in told["fields"].values())
+            assert all(letter["sentence"] and letter["user"] for letter in told["refused"])
 
     def _check_batches(self) -> None:
         """The same commands in two other partitions into batches: the same results, and the same bytes stored."""

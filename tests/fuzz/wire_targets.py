@@ -80,6 +80,8 @@ def _in_json(raw: list[Any]) -> list[Any]:
     """The same message in the JSON binding."""
     body = {key: value if key == "changes" else _hexed(value) for key, value in raw[1].items()}
     body |= {key: json_value(raw[1][key]) for key in ("value", "presence") if key in body}
+    if "events" in body:
+        body["events"] = [[id.hex(), name, at_ms, json_value(data)] for id, name, at_ms, data in raw[1]["events"]]
     for index, change in enumerate(body.get("changes", ())):
         at = 3 if change[0] == "void" else 1
         written = [*change[:at], change[at].hex(), *change[at + 1 :]]

@@ -38,12 +38,13 @@ BASE_MS = 1_795_000_000_000
 KEY = token_key("test", "HS256", b"a secret of at least thirty-two bytes")
 SPACE = "room/1"
 CODES = {
-    "hello": 1, "subscribe": 2, "unsubscribe": 3, "push": 4, "ack": 5, "sums": 6, "signal": 7, "purged": 9,
+    "hello": 1, "subscribe": 2, "unsubscribe": 3, "push": 4, "ack": 5, "sums": 6, "signal": 7, "event": 8,
+    "purged": 9,
     "refresh": 10,
     "background": 11, "foreground": 12, "probe": 13, "bye": 14, "ping": 20, "pong": 21, "welcome": 32,
     "subscribed": 33, "delta": 34, "outcomes": 35, "revoked": 36, "differ": 37, "repair": 38, "heard": 39,
     "presence": 40, "expired": 41,
-    "error": 42, "goaway": 43,
+    "error": 42, "goaway": 43, "noted": 44,
 }  # fmt: skip
 NAMES = {code: name for name, code in CODES.items()}
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from syncd.wire import codec
-from syncd.wire.codec import Schema, Type
+from syncd.wire import codec, keytypes
+from syncd.wire.codec import Schema
+from syncd.wire.keytypes import Type
 from tests.protocol.make_vectors import VECTORS
 
 FILE = VECTORS.parent / "asyncapi.yaml"
@@ -17,25 +18,27 @@ MAX = 2**53 - 1
 COUNT = {"type": "integer", "minimum": 0, "maximum": MAX}
 ARRAY = {"type": "array"}
 KINDS: list[tuple[Type, dict[str, Any]]] = [
-    (codec.ID, {"type": "string", "pattern": "^[0-9a-f]{32}$"}),
-    (codec.HASH, {"type": "string", "pattern": "^[0-9a-f]{16}$"}),
-    (codec.TEXT, {"type": "string"}),
-    (codec.BOOLEAN, {"type": "boolean"}),
-    (codec.COUNT, COUNT),
-    (codec.FROM_ONE, {**COUNT, "minimum": 1}),
-    (codec.TEXTS, {"type": "array", "items": {"type": "string"}}),
-    (codec.TEXT_MAP, {"type": "object", "additionalProperties": {"type": "string"}}),
-    (codec.COUNT_MAP, {"type": "object", "additionalProperties": COUNT}),
-    (codec.CHANGES, {**ARRAY, "minItems": 1, "maxItems": 1000, "items": {**ARRAY, "minItems": 5, "maxItems": 6}}),
-    (codec.DOCUMENTS, {**ARRAY, "items": {**ARRAY, "minItems": 5, "maxItems": 5}}),
-    (codec.NUMBERS, {**ARRAY, "items": {"type": "integer", "minimum": 0, "maximum": 1023}}),
-    (codec.BUCKET_SUMS, {"type": "string", "pattern": "^[0-9a-f]{16384}$"}),
-    (codec.PAIRS, {"type": "string", "pattern": "^([0-9a-f]{32})*$"}),
-    (codec.HASHES, {"type": "string", "pattern": "^([0-9a-f]{16})*$"}),
-    (codec.VALUE, {}),
-    (codec.PRESENCE, {"type": ["object", "boolean"]}),
-    (codec.MEMBERS, {**ARRAY, "items": {**ARRAY, "minItems": 3, "maxItems": 3}}),
-    (codec.OUTCOMES, {**ARRAY, "items": {**ARRAY, "minItems": 5, "maxItems": 5}}),
+    (keytypes.ID, {"type": "string", "pattern": "^[0-9a-f]{32}$"}),
+    (keytypes.HASH, {"type": "string", "pattern": "^[0-9a-f]{16}$"}),
+    (keytypes.TEXT, {"type": "string"}),
+    (keytypes.BOOLEAN, {"type": "boolean"}),
+    (keytypes.COUNT, COUNT),
+    (keytypes.FROM_ONE, {**COUNT, "minimum": 1}),
+    (keytypes.TEXTS, {"type": "array", "items": {"type": "string"}}),
+    (keytypes.TEXT_MAP, {"type": "object", "additionalProperties": {"type": "string"}}),
+    (keytypes.COUNT_MAP, {"type": "object", "additionalProperties": COUNT}),
+    (keytypes.CHANGES, {**ARRAY, "minItems": 1, "maxItems": 1000, "items": {**ARRAY, "minItems": 5, "maxItems": 6}}),
+    (keytypes.DOCUMENTS, {**ARRAY, "items": {**ARRAY, "minItems": 5, "maxItems": 5}}),
+    (keytypes.NUMBERS, {**ARRAY, "items": {"type": "integer", "minimum": 0, "maximum": 1023}}),
+    (keytypes.BUCKET_SUMS, {"type": "string", "pattern": "^[0-9a-f]{16384}$"}),
+    (keytypes.PAIRS, {"type": "string", "pattern": "^([0-9a-f]{32})*$"}),
+    (keytypes.HASHES, {"type": "string", "pattern": "^([0-9a-f]{16})*$"}),
+    (keytypes.VALUE, {}),
+    (keytypes.PRESENCE, {"type": ["object", "boolean"]}),
+    (keytypes.MEMBERS, {**ARRAY, "items": {**ARRAY, "minItems": 3, "maxItems": 3}}),
+    (keytypes.EVENTS, {**ARRAY, "minItems": 1, "maxItems": 100, "items": {**ARRAY, "minItems": 3, "maxItems": 4}}),
+    (keytypes.RESULTS, {**ARRAY, "items": {**ARRAY, "minItems": 3, "maxItems": 3}}),
+    (keytypes.OUTCOMES, {**ARRAY, "items": {**ARRAY, "minItems": 5, "maxItems": 5}}),
 ]
 
 

@@ -143,6 +143,13 @@ CLIENT: list[tuple[str, list[Any]]] = [
     ("a signal without a value", [7, {"space": "team/board", "key": "typing"}]),
     ("presence with a state", [7, {"space": "team/board", "presence": {"name": "Ann", "$at": b"x"}}]),
     ("presence without one", [7, {"space": "team/board", "presence": False}]),
+    (
+        "events",
+        [
+            8,
+            {"events": [[ID, "session.start", 1_700_000_000_001], [EPOCH, "screen", 5, {"topic": "a", "$n": b"x"}]]},
+        ],
+    ),
     ("purged", [9, {"space": "team/board"}]),
     ("refresh", [10, {"token": "new"}]),
     ("background", [11, {"keepalive_ms": 300_000}]),
@@ -284,6 +291,10 @@ SERVER: list[tuple[str, list[Any]]] = [
             {"space": "shop", "epoch": EPOCH, "head": 0, "safe": 0, "role": "writer", "mode": "live", "ref": NONCE},
         ],
     ),
+    (
+        "what became of events",
+        [44, {"results": [[ID, "accepted", None], [EPOCH, "duplicate", None], [ID, "invalid", "why"]]}],
+    ),
     ("expired", [41, {"space": "user/42", "epoch": ID, "fork": 7, "highest": 3}]),
     (
         "an error about a space",
@@ -309,6 +320,8 @@ def json_server(message: list[Any]) -> list[Any]:
             item = [[o[0], o[1].hex(), o[2], o[3], json_value(o[4])] for o in item]
         elif key == "here":
             item = [[ref.hex(), user, json_value(state)] for ref, user, state in item]
+        elif key == "results":
+            item = [[result[0].hex(), *result[1:]] for result in item]
         elif key == "value":
             item = json_value(item)
         result[key] = item.hex() if isinstance(item, bytes) else item
@@ -333,7 +346,7 @@ REJECTED: list[tuple[str, bytes | str, str]] = [
     ("the type code is an integer, not a boolean", packed([True, {}]), "malformed"),
     ("the type code is an integer, not text", packed(["hello", {}]), "malformed"),
     ("the body is a map", packed([12, []]), "malformed"),
-    ("a reserved type is unknown", packed([8, {}]), "unknown_message"),
+    ("a reserved type is unknown", packed([15, {}]), "unknown_message"),
     ("the greatest type that is not ignored", packed([127, {}]), "unknown_message"),
     ("a client does not send a delta", packed([34, {}]), "unknown_message"),
     ("a key is missing", packed([1, {"device": ID, "installation": ID}]), "malformed"),
@@ -364,6 +377,11 @@ REJECTED: list[tuple[str, bytes | str, str]] = [
         packed([4, {"space": "s", "epoch": None, "changes": [[1, NONCE, 0, 0, OPERATIONS[:1]]] * 1_001}]),
         "too_many_changes",
     ),
+    ("an event message holds an event", packed([8, {"events": []}]), "malformed"),
+    ("an event has an id of 16 bytes", packed([8, {"events": [[NONCE, "screen", 5]]}]), "malformed"),
+    ("an event has a time", packed([8, {"events": [[ID, "screen", None]]}]), "malformed"),
+    ("the data of an event is a map", packed([8, {"events": [[ID, "screen", 5, [1]]]}]), "malformed"),
+    ("too many events", packed([8, {"events": [[ID, "screen", 5]] * 101}]), "too_many_events"),
     ("not JSON", "[[12,{}]", "malformed"),
     ("a text frame is an array", '{"12":{}}', "malformed"),
     ("a text frame holds messages, not one message", "[12,{}]", "malformed"),

@@ -61,6 +61,7 @@ def test_an_unknown_type_from_128_on_is_ignored(case: dict[str, Any]) -> None:
 SERVERS_ONLY = {
     "a client does not send a delta",
     "too many changes",
+    "too many events",
     "an array that claims 4,097 items",
     "upper-case hexadecimal",
     "n counts from 1",

@@ -68,6 +68,7 @@ def server_message(case: dict[str, Any]) -> m.ServerMessage | None:
         36: m.Revoked,
         39: m.Heard,
         40: m.Presence,
+        44: m.Noted,
         41: m.Expired,
         42: m.Error,
         43: m.Goaway,
@@ -81,6 +82,8 @@ def server_message(case: dict[str, Any]) -> m.ServerMessage | None:
         raw["docs"] = tuple(m.DocumentEntry(*entry) for entry in raw["docs"])
     if "outcomes" in raw:
         raw["outcomes"] = tuple(m.OutcomeEntry(*entry) for entry in raw["outcomes"])
+    if "results" in raw:
+        raw["results"] = tuple(m.EventResult(*result) for result in raw["results"])
     if "here" in raw:
         raw["here"] = tuple(map(tuple, raw["here"]))
     if "caps" in raw:

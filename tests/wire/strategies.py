@@ -63,6 +63,11 @@ voids = st.tuples(st.just("void"), counts, st.integers(0, 9), hashes, texts).map
 )
 
 
+events = st.tuples(ids, texts, seqs).map(list) | st.tuples(
+    ids, texts, seqs, st.none() | st.dictionaries(texts, values, max_size=3)
+).map(list)
+
+
 def _body(required: dict[str, Any], optional: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     """A body with any of the optional keys, each absent, null or present, and perhaps a key that nobody knows."""
     optional = {key: st.none() | strategy for key, strategy in optional.items()}
@@ -105,6 +110,7 @@ _BODIES: dict[int, st.SearchStrategy[dict[str, Any]]] = {
     ),
     7: _body({"space": good_spaces, "key": names}, {"value": values, "ttl_ms": seqs})
     | _body({"space": good_spaces, "presence": st.booleans() | st.dictionaries(texts, values, max_size=3)}, {}),
+    8: _body({"events": st.lists(events, min_size=1, max_size=3)}, {}),
     9: _body({"space": good_spaces}, {}),
     10: _body({"token": texts}, {}),
     11: _body({}, {"keepalive_ms": seqs}),
@@ -145,6 +151,8 @@ def json_message(message: list[Any]) -> list[Any]:
     for key, item in body.items():
         if key in ("x-later", "value", "presence"):
             result[key] = json_value(item)
+        elif key == "events":
+            result[key] = [[event[0].hex(), *event[1:3], *map(json_value, event[3:])] for event in item]
         elif key == "changes":
             result[key] = [json_change(change) for change in item]
         else:

@@ -25,6 +25,7 @@ from .operations import Operation, operation, operation_from
 from .options import FAILED, JSON, UNREACHABLE, Options, failed, notices, reason, require_url, run
 from .policy import State
 from .positions import Item
+from .reporting import event_command
 from .script import Script
 from .signalling import print_presence, print_signals, signal_command
 from .space import Change, Space
@@ -483,6 +484,7 @@ def script(options: Options, after: int | None) -> None:
 
 
 cli.add_command(signal_command)
+cli.add_command(event_command)
 
 
 def main() -> None:

@@ -10,9 +10,7 @@ wrong with it raises PeerError naming the message, the item and what was expecte
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
@@ -21,6 +19,8 @@ import orjson
 
 from . import messages as m
 from .errors import InvalidInput, PeerError
+from .json_values import json_value as json_value  # the codec's, to whoever reads JSON
+from .json_values import value_from_json as value_from_json
 from .operations import operation_from
 from .values import INTEGER_MAX, Value, canonical, packed
 
@@ -40,48 +40,6 @@ BINDINGS = {"msgpack": MSGPACK, "json": JSON}
 # A frame is refused before it is unpacked if it is longer than this: the longest delta (2 MiB) and its envelope, six
 # times as long in JSON. The same figure is the transport's limit.
 FRAME_BYTES_MAX = 6 * 2_621_440
-
-
-# -- values in JSON --------------------------------------------------------------------------------------------------
-
-
-def json_value(value: Value) -> Value:
-    if isinstance(value, bytes):
-        return {"$b": base64.urlsafe_b64encode(value).rstrip(b"=").decode()}
-    if isinstance(value, (list, tuple)):
-        return [json_value(item) for item in value]
-    if isinstance(value, dict):
-        return {("$" + key if key.startswith("$") else key): json_value(item) for key, item in value.items()}
-    return value
-
-
-def value_from_json(value: Value) -> Value:
-    """The value that a JSON form stands for. Raises InvalidInput for a `$` key that is neither bytes nor escaped."""
-    if isinstance(value, list):
-        return [value_from_json(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if list(value) == ["$b"] and isinstance(value["$b"], str):
-        text = value["$b"]
-        try:
-            # urlsafe_b64decode skips what it does not know; the alphabet is checked so that one value has one form.
-            data = base64.b64decode(text.translate(_URL_SAFE) + "=" * (-len(text) % 4), validate=True)
-        except (binascii.Error, ValueError):
-            data = b""
-        if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != text:
-            raise InvalidInput("$b: expected base64url without padding")
-        return data
-    result = {}
-    for key, item in value.items():
-        if key.startswith("$"):
-            if not key.startswith("$$"):
-                raise InvalidInput(f"map key {key!r}: a key that begins with $ is written with one more $")
-            key = key[1:]
-        result[key] = value_from_json(item)
-    return result
-
-
-_URL_SAFE = str.maketrans("-_+/", "+/!!")
 
 
 # -- kinds of items --------------------------------------------------------------------------------------------------
@@ -373,9 +331,44 @@ def _here_into(raw: Any, binding: Binding, where: str) -> tuple[tuple[bytes, str
     return tuple(members)
 
 
+def _events_out(events: Sequence[m.Happening], binding: Binding) -> list[Value]:
+    heads = [[ID.out(event.id, binding), event.name, event.time] for event in events]
+    return [
+        head if event.data is None else [*head, _value_out(event.data, binding)]
+        for head, event in zip(heads, events, strict=True)
+    ]
+
+
+def _events_into(raw: Any, binding: Binding, where: str) -> tuple[m.Happening, ...]:
+    return tuple(_event(item, binding, where) for item in _array(raw, 1, where, "an array of events"))
+
+
+def _event(raw: Any, binding: Binding, where: str) -> m.Happening:
+    id, name, at_ms, data = [*_array(raw, 3, where, "an id, a name, a time and data"), None][:4]
+    told = None if data is None else _state(data, binding, where)
+    at_ms = COUNT.into(at_ms, binding, where)
+    return m.Happening(ID.into(id, binding, where), TEXT.into(name, binding, where), at_ms, told)
+
+
+def _results_out(results: Iterable[m.EventResult], binding: Binding) -> list[Value]:
+    return [[ID.out(result.id, binding), result.status, result.detail] for result in results]
+
+
+def _results_into(raw: Any, binding: Binding, where: str) -> tuple[m.EventResult, ...]:
+    return tuple(_result(item, binding, where) for item in _array(raw, 0, where, "an array of results"))
+
+
+def _result(raw: Any, binding: Binding, where: str) -> m.EventResult:
+    id, status, detail = [*_array(raw, 2, where, "an id, a status and a detail"), None][:3]
+    texts = TEXT.into(status, binding, where), _optional(TEXT, detail, binding, where)
+    return m.EventResult(ID.into(id, binding, where), *texts)
+
+
 VALUE = Kind(_value_out, _value_in)
 PRESENCE = Kind(_value_out, _presence_into)
 HERE = Kind(_here_out, _here_into)
+EVENTS = Kind(_events_out, _events_into)
+RESULTS = Kind(_results_out, _results_into)
 NUMBERS = Kind(lambda value, binding: list(value), _numbers_into)
 CHANGES = Kind(lambda value, binding: [change_wire(change, binding) for change in value], _changes_into)
 DOCS = Kind(_docs_out, _docs_into)
@@ -387,18 +380,7 @@ OUTCOMES = Kind(_outcomes_out, _outcomes_into)
 _ID_KEYS = ("device", "installation", "session", "epoch")
 _H8_KEYS = ("chain", "sum", "ref")
 _TEXT_KEYS = (
-    "token",
-    "space",
-    "user",
-    "role",
-    "mode",
-    "reason",
-    "name",
-    "retry",
-    "detail",
-    "server",
-    "resume_url",
-    "key",
+    *("token", "space", "user", "role", "mode", "reason", "name", "retry", "detail", "server", "resume_url", "key"),
 )
 _BOOL_KEYS = ("forget", "end", "resumed", "done", "last", "whole")
 _COUNT_KEYS = (
@@ -427,6 +409,8 @@ _KINDS: dict[str, Kind] = {
     "value": VALUE,
     "presence": PRESENCE,
     "here": HERE,
+    "events": EVENTS,
+    "results": RESULTS,
 }
 # Where an attribute of a message and its key on the wire differ. `complete` is a seq in subscribe, a boolean in delta.
 _RENAMED: dict[type, dict[str, str]] = {m.Delta: {"from_seq": "from"}}
@@ -442,6 +426,7 @@ CODES: dict[type, int] = {
     m.Ack: 5,
     m.Sums: 6,
     m.Signal: 7,
+    m.Event: 8,
     m.Purged: 9,
     m.Refresh: 10,
     m.Background: 11,
@@ -462,6 +447,7 @@ CODES: dict[type, int] = {
     m.Expired: 41,
     m.Error: 42,
     m.Goaway: 43,
+    m.Noted: 44,
 }
 _TYPES = {code: type_ for type_, code in CODES.items()}
 

@@ -220,7 +220,7 @@ class Conversation:
             self.session.renewed(token)
 
 
-_LARGE = (m.Push, m.Sums, m.Signal)
+_LARGE = (m.Push, m.Sums, m.Signal, m.Event)
 
 
 def _frames(messages: Sequence[m.ClientMessage]) -> list[list[m.ClientMessage]]:

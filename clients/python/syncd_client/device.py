@@ -13,14 +13,14 @@ through `loops.Loop`: the shells under trio and asyncio are this one.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from . import happenings, replica
 from . import messages as m
-from . import replica
 from .codec import BINDINGS, FRAME_BYTES_MAX
 from .conversation import Conversation
 from .errors import Absent, OutcomeForgotten, Refused, StoreError, TransportClosed, Unreachable
@@ -125,6 +125,35 @@ class Device:
         """None, or where it was seen that this device must leave its id (another replica uses it, or it was retired).
         It does so by itself; what was not taken under the old id is pushed under the next one."""
         return self.store.setting("forked")
+
+    def event(self, name: str, data: Mapping[str, Value] | None = None, *, at_ms: int | None = None) -> None:
+        """Tell the server what the user did: now, or at `at_ms` by this device's clock. Durable at once, sent when
+        there is a connection, and counted once. Of more than `EVENTS_KEPT_MAX` that wait the oldest give way: a notice
+        says so, and `events_dropped` how many did in all."""
+        id, at_ms = self.ports.entropy(16), self.ports.clock_ms() if at_ms is None else at_ms
+        limits = self.session.parameters.limits if self.session is not None else m.Limits()
+        with self.store.transaction() as tx:
+            dropped = happenings.told(tx, id, name, data, at_ms, limits.event_bytes_max)
+        if dropped:
+            self.watchers.notify(Notice("event", None, f"{dropped} of the oldest events gave way, as too many wait"))
+        self._look_at_events()
+
+    def _look_at_events(self) -> None:
+        if self._connection is not None:
+            self._connection.conversation.session.telling.look_at()
+            self._connection.wake()
+
+    @property
+    def events_waiting(self) -> int:
+        """How many events the server has not judged yet."""
+        with self.store.reading() as tx:
+            return len(tx.events(happenings.EVENTS_KEPT_MAX))
+
+    @property
+    def events_dropped(self) -> int:
+        """How many events gave way because too many waited, since the store was made."""
+        dropped = self.store.setting("events_dropped")
+        return dropped if isinstance(dropped, int) else 0
 
     def go_online(self) -> None:
         """Connect, and stay connected. Also starts again after a terminal close code."""
@@ -357,6 +386,7 @@ class Device:
                     keys = tuple(dict.fromkeys(operation.key for operation in operations))
                 self._known_n[row.name] = row.next_n
                 self.touched(row.name, keys)
+        self._look_at_events()
         for awaited in self._awaited.values():
             awaited.beat()
         self.watchers.pulse.beat()

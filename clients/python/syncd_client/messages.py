@@ -139,6 +139,21 @@ class Signal:
 
 
 @dataclass(frozen=True, slots=True)
+class Happening:
+    """Something that the user did at `time`, as changes are stamped. `id`: 16 random bytes."""
+
+    id: bytes
+    name: str
+    time: int
+    data: Mapping[str, Value] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    events: tuple[Happening, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Refresh:
     token: str
 
@@ -299,6 +314,22 @@ class Error:
 
 
 @dataclass(frozen=True, slots=True)
+class EventResult:
+    """`status`: `accepted`, `duplicate` or `invalid`."""
+
+    id: bytes
+    status: str
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What became of each event of one message."""
+
+    results: tuple[EventResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Goaway:
     code: int
     retry_after_ms: int = 0
@@ -314,6 +345,7 @@ ClientMessage: TypeAlias = (
     | Ack
     | Sums
     | Signal
+    | Event
     | Purged
     | Refresh
     | Background
@@ -334,6 +366,7 @@ ServerMessage: TypeAlias = (
     | Heard
     | Presence
     | Expired
+    | Noted
     | Error
     | Goaway
     | Ping
@@ -358,6 +391,8 @@ class Limits:
     signal_ttl_ms_max: int = 300_000
     signals_per_s_max: int = 50
     presence_bytes_max: int = 512
+    events_max: int = 100
+    event_bytes_max: int = 4_096
 
 
 @dataclass(frozen=True, slots=True)

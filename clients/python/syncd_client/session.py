@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of
 from typing import Any, TypeAlias
 
+from . import happenings, renaming, replica
 from . import mending as mend
 from . import messages as m
-from . import renaming, replica
 from .codec import change_bytes
 from .errors import PeerError
 from .links import Flight, Link, Suspicion, pause_s
@@ -94,6 +94,7 @@ class Session:
         self.suspicion = suspicion
         self.links: dict[str, Link] = {}
         self.live = live or Live()
+        self.telling = happenings.Telling()
         self.is_too_early = False  # the server refused the first flight: it is another than it was
         self.is_renamed = False  # the device has another id now: nothing more is sent on this connection
         self._is_leaving = False  # the id is being left (renaming.py)
@@ -144,6 +145,8 @@ class Session:
             return self._compared(tx, message, now_s)
         if isinstance(message, m.Heard | m.Presence):
             return [self.live.received(message, now_s)]
+        if isinstance(message, m.Noted):
+            return [Notice("event", None, why) for why in self.telling.noted(tx, message)]
         if isinstance(message, m.Outcomes):
             return self._outcomes(tx, message, now_s)
         if isinstance(message, m.Revoked):
@@ -157,6 +160,7 @@ class Session:
             raise PeerError("welcome came twice")
         self.welcome = message
         self.live.connected()
+        self.telling.welcomed(message.caps)
         self.parameters = m.Parameters(
             limits=_from_map(m.Limits, message.limits),
             reconnect=_from_map(m.Reconnect, message.reconnect),
@@ -311,6 +315,9 @@ class Session:
 
     def _error(self, tx: Tables, message: m.Error, now_s: float) -> list[Effect]:
         detail = f"{message.name}{': ' if message.detail else ''}{message.detail or ''}"
+        if message.code == happenings.LIMITED:
+            self.telling.limited(message.after_ms, now_s)
+            return []
         if message.space is None:
             self.error = message  # a close follows; its code says what to do
             if self.welcome is None and self.links and message.code == UNEXPECTED_MESSAGE:
@@ -406,6 +413,7 @@ class Session:
             names, self._dirty = list(self._dirty), {}
             for name in names:
                 result.extend(self._for_space(tx, name, now_s))
+            result.extend(self.telling.outgoing(tx, self.parameters.limits, now_s))
         if self.welcome is not None and self._acks_due and now_s >= self._ack_s:
             result.extend(self.acks(tx, now_s))
         return result
@@ -417,6 +425,7 @@ class Session:
         due.extend(link.progress_s + PUSH_ANSWER_S for link in self.links.values() if link.flights)
         if self._acks_due:
             due.append(self._ack_s)
+        due.append(self.telling.due_s(now_s))
         return min(due, default=float("inf"))
 
     def acks(self, tx: Tables, now_s: float) -> list[m.ClientMessage]:
@@ -536,7 +545,7 @@ class Session:
     @property
     def is_quiet(self) -> bool:
         """Nothing that was pushed waits for its answer."""
-        return self._in_flight() == 0
+        return self._in_flight() == 0 and not self.telling.is_waiting
 
     def is_complete(self, row: SpaceRow) -> bool:
         """The space had everything that the server had when the subscription began."""

@@ -27,10 +27,10 @@ from .errors import StoreError
 from .messages import DocumentEntry, Former
 from .operations import Operation, operation_read
 from .sums import key_hash, sum_bytes
-from .tables import DocumentRow, Entry, Key, LeaseRow, OutcomeRow, RefusedRow, SpaceRow
+from .tables import DocumentRow, Entry, EventRow, Key, LeaseRow, OutcomeRow, RefusedRow, SpaceRow
 from .values import Value, packed
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 APPLICATION_ID = 0x73796E64  # "synd": tells this file from any other SQLite database
 
 # Another process holds the write lock for the length of one fsync; ten seconds are a disk in trouble, not a queue.
@@ -69,6 +69,7 @@ CREATE TABLE refused (at INTEGER PRIMARY KEY AUTOINCREMENT, space TEXT, n INTEGE
     operations BLOB, outcome TEXT, detail BLOB);
 CREATE TABLE lease (space TEXT, lease BLOB, collection TEXT, id TEXT, field TEXT, remains INTEGER, ttl_ms INTEGER,
     until INTEGER, certificate BLOB, asked BLOB, holder BLOB, PRIMARY KEY (space, lease)) WITHOUT ROWID;
+CREATE TABLE event (at INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB UNIQUE, name TEXT, time_ms INTEGER, data BLOB);
 """
 
 _LEASE = "SELECT space, collection, id, field, lease, remains, ttl_ms, until, certificate, asked FROM lease"
@@ -430,6 +431,22 @@ class Store:
 
     def drop_lease(self, space: str, lease: bytes) -> None:
         self._db.execute("DELETE FROM lease WHERE space = ? AND lease = ?", (space, lease))
+
+    def add_event(self, row: EventRow, count_max: int) -> int:
+        """Keep an event until it is taken; how many of the oldest gave way, so that there are `count_max` at most."""
+        data = None if row.data is None else packed(dict(row.data))
+        sql = "INSERT INTO event (id, name, time_ms, data) VALUES (?, ?, ?, ?)"
+        self._db.execute(sql, (row.id, row.name, row.time_ms, data))
+        sql = "DELETE FROM event WHERE at <= (SELECT at FROM event ORDER BY at DESC LIMIT 1 OFFSET ?)"
+        return self._db.execute(sql, (count_max,)).rowcount
+
+    def events(self, count_max: int) -> list[EventRow]:
+        """Those that wait, the oldest first."""
+        sql = "SELECT id, name, time_ms, data, at FROM event ORDER BY at LIMIT ?"
+        return [EventRow(row[0], row[1], row[2], _unpacked(row[3]), row[4]) for row in self._rows(sql, count_max)]
+
+    def drop_event(self, id: bytes) -> None:
+        self._db.execute("DELETE FROM event WHERE id = ?", (id,))
 
     def add_outcome(self, row: OutcomeRow) -> None:
         detail = None if row.detail is None else packed(dict(row.detail))

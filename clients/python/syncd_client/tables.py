@@ -130,6 +130,17 @@ class RefusedRow:
     detail: Mapping[str, Value] | None
 
 
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """Something that the user did, until the server has taken it. `at`: the order in which it was told here."""
+
+    id: bytes
+    name: str
+    time_ms: int
+    data: Mapping[str, Value] | None
+    at: int = 0
+
+
 class Tables(Protocol):
     """Reads and writes inside the transaction that is open. All iteration is in a defined order."""
 
@@ -173,6 +184,10 @@ class Tables(Protocol):
     def lease(self, space: str, lease: bytes) -> LeaseRow | None: ...
     def put_lease(self, row: LeaseRow) -> None: ...
     def drop_lease(self, space: str, lease: bytes) -> None: ...
+
+    def add_event(self, row: EventRow, count_max: int) -> int: ...
+    def events(self, count_max: int) -> list[EventRow]: ...
+    def drop_event(self, id: bytes) -> None: ...
 
     def add_outcome(self, row: OutcomeRow) -> None: ...
     def outcome(self, space: str, n: int) -> OutcomeRow | None: ...

@@ -63,7 +63,7 @@ def problems(figures: Figures) -> list[str]:
 
 async def edge(story: Story, token: str, store: Path) -> None:
     """Suspend Ben's phone, let the vans drive, wake it, and judge what it cost."""
-    story.scene("4. A phone stops reading, while thousands of changes go by")
+    story.scene("A phone stops reading, while thousands of changes go by")
     phones = [story.devices["Ben's phone"], story.devices["Ann's phone"]]
     ben = phones[0]
     async with open_device(store, url=story.daemon.url, token=token, durability="off") as van:

@@ -17,7 +17,9 @@ from typing import Any
 import trio
 from rich.console import Console
 
+from syncd.app.demo.access import PLANS, access
 from syncd.app.demo.edge import edge
+from syncd.app.demo.notices import DEFINITIONS, Notices
 from syncd.app.demo.stage import Daemon, DeviceProcess, StageError
 from syncd.app.demo.stock import SHOP, stock
 from syncd.app.demo.story import CART, PARTY, ROUTE, TRIP, Story, cast, grants_of
@@ -87,19 +89,23 @@ def _token(daemon: Daemon, user: str) -> str:
 async def _play(options: Options, directory: Path, console: Console) -> int:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_until_terminated)
-        daemon = Daemon(directory, nursery, SETTINGS)
+        daemon = Daemon(directory, nursery, SETTINGS + DEFINITIONS)
         parts = cast(options.devices)
         devices = [_device(part, number, daemon, directory, nursery) for number, part in enumerate(parts, 1)]
         story = Story(console, daemon, devices, options.seed)
         await story.open()
-        await story.shop(options.seconds / 2, "2. Everyone shops from one cart")
+        await story.shop(options.seconds / 2, "Everyone shops from one cart")
         await story.notify()
+        notices = Notices(story)
+        await notices.play()
         await edge(story, _token(daemon, "van"), directory / "van")
         made = await story.part()
         await story.crash(options.seconds / 2)
         await story.unite()
-        await story.explain(made, _token(daemon, "ann"))
+        await notices.after_crash()
+        await story.explain(made)
         await stock(story)
+        await access(story, _token(daemon, "ann"))
         replicas = await _replicas(devices)
         found = _verdict(daemon, devices, replicas)
         found = replace(found, problems=(*story.problems, *found.problems))
@@ -146,10 +152,10 @@ def _verdict(daemon: Daemon, devices: Sequence[DeviceProcess], replicas: Sequenc
 def _conclude(
     options: Options, console: Console, story: Story, devices: Sequence[DeviceProcess], found: Verdict
 ) -> int:
-    story.scene("10. The verdict")
+    story.scene("The verdict")
     names = [
         space
-        for space in (CART, TRIP, ROUTE, SHOP, PARTY, "user/ann")
+        for space in (CART, TRIP, ROUTE, SHOP, PLANS, PARTY, "user/ann")
         if any(space in device.spaces for device in devices)
     ]
     acknowledged = sum(len(device.acknowledged) for device in devices)

@@ -22,6 +22,7 @@ from typing import Any
 
 import trio
 
+from syncd.app import client
 from syncd.app.demo.verify import Acknowledged
 from syncd.core.ids import Dot
 from syncd.env.real import SystemEntropy
@@ -145,14 +146,24 @@ class Daemon:
         process.send_signal(number)
         return await process.wait()
 
-    async def api_key(self, name: str, scope: str) -> str:
-        """A new API key, made by the command line as an operator would."""
-        command = [sys.executable, "-m", "syncd.app.cli", "apikey", "create", name, "--scope", scope]
+    async def command(self, *arguments: str) -> str:
+        """What a command of the command line prints, run as an operator would. Raises `StageError` if it failed."""
+        command = [sys.executable, "-m", "syncd.app.cli", *arguments]
         done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False,
                                       env={**os.environ, **self.environment()})  # fmt: skip
         if done.returncode:
-            raise StageError(f"apikey create failed: {done.stderr.decode()}")
+            raise StageError(f"syncd {' '.join(arguments)} failed: {done.stderr.decode()}")
         return bytes(done.stdout).decode().strip()
+
+    async def api_key(self, name: str, *scopes: str) -> str:
+        """A new API key, as `syncd apikey create` asks for one."""
+        make = partial(client.request, self.state / "admin.sock", "POST", ("admin", "apikeys"),
+                       body={"name": name, "scopes": scopes})  # fmt: skip
+        try:
+            made = await trio.to_thread.run_sync(make)
+        except (client.Unreachable, client.RequestRefused) as error:
+            raise StageError(f"no API key {name}: {error}") from None
+        return str(made["secret"])
 
     async def request(self, method: str, path: str, secret: str, body: Any = None, content_type: str = "") -> Any:
         """One HTTP request by a backend; returns the decoded answer. Raises `StageError` unless it succeeded."""

@@ -36,7 +36,7 @@ def problems(certain: int, sale: str, late_lease: str, try_: str, amounts: dict[
 
 async def stock(story: Story) -> None:
     """Ann's phone leases the last chair; both phones go offline and sell it; both come back."""
-    story.scene("9. The last one in stock, and two phones without a network")
+    story.scene("The last one in stock, and two phones without a network")
     ann, ben = story.devices["Ann's phone"], story.devices["Ben's phone"]
     for phone in (ann, ben):
         await phone.ask("subscribe", space=SHOP)
