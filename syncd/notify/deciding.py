@@ -103,7 +103,8 @@ def decide(desk: Desk, number: int, offer: Offer, is_due: bool) -> bool:
             found = _held(found, learned, candidate, policy, who, now_ms)
     moments, outcome = None, found.outcome
     if outcome.kind in ("sent", "deferred") and not is_due:
-        moments = _timed(desk, offer, outcome, policy, who, behaviour)
+        made_ms = desk.decision(number).made_ms
+        moments = _timed(desk, offer, outcome, policy, who, behaviour, made_ms)
         if moments is not None and moments.at_ms > now_ms:
             found = _later(desk, found, moments.at_ms)
     return _recorded(desk, number, found, moments, offer)
@@ -196,14 +197,15 @@ class Moments(NamedTuple):
 
 
 def _timed(
-    desk: Desk, offer: Offer, outcome: Outcome, policy: Policy, who: Person, behaviour: Behaviour
+    desk: Desk, offer: Offer, outcome: Outcome, policy: Policy, who: Person, behaviour: Behaviour, made_ms: int
 ) -> Moments | None:
-    """The best moment within the window that the gates let pass; None if there is nothing to choose."""
+    """The best moment within the window that the gates let pass; None if there is nothing to choose. The window is as
+    of when the candidate was made, however often it is judged anew."""
     window, category = offer.window, offer.category
     if window is None or window.at != "best" or category.priority == "critical":
         return None
     first_ms = outcome.until_ms or desk.now_ms
-    end_ms = window.within.end_ms(desk.zone, desk.now_ms)
+    end_ms = window.within.end_ms(desk.zone, made_ms)
     if offer.expires_ms is not None:
         end_ms = min(end_ms, offer.expires_ms - 1)
     _, expected, week = behaviour

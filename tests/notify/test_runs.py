@@ -428,3 +428,14 @@ def test_a_run_that_cannot_even_be_ended_does_not_stop_those_behind_it(monkeypat
     office.passes(8 * HOUR_MS)
     assert len(office.inbox("ben")) == 1
     assert office.timer_count() == 1 and any("cannot be ended" in alarm for alarm in office.alarms)
+
+
+def test_a_notification_waits_for_its_window_once_however_often_its_person_chooses_anew() -> None:
+    definitions = tomllib.loads(ALERT)
+    definitions["workflow"]["w"]["window"] = {"within": "6h", "at": "best"}
+    office = Office(definitions, now="2026-03-02 01:00")
+    office.event("published", score=5, headline="Rain")
+    for hour in range(11):
+        office.passes(HOUR_MS)
+        office.sets("_preferences", f"category:other{hour}", frequency="daily")
+    assert [fields["at"] for fields in office.inbox() if fields["at"] <= at("2026-03-02 07:00")] != []

@@ -11,7 +11,7 @@ what is deleted, nor told that what lives is gone. S11 nothing of a space goes t
 S17 one outcome for each change, the oracle's; on a connection, before its delta.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -264,6 +264,13 @@ class Auditor:
                 audit = self.space(space)
                 answer = ("applied", audit.oracle.head + 1, None, audit.oracle.head + 1)
                 self.posted_change(now_ms, space, Asker(None, 3), None, None, operations, answer)
+
+    def delivered(self, now_ms: int, space: str, document: str, fields: Mapping[str, Any]) -> None:
+        """The server wrote a notification into an inbox."""
+        operations: list[list[Any]] = [["create", "_inbox", document]]
+        operations += [["reg.set", "_inbox", document, name, value] for name, value in fields.items()]
+        seq = self.space(space).oracle.head + 1
+        self.posted_change(now_ms, space, Asker(None, 3), None, None, operations, ("applied", seq, None, seq))
 
     def batch_ended(self) -> None:
         for space in self._touched:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from syncd.core.changes import Change, RefusedChange, Void
+from syncd.core.ids import INBOX
 from syncd.engine.commands import (
     Bind,
     Bound,
@@ -21,20 +22,26 @@ from syncd.engine.commands import (
     Result,
 )
 from syncd.engine.grants import role_on
+from syncd.wire.messages import RESET
 from tests.oracle.members import Asker
 from tests.sim.auditor import Auditor, Pushing, Sent, Violation
 from tests.sim.topic import Work
 
+Delivered = tuple[int, str, dict[str, Any]]  # seq, document, fields
+
 
 class CommitReader:
-    """Reports each commit to the auditor. `name`: of a device, by its id."""
+    """Reports each commit to the auditor. `name`: of a device, by its id. `is_deciding`: whether somebody decides when
+    a notification goes into its inbox; if nobody does, it goes there with its event."""
 
     def __init__(self, auditor: Auditor, name: Callable[[bytes], str], works: Sequence[Work] = ()) -> None:
         self._auditor, self._name, self._works = auditor, name, works
+        self.is_deciding = False
 
     def read(self, now_ms: int, commands: Sequence[Command], results: Sequence[Result], decision: Decision) -> None:
         if decision.alarms:
             raise Violation("S15", f"the engine contained a defect: {decision.alarms[0]}")
+        delivered = delivered_by(decision) if self.is_deciding else {}
         for command, result in zip(commands, results, strict=True):
             match command, result:
                 case Push(author, space, _, changes), Pushed():
@@ -58,12 +65,25 @@ class CommitReader:
                     )  # fmt: skip
                 case PostEvents(), EventResults(told):
                     for event, (status, _) in zip(command.events, told, strict=True):
-                        inbox, written = _inbox(now_ms, event)
+                        inbox, written = (None, []) if self.is_deciding else _inbox(now_ms, event)
                         self._auditor.event(now_ms, event.key, status, inbox, written)
             for work in self._works:
                 work.committed(now_ms, command, result)
+            for user, waiting in delivered.items():
+                self._deliver(now_ms, user, waiting)
         self._auditor.batch_ended()
+        for work in self._works:
+            work.decided(now_ms, commands, decision)
         self._check_deltas(decision)
+
+    def _deliver(self, now_ms: int, user: str, waiting: list[Delivered]) -> None:
+        """Those whose turn it is: what comes from this command, or from one after it that altered nothing before."""
+        audit = self._auditor.space(f"user/{user}")
+        while waiting and waiting[0][0] == audit.oracle.head + 1:
+            seq, document, fields = waiting.pop(0)
+            for work in self._works:
+                work.delivered(now_ms, user, seq, document, fields)
+            self._auditor.delivered(now_ms, f"user/{user}", document, fields)
 
     def _check_deltas(self, decision: Decision) -> None:
         ends: dict[str, list[int]] = {}
@@ -77,6 +97,18 @@ class CommitReader:
             cuts = [seq for seq, _ in audit.regrants if seq > first]
             if cuts != [seq for seq in tos if seq in cuts] or len(tos) > len(cuts) + 1:
                 raise Violation("S11", f"{space}: roles change at {cuts}, and the deltas end at {tos}", "server")
+
+
+def delivered_by(decision: Decision) -> dict[str, list[Delivered]]:
+    """By user what went into an inbox, as the deltas have it, in order. No device knows of it yet, so it is as it was
+    delivered."""
+    found: dict[str, list[Delivered]] = {}
+    for delta in decision.deltas:
+        for entry in delta.docs:
+            if entry.collection == INBOX and entry.state == RESET:
+                fields = {name: field[1] for name, field in entry.fields.items() if field is not None}
+                found.setdefault(delta.space.removeprefix("user/"), []).append((entry.rev, entry.id, fields))
+    return {user: sorted(each, key=lambda one: one[0]) for user, each in found.items()}
 
 
 def _sent(change: Change | Void | RefusedChange) -> Sent:

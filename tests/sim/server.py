@@ -25,9 +25,13 @@ from syncd.net.api import Api
 from syncd.net.auth import Authenticator, Principal, token_key
 from syncd.net.counters import Counters
 from syncd.net.exchange import Health
+from syncd.net.firing import FiringLoop
 from syncd.net.hub import Hub
 from syncd.net.limits import NetLimits
 from syncd.net.server import Server
+from syncd.notify.book import Book
+from syncd.notify.carrying import carried_out
+from syncd.notify.service import Decider
 from syncd.store import fsck
 from syncd.store.api import StoreError
 from syncd.store.committer import Committer
@@ -144,6 +148,7 @@ class SimServer:
         self.limit_bytes = ROOM_BYTES
         self.retention: Retention | None = None  # None: no collector runs
         self.schemas = Schemas()
+        self.is_deciding = False  # about notifications; else what backends post is shown at once
         self.is_draining = False
         self.server: Server | None = None
         self.hub: Hub | None = None
@@ -260,12 +265,19 @@ class SimServer:
         env = Environment(self.clock, self._entropy, disk, disk)
         self.hub = hub = Hub(self._net_limits, self._wire_limits, self.counters)
         engine = Engine(
-            self._entropy.token, retention=self.retention, merging=Merging(b"".join, 8, 2), schemas=self.schemas
+            self._entropy.token, retention=self.retention, merging=Merging(b"".join, 8, 2), further=carried_out,
+            notices=Decider(Book()) if self.is_deciding else None, schemas=self.schemas,
         )  # fmt: skip
+
+        async def published(decision: Decision) -> None:
+            firing.heard(decision.due_ms)
+            await hub.publish(decision)
+
         self.committer = committer = Committer(
-            self.store, engine.decide, lambda decision: decision.results, hub.publish, Failed, self.clock, disk, disk,
+            self.store, engine.decide, lambda decision: decision.results, published, Failed, self.clock, disk, disk,
             adds_data=adds_data, size_bytes=size_bytes,
         )  # fmt: skip
+        firing = FiringLoop(self.store, committer, self.clock)
         authenticator = Doorkeeper(self._on_token)
         api = Api(
             store=self.store, committer=committer, authenticator=authenticator, clock=self.clock, health=Health,
@@ -279,6 +291,8 @@ class SimServer:
         async with trio.open_nursery() as idle:
             if self.retention is not None:
                 idle.start_soon(Collector(self.store, committer, self.clock.now_ms, self.retention).run)
+            if self.is_deciding:
+                idle.start_soon(firing.run)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(committer.run)
                 nursery.start_soon(server.serve, (listener,))

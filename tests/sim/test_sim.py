@@ -25,7 +25,16 @@ from tests.sim.topics import TOPICS
 from tests.sim.variety import EXPECTED, SEEDS_JUDGED, SEEDS_LISTED, Variety
 
 ROOT = Path(__file__).parents[2]
-SMOKE = ((1, "swarm"), (2, "swarm"), (3, "swarm"), (5, "swarm"), (8, "swarm"), (3, "offline"), (129, "storm"))
+SMOKE = (
+    (1, "swarm"),
+    (2, "swarm"),
+    (3, "swarm"),
+    (5, "swarm"),
+    (8, "swarm"),
+    (4, "swarm"),
+    (3, "offline"),
+    (129, "storm"),
+)
 # Caught by the first seed, and each by another invariant; `make test-long` hunts all of them.
 QUICK = ("a counter adds twice", "outcomes after the delta", "a delta is lost at the switch from pages to live")
 

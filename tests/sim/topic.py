@@ -5,12 +5,12 @@ Owns the hooks that `world.py` calls, each of which does nothing here. Everythin
 without the topic stays what it was.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from syncd.engine.commands import Command, Result
+from syncd.engine.commands import Command, Decision, Result
 from tests.sim.determinism import sleep
 
 if TYPE_CHECKING:
@@ -65,6 +65,12 @@ class Work:
 
     def committed(self, now_ms: int, command: Command, result: Result) -> None:
         """The server made this durable, after the auditor has judged it, and told nobody yet."""
+
+    def delivered(self, now_ms: int, user: str, seq: int, document: str, fields: Mapping[str, Any]) -> None:
+        """The server put this into an inbox, as the next seq after the oracle's head of the user's space."""
+
+    def decided(self, now_ms: int, commands: Sequence[Command], decision: Decision) -> None:
+        """All of one transaction was told by `committed` and `delivered`."""
 
     def unfinished(self) -> list[str]:
         """What has not come to rest yet; asked once a second when all is healed."""

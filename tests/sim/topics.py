@@ -8,10 +8,13 @@ from tests.sim.drift import DRIFT
 from tests.sim.leases import LEASES
 from tests.sim.lists import LISTS
 from tests.sim.members import MEMBERSHIP
+from tests.sim.notices import NOTICES
 from tests.sim.reviving import REVIVING
 from tests.sim.signals import SIGNALLING
 from tests.sim.texts import TEXTS
 from tests.sim.topic import Topic
 from tests.sim.unique import UNIQUE
 
-TOPICS: tuple[Topic, ...] = (LISTS, UNIQUE, MEMBERSHIP, LEASES, SIGNALLING, COLLECTION, DRIFT, TEXTS, REVIVING)
+TOPICS: tuple[Topic, ...] = (
+    LISTS, UNIQUE, MEMBERSHIP, LEASES, SIGNALLING, COLLECTION, DRIFT, TEXTS, REVIVING, NOTICES,
+)  # fmt: skip

@@ -107,6 +107,7 @@ class World:
         self.server.disk_s = self.plan.disk_s
         for work in self.works.values():
             work.tune(self.server)
+        reader.is_deciding = self.server.is_deciding
         self._losses = Random(f"{profile}/{seed}/losses")
         self._carriers = carriers_of(seed, profile, [f"d{index}" for index in range(plan.devices)])
         self.devices: list[SimDevice] = []

@@ -1,0 +1,102 @@
+"""Planted bugs of notifications, of each promise some: what `notices.py` and its auditor must find.
+
+Owns the table alone.
+"""
+
+from tests.sim.planted import Mutant
+
+MUTANTS = (
+    Mutant(
+        "notices: an event without a notification is not remembered",
+        "syncd.engine.posting", "_event",
+        '_remember(batch, author, event.key, b"", lifetime_ms, None)',
+        'if shown is not None:\n        _remember(batch, author, event.key, b"", lifetime_ms, None)',
+        seeds=((4, "swarm"),),
+    ),
+    Mutant(
+        "notices: a candidate whose run is replaced waits for ever",
+        "syncd.notify.runs", "_replaced",
+        "if run.decision is not None:",
+        "if False:",
+        seeds=((4, "swarm"),),
+    ),
+    Mutant(
+        "notices: what is shown is written, and its decision is not",
+        "syncd.notify.desk", "Desk.flush",
+        "if isinstance(mark, int):\n            DECISIONS",
+        "if isinstance(mark, int) and self._decisions[mark].document is None:\n            DECISIONS",
+        seeds=((4, "swarm"),),
+    ),
+    Mutant(
+        "notices: all that a run sends is one document",
+        "syncd.notify.deciding", "_delivered",
+        "name = identity(desk.owner, number)",
+        "name = identity(desk.owner, row.run)",
+        seeds=((4, "swarm"),),
+    ),
+    Mutant(
+        "notices: quiet hours are those of the server's zone",
+        "syncd.notify.gates", "_quiet_end_ms",
+        "asked.person.zone, at_ms",
+        'ZoneInfo("UTC"), at_ms',
+        seeds=((18, "swarm"),),
+    ),
+    Mutant(
+        "notices: one more than a cap",
+        "syncd.notify.gates", "free_again_ms",
+        "if len(sent) < cap.count:",
+        "if len(sent) <= cap.count:",
+        seeds=((4, "swarm"),),
+    ),
+    Mutant(
+        "notices: caps count from the full minute of the clock",
+        "syncd.notify.gates", "free_again_ms",
+        "cap.span.end_ms(zone, oldest)",
+        "(oldest // cap.span.nominal_ms + 1) * cap.span.nominal_ms",
+        seeds=((4, "swarm"),),
+    ),
+    Mutant(
+        "notices: the cap of a category counts every category",
+        "syncd.notify.gates", "_full",
+        "if sent.category == category.name]",
+        "]",
+        seeds=((4, "swarm"),),
+    ),
+    Mutant(
+        "notices: of one collapse key the older is kept",
+        "syncd.notify.runs", "begun",
+        "if collapse is not None:\n",
+        "if any((each.name, each.collapse) == (pinned.name, collapse) for each in desk.runs.values() if collapse):\n"
+        "        return None\n"
+        "    if collapse is not None:\n",
+        seeds=((4, "swarm"),),
+    ),
+    Mutant(
+        "notices: each with a collapse key takes the place of all",
+        "syncd.notify.runs", "_replaced",
+        '(run.kind, run.name, run.collapse) == ("run", workflow, collapse)',
+        '(run.kind, run.name) == ("run", workflow)',
+        seeds=((4, "swarm"),),
+    ),
+    Mutant(
+        "notices: timers are known by what was committed since the start",
+        "syncd.net.firing", "FiringLoop.look",
+        "self._next_ms = self._earliest_ms()",
+        "self._next_ms = None if self._next_ms is None else self._earliest_ms()",
+        seeds=((4, "swarm"),),
+    ),
+    Mutant(
+        "notices: a timer outlives its run",
+        "syncd.notify.desk", "Desk._write_run",
+        "if was is not None and was != now:",
+        "if was is not None and now is not None and was != now:",
+        seeds=((4, "swarm"),),
+    ),
+    Mutant(
+        "notices: a new choice does not reach what waits",
+        "syncd.notify.runs", "rejudged",
+        "redecided(desk, number, is_due=False)",
+        "pass",
+        seeds=((18, "swarm"),),
+    ),
+)  # fmt: skip
