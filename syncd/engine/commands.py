@@ -345,6 +345,22 @@ class StartWorkflow:
 
 
 @dataclass(frozen=True, slots=True)
+class Visit:
+    """A user came at `at_ms`; or went then, having been there for `stay_s`."""
+
+    user: str
+    at_ms: int
+    stay_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attend:
+    """Learn when people come and go. Answer: `Done`."""
+
+    visits: tuple[Visit, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EraseUser:
     """Forget, in one step of bounded length, what is kept of a user about notifications. Answer: `ErasedUser`."""
 
@@ -352,7 +368,7 @@ class EraseUser:
 
 
 Command = (
-    EraseUser |
+    EraseUser | Attend |
     Configure | KeepWorkflows | ActivateWorkflow | DropWorkflow | Fire | StartWorkflow
     | Revert | MarkSafe | ReplayLetter | DropLetter | RetireDevice
     | Bind | Attach | Forget | Lose | Purge | Push | Ack | Post | PostEvents | CreateKey | RevokeKey

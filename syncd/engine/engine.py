@@ -18,6 +18,7 @@ from syncd.engine.commands import (
     Ack,
     AckConsumer,
     Attach,
+    Attend,
     Author,
     Bind,
     Bound,
@@ -119,6 +120,9 @@ class Engine:
                 return self._notices.fired(batch, command)
             case StartWorkflow():
                 return self._notices.started(batch, command)
+            case Attend():
+                self._notices.attended(batch, command)
+                return Done()
             case Push():
                 return _push(batch, command)
             case Ack():

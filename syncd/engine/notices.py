@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from syncd.engine.batch import Batch, Touched
-from syncd.engine.commands import Author, Event, Fire, Result, StartWorkflow
+from syncd.engine.commands import Attend, Author, Event, Fire, Result, StartWorkflow
 
 
 class Notices(Protocol):
@@ -22,6 +22,10 @@ class Notices(Protocol):
 
     def bound(self, batch: Batch, author: Author) -> None:
         """A device said hello."""
+        ...
+
+    def attended(self, batch: Batch, command: Attend) -> None:
+        """Users came and went, as their connections show."""
         ...
 
     def touched(self, batch: Batch, touched: Touched) -> None:

@@ -15,6 +15,7 @@ from syncd.core.values import ValueRefused, normalized
 from syncd.engine.batch import SERVER_DEVICE, Batch, SpaceWork, Touched
 from syncd.engine.changes import take
 from syncd.engine.commands import (
+    Attend,
     Author,
     Event,
     EventResults,
@@ -245,6 +246,9 @@ class DirectNotices:
         return delivered(batch, author, event.subject, event.key.hex(), shown)
 
     def bound(self, batch: Batch, author: Author) -> None:
+        pass
+
+    def attended(self, batch: Batch, command: Attend) -> None:
         pass
 
     def touched(self, batch: Batch, touched: Touched) -> None:

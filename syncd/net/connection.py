@@ -213,6 +213,7 @@ class Connection:
             case m.Pong():
                 pass
             case m.Background() | m.Foreground():
+                self._services.hub.rests(self, is_resting=isinstance(message, m.Background))
                 self._watch()  # the interval has changed
             case m.Bye():
                 if message.end and self._author is not None:
@@ -253,7 +254,7 @@ class Connection:
         is_resumed = hello.session is not None and services.hub.resumes(hello.session, author.device)
         self._session_id = hello.session if is_resumed and hello.session else services.entropy.token(SESSION_BYTES)
         services.hub.remember(self._session_id, author.device)
-        services.hub.join(self)
+        services.hub.join(self, is_back=hello.session is not None and not is_resumed)
         if self._inbound is not None:
             self._inbound.allow(self._session.codec.frame_bytes_max(services.wire_limits))
         welcome = services.welcome(

@@ -19,6 +19,7 @@ from syncd.core.values import encoded
 from syncd.engine.commands import Author, Event, EventResults, Failed, PostEvents, Refused, Result
 from syncd.engine.posting import TOLD_KEY_MS
 from syncd.net.services import Services
+from syncd.notify.learning import SESSION_END, SESSION_START
 from syncd.store.committer import Overloaded
 from syncd.wire import messages as m
 from syncd.wire.cloudevents import KEY_BYTES
@@ -41,6 +42,9 @@ def take(message: m.Event, author: Author, services: Services, answer: Answer) -
     if not good:
         answer(_noted(message, problems, ()))
         return
+
+    if any(event.name in (SESSION_START, SESSION_END) for event in message.events):
+        services.hub.attendance.tells(author.user)
 
     def done(result: Result) -> None:
         match result:

@@ -24,6 +24,7 @@ import trio
 from syncd.engine.commands import Decision, Pushed, Regrant
 from syncd.engine.grants import Role
 from syncd.env.ports import TransportClosed
+from syncd.net.attendance import Attendance
 from syncd.net.channels import SLICE, Channel, Room, in_turns
 from syncd.net.counters import Counters
 from syncd.net.delivery import Delivery
@@ -82,6 +83,7 @@ class Hub:
         self._users: dict[str, dict[Member, None]] = {}
         self._sessions: OrderedDict[bytes, bytes] = OrderedDict()  # device -> its newest session
         self._emptied = trio.Event()  # replaced by `drain`, which alone waits for it
+        self.attendance = Attendance(limits.sessions_max)
         self.live = Live(self._rooms, limits, wire_limits, self.counters)
 
     # -- members -------------------------------------------------------------------------------------------------
@@ -94,14 +96,16 @@ class Hub:
         """Whether a user may have one more connection (a device that is connected is replaced, not added)."""
         return device in self._members or len(self._users.get(user, ())) < self._limits.connections_per_user_max
 
-    def join(self, member: Member) -> None:
-        """The device is connected by this connection from now on; an older one ends first."""
+    def join(self, member: Member, *, is_back: bool = False) -> None:
+        """The device is connected by this connection from now on; an older one ends first. `is_back`: it goes on with a
+        conversation that is not known here."""
         older = self._members.get(member.device)
         if older is not None:
             self.part(older)
             older.supersede()
         self._members[member.device] = member
         self._users.setdefault(member.user, {})[member] = None
+        self.attendance.came(member.user, member, is_back=is_back)
 
     def part(self, member: Member) -> None:
         """The connection is over. Idempotent."""
@@ -109,10 +113,19 @@ class Hub:
             return
         del self._members[member.device]
         del self._users[member.user][member]
+        self.attendance.went(member.user, member)
         if not self._users[member.user]:
             del self._users[member.user]
         if not self._members:
             self._emptied.set()
+
+    def rests(self, member: Member, *, is_resting: bool) -> None:
+        """The application is in the background, or visible again."""
+        if self._members.get(member.device) is member:
+            if is_resting:
+                self.attendance.went(member.user, member, is_resting=True)
+            else:
+                self.attendance.came(member.user, member)
 
     def pushed(self, device: bytes, asker: Member, result: Pushed, floor: int) -> None:
         """Outcomes of a device's changes, to the connection that it has now. If that is not the one which asked, it

@@ -101,7 +101,8 @@ class NetLimits:
     polled_no_progress_s: float = 120.0
 
     # -- sessions
-    sessions_max: int = 100_000  # remembered for `resumed`: 200 bytes each; the oldest are forgotten
+    # Remembered for `resumed`, 200 bytes each, and as sessions of people, 300 bytes each; the oldest are forgotten.
+    sessions_max: int = 100_000
 
     def reconnect(self) -> dict[str, int]:
         """The map of that name in `welcome`."""

@@ -127,6 +127,8 @@ class Server:
                 await nursery.start(wheel.run)
                 self._hub.live.start(wheel, self._env.entropy.token(SECRET_BYTES))
                 nursery.start_soon(self._hub.live.run, self._log)
+                self._hub.attendance.start(self._env.clock)
+                nursery.start_soon(self._hub.attendance.run, self._store, self._committer, self._log)
                 for listener in listeners:
                     nursery.start_soon(self._accept, listener, services)
                 task_status.started()

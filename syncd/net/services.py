@@ -5,11 +5,10 @@ token stands for, and what `welcome` says. Must not know any one connection.
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from syncd.engine import reading
-from syncd.engine.commands import Author, Bind, Bound, Command, Decision, Failed, Result
+from syncd.engine.commands import Author, Bind, Command, Decision, Failed, Result
 from syncd.env.ports import Clock, Entropy
 from syncd.net.auth import Authenticator, Principal, Unauthenticated, digest
 from syncd.net.channels import Wiring
@@ -18,7 +17,6 @@ from syncd.net.hub import Hub
 from syncd.net.limits import NetLimits
 from syncd.net.rates import RateTable
 from syncd.net.wheel import Wheel
-from syncd.notify.learning import begins_session
 from syncd.store.api import Store
 from syncd.store.committer import Committer, Overloaded
 from syncd.wire import messages as m
@@ -78,15 +76,9 @@ class Services:
         return principal
 
     async def bound(self, author: Author) -> Result:
-        """What the engine says of a device and its user; whom it knows it need not be asked about. If its coming begins
-        a session, whoever learns when people are there is told. Nobody waits for that: what an overload drops is one
-        session of a habit."""
+        """What the engine says of a device and its user; whom it knows it need not be asked about."""
         with self.store.read() as tx:
             known = reading.bound(tx, author)
-            is_session = isinstance(known, Bound) and begins_session(tx, author.user, self.clock.now_ms())
-        if is_session:
-            with suppress(Overloaded):
-                self.committer.submit(Bind(author), lambda result: None)
         if known is not None:
             return known
         try:

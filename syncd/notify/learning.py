@@ -22,10 +22,14 @@ RECEIPTS = ("seen", "opened", "dismissed")  # fields of a document of the inbox,
 LEARNED_MS_MAX = 1_000 * DAY_MS  # what is older weighs next to nothing, whatever it is: 2^-11 of a session at its hour
 
 
+def is_learning(tx: Reader) -> bool:
+    """Nothing is learned where no notifications were ever configured."""
+    return tx.get(keys.workflow_set()) is not None
+
+
 def begins_session(tx: Reader, user: str, now_ms: int) -> bool:
-    """Whether a device that comes now begins a session: asked before a transaction is spent on it. Nothing is learned
-    where no notifications were ever configured."""
-    if tx.get(keys.workflow_set()) is None:
+    """Whether one who comes then begins a session: asked before a transaction is spent on it."""
+    if not is_learning(tx):
         return False
     row = PROFILES.get(tx, keys.profile(keys.owner(user)))
     return row is None or not row.sessions or not _goes_on(row.latest_ms, now_ms)
@@ -49,6 +53,13 @@ def session_began(desk: Desk, at_ms: int) -> bool:
     return True
 
 
+def session_ended(desk: Desk, at_ms: int, stay_s: float) -> None:
+    desk.profile = profile.with_stay(desk.profile, stay_s)
+    if desk.now_ms - at_ms < DAY_MS:
+        counted_s = round(min(max(stay_s, 0.0), profile.STAY_S_MAX))
+        desk.count(at_ms, SESSIONS, session_ends=1, session_s=counted_s)
+
+
 def event_came(desk: Desk, event: str, data: Mapping[str, Any], at_ms: int) -> None:
     """An event about the user, which happened at `at_ms`: it is counted where somebody asks for it, and shows what they
     care about, unless it is what a workflow offers them. It is learned as of its own time, so that what waited in a
@@ -60,10 +71,7 @@ def event_came(desk: Desk, event: str, data: Mapping[str, Any], at_ms: int) -> N
     elif event == SESSION_END:
         seconds = data.get("seconds")
         if isinstance(seconds, int | float) and not isinstance(seconds, bool):
-            desk.profile = profile.with_stay(desk.profile, float(seconds))
-            stay_s = round(min(max(float(seconds), 0.0), profile.STAY_S_MAX))
-            if desk.now_ms - at_ms < DAY_MS:
-                desk.count(at_ms, SESSIONS, session_ends=1, session_s=stay_s)
+            session_ended(desk, at_ms, float(seconds))
     topic = data.get("topic")
     if isinstance(topic, str) and topic and event not in desk.current.on_event:
         desk.profile = profile.with_topic(desk.profile, topic, at_ms)

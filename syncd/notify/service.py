@@ -9,11 +9,13 @@ nothing behind, and is told as an alarm. S2 what is about nobody (an event witho
 
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from syncd.core.ids import INBOX, PREFERENCES, PROFILE, BadName, user_space
 from syncd.engine.batch import Batch, Touched
-from syncd.engine.commands import Author, Event, Fire, Refused, Result, Started, StartWorkflow
+from syncd.engine.commands import Attend, Author, Event, Fire, Refused, Result, Started, StartWorkflow, Visit
+from syncd.engine.posting import SERVER
 from syncd.notify import firing, learning, runs, watches
 from syncd.notify.book import Book
 from syncd.notify.desk import Desk
@@ -62,13 +64,11 @@ class Decider:
         if author.kind != "device":
             return
 
-        def happened(desk: Desk) -> None:
-            if learning.session_began(desk, batch.now_ms):
-                watches.kept(desk)
-                watches.sessions(desk)
-                runs.heard(desk, learning.SESSION_START)
+        self._contained(batch, author.user, author, lambda desk: _came(desk, batch.now_ms))
 
-        self._contained(batch, author.user, author, happened)
+    def attended(self, batch: Batch, command: Attend) -> None:
+        for visit in command.visits:
+            self._contained(batch, visit.user, SERVER, partial(_visited, visit))
 
     def touched(self, batch: Batch, touched: Touched) -> None:
         def happened(desk: Desk) -> None:
@@ -122,3 +122,18 @@ class Decider:
             batch.alarms.append(f"notifications of {user!r}: {traceback.format_exc()}")
             return "the notification could not be decided: a defect of the server"
         return None
+
+
+def _came(desk: Desk, at_ms: int) -> None:
+    if learning.session_began(desk, at_ms):
+        watches.kept(desk)
+        watches.sessions(desk)
+        runs.heard(desk, learning.SESSION_START)
+
+
+def _visited(visit: Visit, desk: Desk) -> None:
+    if visit.stay_s is None:
+        _came(desk, visit.at_ms)
+    else:
+        learning.session_ended(desk, visit.at_ms, visit.stay_s)
+        runs.heard(desk, learning.SESSION_END)
