@@ -96,13 +96,18 @@ class Daemon:
         self.process.wait(STOP_S)
 
 
-def started(directory: Path, extra: Mapping[str, str] | None = None, options: Sequence[str] = ()) -> Daemon:
+def started(
+    directory: Path,
+    extra: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
+    command: Sequence[str] = COMMAND,
+) -> Daemon:
     """Start a daemon and wait until it is ready. Raises `StartFailed`. The caller stops it."""
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "daemon.log"
     with log.open("ab") as stderr:
         process = subprocess.Popen(
-            [*COMMAND, "serve", *options], env=environment(directory, extra), stdout=subprocess.PIPE, stderr=stderr,
+            [*command, "serve", *options], env=environment(directory, extra), stdout=subprocess.PIPE, stderr=stderr,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
     line = _first_line(process)
@@ -116,9 +121,14 @@ def started(directory: Path, extra: Mapping[str, str] | None = None, options: Se
 
 
 @contextmanager
-def running(directory: Path, extra: Mapping[str, str] | None = None, options: Sequence[str] = ()) -> Iterator[Daemon]:
+def running(
+    directory: Path,
+    extra: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
+    command: Sequence[str] = COMMAND,
+) -> Iterator[Daemon]:
     """A daemon for the length of a block; it is killed at the end if it still runs."""
-    daemon = started(directory, extra, options)
+    daemon = started(directory, extra, options, command)
     try:
         yield daemon
     finally:
