@@ -22,9 +22,10 @@ TAKEN = ("applied", "merged")
 class Writer(Reader):
     """A connection that was welcomed, as a context manager."""
 
-    def __init__(self, port: int, name: str, token: str) -> None:
+    def __init__(self, port: int, name: str, token: str, made: int = 0) -> None:
+        """`made`: how many changes the device has pushed before."""
         super().__init__(port, name, token)
-        self._n = 0
+        self._n = made
 
     def push(self, space: str, changes: Iterable[list[list[Any]]], at: Position | None = None) -> None:
         """Changes, each a list of operations, made having read up to `at`. Raises `Failed` unless all are taken."""
