@@ -48,6 +48,7 @@ from syncd.engine.commands import (
     Reverted,
     RevokeKey,
 )
+from syncd.engine.devices import of_user
 from syncd.engine.explaining import explained
 from syncd.engine.feeding import consumers
 from syncd.engine.history import Rewind
@@ -65,7 +66,7 @@ from syncd.notify import asking
 from syncd.store import keys
 from syncd.store.api import Reader, Store
 from syncd.store.committer import Committer, Overloaded
-from syncd.store.tables import API_KEYS, DEVICES, LETTERS
+from syncd.store.tables import API_KEYS, DEVICES, LETTERS, DeviceRow
 from syncd.wire.codec import from_json_value, json_value
 
 BODY_BYTES_MAX = 64 * 1024  # 64 scopes of 200 bytes, with room to spare
@@ -115,18 +116,26 @@ def explanation(tx: Reader, space: str, collection: str, document_id: str, field
 def devices(tx: Reader, user: str | None, after: str, limit: int) -> dict[str, Any]:
     """Devices of one user or of all, by id, from behind the id `after`; `after` of the answer: where the next page goes
     on, None at the end. A page looks at `DEVICES_READ` rows at most. Raises `BadName`."""
+    if user is not None:
+        page = of_user(tx, user, _device_id(after) if after else b"", limit)
+        last = None if page.after is None else page.after.hex()
+        return {"devices": [_device(device, row) for device, row in page.devices], "after": last}
     start, stop = keys.table_range(keys.DEVICE)
     if after:
         start = keys.device(_device_id(after)) + b"\0"
     found: list[dict[str, Any]] = []
     for count, (key, row) in enumerate(DEVICES.scan(tx, (start, stop)), 1):
-        if row.kind == "device" and user in (None, row.user):
-            installation = None if row.installation is None else row.installation.hex()
-            shown = {"device": key[1:].hex(), "user": row.user, "installation": installation}
-            found.append(shown | {"bound_ms": row.bound_ms, "retired_ms": row.retired_ms})
+        if row.kind == "device":
+            found.append(_device(key[1:], row))
         if len(found) == limit or count == DEVICES_READ:
             return {"devices": found, "after": key[1:].hex()}
     return {"devices": found, "after": None}
+
+
+def _device(device: bytes, row: DeviceRow) -> dict[str, Any]:
+    installation = None if row.installation is None else row.installation.hex()
+    shown = {"device": device.hex(), "user": row.user, "installation": installation}
+    return shown | {"bound_ms": row.bound_ms, "retired_ms": row.retired_ms}
 
 
 def _device_id(text: str) -> bytes:

@@ -47,6 +47,7 @@ from syncd.store.tables import (
     SPACE_NAMES,
     SPACES,
     TOMBSTONES,
+    USER_DEVICES,
     DeviceRow,
     HolderRow,
     HoldingsRow,
@@ -551,6 +552,7 @@ class Batch:
             row = DeviceRow(author.user, author.kind, author.installation, self.now_ms)
             DEVICES.put(self._tx, keys.device(author.device), row)
             if author.kind == "device":
+                USER_DEVICES.put(self._tx, keys.user_device(keys.owner(author.user), author.device), ())
                 held = self.holdings(author.user)
                 self.hold(held._replace(devices=held.devices + 1))
         return row

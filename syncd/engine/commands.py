@@ -177,9 +177,11 @@ class Revert:
 
 @dataclass(frozen=True, slots=True)
 class RetireDevice:
-    """Take nothing new from a device id any more. Answer: `Done`, or `Refused("unknown")`."""
+    """Take nothing new from a device id any more. `user`: whose it must be, None if an operator asks. Answer: `Done`,
+    or `Refused("unknown")`."""
 
     device: bytes
+    user: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

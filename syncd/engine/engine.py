@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from syncd.core.changes import Change, RefusedChange, Void
 from syncd.core.texts import Merging
-from syncd.engine import letters, reading
+from syncd.engine import devices, letters, reading
 from syncd.engine.batch import Batch, SpaceWork, is_other
 from syncd.engine.changes import take
 from syncd.engine.commands import (
@@ -150,7 +150,7 @@ class Engine:
             case DropLetter():
                 return letters.dropped(batch, command)
             case RetireDevice():
-                return letters.retired(batch, command)
+                return devices.retired(batch, command)
             case Revert():
                 return reverted(batch, command)
             case MarkSafe():

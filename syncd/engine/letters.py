@@ -25,7 +25,7 @@ from syncd.core.changes import Change, parsed_change
 from syncd.core.ids import NONCE_BYTES, Position
 from syncd.core.values import decoded
 from syncd.engine.batch import Batch, SpaceWork, space_row
-from syncd.engine.commands import Author, Done, DropLetter, Posted, Refused, ReplayLetter, Result, RetireDevice
+from syncd.engine.commands import Author, Done, DropLetter, Posted, Refused, ReplayLetter, Result
 from syncd.engine.grants import Role
 from syncd.engine.members import role_at
 from syncd.engine.posting import authored
@@ -134,20 +134,6 @@ def dropped(batch: Batch, command: DropLetter) -> Result:
     if isinstance(found, Refused):
         return found
     batch.tx.delete(keys.letter(found[0].row.id, command.number))
-    return Done()
-
-
-def retired(batch: Batch, command: RetireDevice) -> Result:
-    """From now on nothing new is taken from the id. Its row stays, as do its outcomes; its low-water lapses like that
-    of any device that is gone."""
-    key = keys.device(command.device)
-    row = DEVICES.get(batch.tx, key)
-    if row is None or row.kind != "device":
-        return Refused("unknown", f"there is no device {command.device.hex()}")
-    if row.retired_ms is None:
-        DEVICES.put(batch.tx, key, row._replace(retired_ms=batch.now_ms))
-        held = batch.holdings(row.user)
-        batch.hold(held._replace(devices=held.devices - 1))
     return Done()
 
 

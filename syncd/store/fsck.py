@@ -61,6 +61,7 @@ from syncd.store.tables import (
     TABLES,
     TOMBSTONES,
     UNIQUE,
+    USER_DEVICES,
     EntryRow,
     EpochRow,
     LogRow,
@@ -160,6 +161,13 @@ def _devices(tx: Reader) -> Findings:
             yield Finding(DEVICES.name, key[1:].hex(), f"unknown kind {row.kind!r}")
         elif (row.installation is not None) != (row.kind == "device"):
             yield Finding(DEVICES.name, key[1:].hex(), "a device, and nothing else, has an installation")
+        elif row.kind == "device" and tx.get(keys.user_device(keys.owner(row.user), key[1:])) is None:
+            yield Finding(DEVICES.name, key[1:].hex(), f"it is not among the devices of its user {row.user!r}")
+    for key, _ in _rows(tx, USER_DEVICES, keys.table_range(keys.USER_DEVICE)):
+        owner, device = keys.parse_user_device(key)
+        named = _get(tx, DEVICES, keys.device(device))
+        if named is None or keys.owner(named.user) != owner:
+            yield Finding(USER_DEVICES.name, device.hex(), "there is no such device of this user")
     for _, row in _rows(tx, API_KEYS, keys.table_range(keys.API_KEY)):
         if not isinstance(row, _Damaged) and tx.get(keys.device(row.device)) is None:
             yield Finding(API_KEYS.name, row.name, f"its device {row.device.hex()} has no row")

@@ -29,6 +29,7 @@ name that is followed by another; ids and hashes have fixed sizes.
 | `U` | unique | space, name, 0, key | collection, id: the document that holds the key |
 | `V` | tombstone | space, rev, number | nothing: a deleted document, by its rev |
 | `W` | lapsed | space, slot | LapsedRow: a device that counts for nothing in the frontier any more |
+| `v` | user's device | hash of the user, device id | nothing: who uses it, as an index |
 | `X` | holder | space, hash of the user, device id | HolderRow: a device that has a copy of the space |
 | `Y` | epoch | space, epoch | EpochRow: an epoch that ended, when the store was restored |
 | `f` | workflow version | name, 0, hash of what it says | VersionRow |
@@ -57,7 +58,7 @@ EPOCH = b"Y"
 TOMBSTONE, LAPSED = b"V", b"W"
 UNIQUE = b"U"
 LEASE, LEASE_END = b"T", b"o"
-HOLDER, KEY_HASH = b"X", b"p"
+HOLDER, KEY_HASH, USER_DEVICE = b"X", b"p", b"v"
 WORKFLOW, VERSION_USE, COUNTER = b"f", b"h", b"i"
 PROFILE, TIMER, RUN, DECISION, DISPATCH, STANDING = b"a", b"b", b"c", b"d", b"e", b"g"
 
@@ -168,6 +169,21 @@ def parse_device_log(key: bytes) -> tuple[int, int, int]:
 
 def device(device_id: bytes) -> bytes:
     return DEVICE + device_id
+
+
+def user_device(owner_hash: bytes, device_id: bytes) -> bytes:
+    return USER_DEVICE + owner_hash + device_id
+
+
+def user_devices_range(owner_hash: bytes) -> tuple[bytes, bytes]:
+    """The devices of one user."""
+    head = USER_DEVICE + owner_hash
+    return head, head + b"\xff" * (HASH_BYTES + 1)
+
+
+def parse_user_device(key: bytes) -> tuple[bytes, bytes]:
+    """(hash of the user, device)"""
+    return key[1 : 1 + HASH_BYTES], key[1 + HASH_BYTES :]
 
 
 def replica(space: int, device_id: bytes) -> bytes:

@@ -17,7 +17,7 @@ from syncd.core.values import decoded, encoded
 from syncd.store import keys
 from syncd.store.api import Reader, StoreDamaged, Writer
 
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 
 
 class SpaceRow(NamedTuple):
@@ -421,6 +421,7 @@ BYREV: Table[tuple[Any, ...]] = Table("byrev", keys.BYREV, _single)
 LOG: Table[LogRow] = Table("log", keys.LOG, LogRow)
 ENTRIES: Table[EntryRow] = Table("device log", keys.DEVICE_LOG, EntryRow)
 DEVICES: Table[DeviceRow] = Table("device", keys.DEVICE, DeviceRow)
+USER_DEVICES: Table[tuple[Any, ...]] = Table("user's device", keys.USER_DEVICE, _single)
 REPLICAS: Table[ReplicaRow] = Table("replica", keys.REPLICA, ReplicaRow)
 SLOTS: Table[tuple[Any, ...]] = Table("slot", keys.SLOT, _single)
 LOW_WATERS: Table[tuple[Any, ...]] = Table("low-water", keys.LOW_WATER, _single)
@@ -454,5 +455,5 @@ TABLES: tuple[Table[Any], ...] = (
     META, SPACES, SPACE_NAMES, DOCUMENTS, BYREV, LOG, ENTRIES, DEVICES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS,
     IDEMPOTENCY, EXPIRIES, API_KEYS, CONSUMERS, CONSUMER_OWNERS, HOLDINGS, TOMBSTONES, LAPSED,
     LEASES, LEASE_ENDS, HOLDERS, UNIQUE, EPOCHS, KEY_HASHES, WORKFLOW_VERSIONS, VERSION_USES, COUNTERS,
-    PROFILES, TIMERS, RUNS, DECISIONS, DISPATCHES, STANDINGS,
+    PROFILES, TIMERS, RUNS, DECISIONS, DISPATCHES, STANDINGS, USER_DEVICES,
 )  # fmt: skip

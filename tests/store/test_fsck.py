@@ -48,6 +48,7 @@ from syncd.store.tables import (
     TABLES,
     TOMBSTONES,
     UNIQUE,
+    USER_DEVICES,
     VERSION_USES,
     WORKFLOW_VERSIONS,
     EpochRow,
@@ -355,6 +356,13 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     # devices
     ("device gone", dropped(keys.device(BEN.device)), [
         ("replica", "the device has no row"), ("holdings", "1 devices are counted, 0 are there"),
+        ("user's device", "no such device"),
+    ]),
+    ("not among its user's", dropped(keys.user_device(keys.owner("ben"), BEN.device)), [
+        ("device", "not among the devices of its user 'ben'"),
+    ]),
+    ("among another's", replaced(USER_DEVICES, keys.user_device(keys.owner("eve"), BEN.device), ()), [
+        ("user's device", "no such device of this user"),
     ]),
     ("kind unknown", changed(DEVICES, keys.device(BEN.device), kind="phone"), [("device", "unknown kind")]),
     ("no installation", changed(DEVICES, keys.device(BEN.device), installation=None), [("device", "installation")]),

@@ -25,6 +25,7 @@ from syncd.net.api.consumers import (
     put_consumer,
 )
 from syncd.net.api.decisions import get_decision, get_decisions
+from syncd.net.api.devices import delete_device, get_devices
 from syncd.net.api.docs import loaded_pages
 from syncd.net.api.documents import get_document, get_documents, get_explanation
 from syncd.net.api.events import post_events
@@ -124,6 +125,8 @@ ROUTES: Final = (
     Route("GET", f"{_USER}/decisions", get_decisions, ("limit", "before")),
     Route("GET", f"{_USER}/data", get_data),
     Route("DELETE", f"{_USER}/data", delete_data),
+    Route("GET", f"{_USER}/devices", get_devices, ("limit", "after")),
+    Route("DELETE", f"{_USER}/devices/{{device}}", delete_device),
     Route("GET", "/v1/decisions/{id}", get_decision),
     Route("GET", "/v1/reports/engagement", get_engagement, ("from", "to", "by")),
     Route("GET", "/opt-out/{token}", get_opt_out, produces=("text/html",), is_open=True),
