@@ -197,12 +197,12 @@ class Live:
         """A map: it is present, and watches. True: it watches. False: neither."""
         seat, room = channel.seat, channel.room
         assert seat is not None and room is not None
+        if seat.is_present and (said is True or said is False):
+            seat.is_present = False
+            if room.roster is not None:
+                self._left(room.roster, seat.ref)
         if said is False:
             seat.is_watching = False
-            if seat.is_present:
-                seat.is_present = False
-                if room.roster is not None:
-                    self._left(room.roster, seat.ref)
             return
         if room.roster is None:
             room.roster = Roster(room.space, self._wire_limits.presence_members_max)

@@ -284,6 +284,23 @@ async def test_who_leaves_by_his_own_word_is_gone_at_once(autojump_clock: MockCl
         assert [(each["count"], len(each["left"])) for each in await told(ann)] == [(1, 8)]
 
 
+async def test_who_only_wants_to_know_any_more_has_left(autojump_clock: MockClock) -> None:
+    async with world() as w:
+        ann, bob = await joined(w, 1, "ann"), await joined(w, 2, "bob")
+        for client in (ann, bob):
+            await client.send("signal", space=SPACE, presence={})
+        await trio.sleep(1)
+        await told(ann)
+        await told(bob)
+        await bob.send("signal", space=SPACE, presence=True)
+        await trio.sleep(1)
+        for client in (ann, bob):
+            assert [(each["count"], len(each["left"])) for each in await told(client)] == [(1, 8)]
+        await bob.send("signal", space=SPACE, presence={})
+        await trio.sleep(1)
+        assert [(each["count"], each["here"][0][1]) for each in await told(ann)] == [(2, "bob")]
+
+
 async def test_a_connection_that_is_superseded_is_neither_a_leave_nor_a_join(autojump_clock: MockClock) -> None:
     async with world() as w:
         ann, bob = await joined(w, 1, "ann"), await joined(w, 2, "bob")

@@ -167,8 +167,9 @@ class Wiretap:
                 self._fail("S11", "is welcomed with a token that nobody looked at")
             elif name == "subscribed":
                 heard = self._spaces[body["space"]]
-                if heard.asked > 1 and self._auditor.space(body["space"]).regrants:
-                    heard.is_strict = False  # it comes again when a role changes: whose answer it is cannot be told
+                # It comes again when a role changes, by the space or by a new token: whose answer it is cannot be told.
+                if heard.asked > 1 and (self._auditor.space(body["space"]).regrants or len(self._held) > 1):
+                    heard.is_strict = False
                 heard.answered, heard.revoked = min(heard.answered + 1, heard.asked), False
                 self._check_said(body["space"], body["head"])
             elif name == "delta":
