@@ -48,6 +48,7 @@ from syncd.store.tables import (
     SPACES,
     TOMBSTONES,
     USER_DEVICES,
+    VERSION_USES,
     DeviceRow,
     HolderRow,
     HoldingsRow,
@@ -452,8 +453,7 @@ class Batch:
 
     __slots__ = (
         *("_folding", "_held", "_schemas", "_tx", "alarms", "due_ms", "entropy", "is_trimmed", "late_count", "now_ms"),
-        "quotas",
-        *("revocation_grace_ms", "spaces", "touched"),
+        *("_uses", "quotas", "revocation_grace_ms", "spaces", "touched"),
     )
 
     def __init__(
@@ -471,6 +471,7 @@ class Batch:
         self.revocation_grace_ms = revocation_grace_ms
         self._tx = tx
         self._held: dict[bytes, HoldingsRow] = {}  # altered holdings, by owner
+        self._uses: dict[str, int] = {}  # versions of workflows: how many more runs are in them
         self.quotas = quotas or Quotas()
         self.now_ms = now_ms
         self.entropy = entropy
@@ -512,6 +513,18 @@ class Batch:
 
     def hold(self, row: HoldingsRow) -> None:
         self._held[keys.owner(row.user)] = row
+
+    def used(self, version: str, more: int) -> None:
+        """So many more runs are in a version of a workflow."""
+        self._uses[version] = self._uses.get(version, 0) + more
+
+    def count_uses(self) -> None:
+        """Write what `used` has gathered: at the end, and before anybody asks which versions are in use."""
+        for version, more in self._uses.items():
+            use = VERSION_USES.get(self._tx, keys.version_use(version))
+            if use is not None and more:  # None: of a version that a restored store does not have
+                VERSION_USES.put(self._tx, keys.version_use(version), use._replace(runs=max(0, use.runs + more)))
+        self._uses.clear()
 
     def release(self, owner: bytes) -> None:
         """One idempotency key less."""
@@ -562,6 +575,7 @@ class Batch:
         return tuple(each for work in self.spaces.values() for each in work.regrants)
 
     def flush(self) -> tuple[Delta, ...]:
+        self.count_uses()
         for owner, held in self._held.items():
             HOLDINGS.put(self._tx, keys.holdings(owner), held)
         return tuple(delta for work in self.spaces.values() for delta in work.flush())

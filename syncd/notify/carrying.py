@@ -24,6 +24,7 @@ from syncd.notify import erasure, optout, versions
 def carried_out(batch: Batch, command: Command) -> Result:
     """The result of a command. What is refused leaves no trace: each decision is made before the first write."""
     tx, now_ms = batch.tx, batch.now_ms
+    batch.count_uses()
     try:
         match command:
             case Configure():

@@ -12,7 +12,7 @@ Invariants: N1 each candidate comes to exactly one final outcome. N9 the outcome
 the time and the draw, which is recorded. N10 a candidate that waits has a run with a timer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -214,67 +214,56 @@ def _timed(
         volume.DISMISSAL_PRICE, volume.disturbance(week),
     )  # fmt: skip
     slots = _slots(desk, who.wishes.quiet(policy), first_ms, end_ms)
-    scores = timing.scored(worth, _receptive(desk, slots), desk.now_ms)
+    scores = timing.scored(worth, slots, desk.now_ms)
     draw = desk.draw()
     choice = timing.choose(scores, draw, may_explore=True)
     kept = tuple([(slots[index][0], round(scores[index], 6)) for index in timing.best(scores, SCORES_KEPT)])
     return Moments(slots[choice.at][0], kept, choice.propensity, choice.is_explored, draw)
 
 
-class Slot(NamedTuple):
-    """A moment, its full hour (0-23, at weekends 24-47) on the person's clock, and how far into that it is."""
-
-    at_ms: int
-    bin: int
-    into_ms: int
-
-
 # The bin of each hour of a week that begins on the first of 1970, a Thursday.
 _BINS = [profile.bin_of(hour * 3600) for hour in range(168)]
 
 
-def _slots(desk: Desk, quiet: QuietHours | None, first_ms: int, end_ms: int) -> list[Slot]:
-    """The first moment that is free, then each full hour of the clock that is, up to the end of the window."""
+def _slots(desk: Desk, quiet: QuietHours | None, first_ms: int, end_ms: int) -> list[tuple[int, float]]:
+    """The first moment that is free, then each full hour of the clock that is, up to the end of the window; with each,
+    how likely the person is to be there (`timing.receptiveness`)."""
     last_ms = min(max(end_ms, first_ms), first_ms + SLOTS_MAX * HOUR_MS)
     shift_ms = offset_s(desk.zone, first_ms) * 1000
     hour, into_ms = divmod(first_ms + shift_ms, HOUR_MS)
-    slots = [Slot(first_ms, _BINS[hour % 168], into_ms)]  # it is what the gates said: even silently in quiet hours
-    at_ms = first_ms + HOUR_MS - into_ms
     # Within two days a clock is changed once at most: where both ends have one offset, local time is an addition.
-    if shift_ms == offset_s(desk.zone, last_ms) * 1000:
+    is_steady = shift_ms == offset_s(desk.zone, last_ms) * 1000
+    own, people = profile.hours_at(desk.profile, desk.now_ms), desk.people
+    days = {_BINS[each % 168] // timing.HOURS for each in (hour, hour + 24, (last_ms + shift_ms) // HOUR_MS)}
+    spread = [timing.density(own, people, bool(each)) if each in days or not is_steady else () for each in (0, 1)]
+
+    def receptive(bin: int, into_ms: int) -> float:
+        return timing.receptiveness(spread[bin // timing.HOURS], bin % timing.HOURS * 3600 + into_ms / 1000)
+
+    # The first is what the gates said: even silently in quiet hours.
+    slots = [(first_ms, receptive(_BINS[hour % 168], into_ms))]
+    at_ms = first_ms + HOUR_MS - into_ms
+    if is_steady:
+        by_bin = [each for found in spread for each in (timing.by_hour(found) if found else _NEVER)]
         hours = range(hour + 1, hour + 2 + (last_ms - at_ms) // HOUR_MS)
-        is_free = _free_hours(quiet)
-        slots += [Slot(each * HOUR_MS - shift_ms, _BINS[each % 168], 0) for each in hours if is_free[each % 24]]
+        is_free, bins = _free_hours(quiet), _BINS
+        slots += [(each * HOUR_MS - shift_ms, by_bin[bins[each % 168]]) for each in hours if is_free[each % 24]]
         return slots[:SLOTS_MAX]
     while at_ms <= last_ms and len(slots) < SLOTS_MAX:
         hour, into_ms = divmod(local_ms(desk.zone, at_ms), HOUR_MS)
         if quiet is None or not quiet.has((hour % 24 * HOUR_MS + into_ms) / 1000):
-            slots.append(Slot(at_ms, _BINS[hour % 168], into_ms))
+            slots.append((at_ms, receptive(_BINS[hour % 168], into_ms)))
         at_ms += HOUR_MS - into_ms
     return slots
+
+
+_NEVER = (0.0,) * timing.HOURS  # in the place of a kind of day that the window does not touch
 
 
 @lru_cache(maxsize=1024)
 def _free_hours(quiet: QuietHours | None) -> tuple[bool, ...]:
     """Which full hours of a day are not quiet."""
     return tuple(quiet is None or not quiet.has(hour * 3600) for hour in range(24))
-
-
-def _receptive(desk: Desk, slots: Sequence[Slot]) -> list[tuple[int, float]]:
-    """How likely the person is to be there at each of them: (at, receptiveness)."""
-    own, people = profile.hours_at(desk.profile, desk.now_ms), desk.people
-    kinds = {bin >= timing.HOURS for _, bin, _ in slots}
-    spread = [timing.density(own, people, is_weekend) if is_weekend in kinds else () for is_weekend in (False, True)]
-    by_bin = [each for found in spread for each in (timing.by_hour(found) if found else (0.0,) * timing.HOURS)]
-    return [
-        (
-            at_ms,
-            by_bin[bin]
-            if not into_ms
-            else timing.receptiveness(spread[bin // timing.HOURS], bin % timing.HOURS * 3600 + into_ms / 1000),
-        )
-        for at_ms, bin, into_ms in slots
-    ]
 
 
 def _later(desk: Desk, found: Judgement, at_ms: int) -> Judgement:

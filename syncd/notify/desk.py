@@ -22,7 +22,7 @@ from syncd.engine.batch import Batch
 from syncd.engine.commands import Author
 from syncd.engine.posting import SERVER, delivered
 from syncd.notify import profile as profiles
-from syncd.notify import timing, versions
+from syncd.notify import timing
 from syncd.notify.book import Book, Current, Pinned
 from syncd.notify.civil import BadTime, offset_s, zone
 from syncd.notify.gates import SENDS_KEPT
@@ -317,9 +317,9 @@ class Desk:
             self._deliver(each)
         tx = self.batch.tx
         for pinned in self._begun:
-            versions.began(tx, pinned.version)
+            self.batch.used(pinned.version, 1)
         for version in self._ended:
-            versions.ended(tx, version)
+            self.batch.used(version, -1)
         for number, run in self._runs.items():
             self._write_run(number, run)
         for mark in self._dirty:

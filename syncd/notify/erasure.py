@@ -21,7 +21,7 @@ from syncd.engine import reading
 from syncd.engine.batch import Batch
 from syncd.engine.grants import Role
 from syncd.engine.posting import SERVER, authored
-from syncd.notify import profile, versions
+from syncd.notify import profile
 from syncd.notify.asking import told
 from syncd.store import keys
 from syncd.store.api import Reader
@@ -141,7 +141,7 @@ def _forgotten(batch: Batch, owner: bytes) -> int:
         doomed.append(key)
         doomed += _timer_of(run, owner, keys.parse_of_user(key)[1])
         if run.kind == "run":
-            versions.ended(tx, run.version)
+            batch.used(run.version, -1)
     for prefix in (keys.DECISION, keys.DISPATCH):
         start, stop = keys.of_user_range(prefix, owner)
         doomed += [key for key, _ in tx.scan(start, stop)]

@@ -302,21 +302,6 @@ def dropped(tx: Writer, name: str) -> None:
     _put(tx, before._replace(heads={other: each for other, each in before.heads.items() if other != name}))
 
 
-def began(tx: Writer, version: str) -> None:
-    """A run of a version began: it is kept until as many have ended."""
-    _count(tx, version, 1)
-
-
-def ended(tx: Writer, version: str) -> None:
-    _count(tx, version, -1)
-
-
-def _count(tx: Writer, version: str, more: int) -> None:
-    use = VERSION_USES.get(tx, keys.version_use(version))
-    if use is not None:  # None: of a version that a restored store does not have
-        VERSION_USES.put(tx, keys.version_use(version), use._replace(runs=max(0, use.runs + more)))
-
-
 def _runs(tx: Reader, version: str) -> int:
     use = VERSION_USES.get(tx, keys.version_use(version))
     return 0 if use is None else use.runs

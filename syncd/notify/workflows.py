@@ -28,6 +28,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from typing import Annotated, Any, Literal
 
@@ -188,7 +189,7 @@ class Step(_Table):
     throttle: CapText | None = None
     branch: "Branch | None" = None
 
-    @property
+    @cached_property
     def kind(self) -> str:
         return next(name for name in _STEPS if getattr(self, name) is not None)
 
