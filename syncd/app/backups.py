@@ -16,7 +16,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from syncd.app.config import Settings
 from syncd.engine import epochs
 from syncd.env.real import SystemClock, SystemEntropy
 from syncd.store import keys
-from syncd.store.api import StoreDamaged, StoreFull, StoreRefused
+from syncd.store.api import Reader, Store, StoreDamaged, StoreFull, StoreRefused
 from syncd.store.lmdb import LmdbStore, copied, named, open_store, replaced
 from syncd.store.tables import SPACES
 
@@ -86,18 +86,8 @@ def restore(settings: Settings, source: Path) -> dict[str, Any]:
 
     def prepare(store: LmdbStore) -> None:
         nonlocal renewed
-        after = b""
-        while True:
-            try:
-                with store.write() as tx:
-                    count, last = epochs.renewed(tx, entropy.token, now_ms, after, RENEWED_AT_ONCE)
-            except StoreFull:
-                if not store.grow():
-                    raise
-                continue
-            renewed, after = renewed + count, last
-            if count < RENEWED_AT_ONCE:
-                return
+        for count in renewing(store, entropy.token, now_ms):
+            renewed += count
 
     with show.working("restoring", lambda: None, lambda: float(renewed)):
         kept = replaced(
@@ -106,19 +96,37 @@ def restore(settings: Settings, source: Path) -> dict[str, Any]:
     return {"spaces": renewed, "replaced": None if kept is None else str(kept)}
 
 
+def renewing(store: Store, entropy: Callable[[int], bytes], now_ms: int) -> Iterator[int]:
+    """Give each space of a store that was put back a new epoch; yields how many have it, some at a time."""
+    after, count = b"", RENEWED_AT_ONCE
+    while count == RENEWED_AT_ONCE:
+        try:
+            with store.write() as tx:
+                count, after = epochs.renewed(tx, entropy, now_ms, after, RENEWED_AT_ONCE)
+        except StoreFull:
+            if not store.grow():
+                raise
+            continue
+        yield count
+
+
+def marks(tx: Reader) -> Iterator[list[list[Any]]]:
+    """[name, epoch, head] of the spaces in a backup, some at a time; the last part is the one that is not full."""
+    part: list[list[Any]] = []
+    for key, row in SPACES.scan(tx, keys.table_range(keys.SPACE)):
+        part.append([key[1:].decode(), row.epoch.hex(), row.head])
+        if len(part) == SAFE_MAX:
+            yield part
+            part = []
+    yield part
+
+
 def _spaces(settings: Settings, directory: Path) -> Iterator[list[list[Any]]]:
-    """[name, epoch, head] of the spaces in a backup, some at a time."""
     room = settings.config.store
     store = open_store(directory, map_bytes=room.map_bytes, map_bytes_max=room.map_bytes_max, read_only=True)
     try:
         with store.read() as tx:
-            part: list[list[Any]] = []
-            for key, row in SPACES.scan(tx, keys.table_range(keys.SPACE)):
-                part.append([key[1:].decode(), row.epoch.hex(), row.head])
-                if len(part) == SAFE_MAX:
-                    yield part
-                    part = []
-            yield part
+            yield from marks(tx)
     finally:
         store.close()
 

@@ -272,6 +272,30 @@ async def a_first_flight_into_another_epoch_is_expired_and_offered_again(stage: 
 
 
 @case
+async def a_subscription_behind_an_expired_one_outlives_the_refusal_of_an_early_push(stage: Stage) -> None:
+    """The restored server knows nothing of this device, whose user may read only: it refuses the push of the first
+    flight, whose answer comes when the device has subscribed anew."""
+    new_epoch = b"F" * 16
+    async with stage.device() as device:
+        space = device.space(SPACE)
+        space.subscribe()
+        wire = await stage.joined(caps=["first-flight"])
+        await device.go_offline()
+        space.create("items", "a")
+        device.go_online()
+        wire = await stage.peer.next()
+        await wire.welcome(caps=["first-flight"])
+        await wire.expect(p.SUBSCRIBE)
+        await wire.expect(p.PUSH)
+        await wire.say(p.EXPIRED, space=SPACE, epoch=new_epoch, fork=0, highest=0)
+        await wire.expect(p.SUBSCRIBE)
+        await wire.say(p.ERROR, code=18, name="forbidden", retry="never", space=SPACE)
+        await wire.say(p.SUBSCRIBED, space=SPACE, epoch=new_epoch, head=1, safe=0, role="reader", mode="catch-up")
+        await wire.delta(0, 1, [["items", "b", 1, 1, {}]], epoch=new_epoch)
+        await device.wait_until(lambda: space.row.complete == 1)
+
+
+@case
 async def a_server_that_no_longer_takes_a_first_flight_is_given_time(stage: Stage) -> None:
     async with stage.device() as device:
         device.space(SPACE).subscribe()

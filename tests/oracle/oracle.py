@@ -288,6 +288,13 @@ class Oracle:
         self.facts: dict[Key, list[Fact]] = {}
         self.revs: dict[Key, int] = {}
 
+    def copied(self) -> "Oracle":
+        copy = Oracle(self.wins)
+        copy.head, copy.floor, copy.frontier = self.head, self.floor, self.frontier
+        copy.accepted = list(self.accepted)
+        copy.facts, copy.revs = {key: list(facts) for key, facts in self.facts.items()}, dict(self.revs)
+        return copy
+
     def incarnation(self, key: Key) -> Incarnation | None:
         """The last life of a document, by a walk through everything that was ever done to it."""
         last: Incarnation | None = None

@@ -27,6 +27,7 @@ from tests.oracle.replica import sum_of
 
 WRITER, READER = 2, 1
 MET_MAX = 16
+LOST_IN_RESTORE = "lost_in_restore"  # the reason of a void
 
 
 class Violation(Exception):
@@ -50,6 +51,7 @@ class Sent:
     operations: tuple[tuple[Any, ...], ...] | None
     is_refused: bool = False
     context: tuple[tuple[bytes, int, int], ...] = ()  # (device, n, seq)
+    reason: str = ""  # of a void
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +65,12 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a device committed locally: the complete position that it had, the operations, and which machine it was.
-    `fate`: the outcome in which a change of a rogue must end whatever the state (`void`, `invalid`, `too_large`); None:
-    the oracle's."""
+    """What a device committed locally: the positions that bound what it can have seen (where it had everything, and
+    where it read what it edits), each with its epoch; the operations, and which machine it was. `fate`: the outcome in
+    which a change of a rogue must end whatever the state (`void`, `invalid`, `too_large`); None: the oracle's."""
 
-    complete: int
-    operations: bytes
+    seen: tuple[tuple[bytes | None, int], ...]
+    operations: tuple[tuple[Any, ...], ...]
     by: str
     fate: str | None = None
 
@@ -87,6 +89,14 @@ class SpaceAudit:
     posts: int = 0
     regrants: list[tuple[int, dict[str, int | None]]] = field(default_factory=list)  # at which seq whose role changed
     lives: dict[Key, list[tuple[int, bool]]] = field(default_factory=dict)  # from which seq on it lives, or does not
+
+    def copied(self) -> "SpaceAudit":
+        """As it is now, whatever becomes of this one. What was accepted never changes, and is shared."""
+        return SpaceAudit(
+            self.oracle.copied(), list(self.times), list(self.prefix), dict(self.recorded), dict(self.highest),
+            dict(self.sums), dict(self.committed_s), self.posts, list(self.regrants),
+            {key: list(life) for key, life in self.lives.items()},
+        )  # fmt: skip
 
     def ended(self) -> None:
         """The head is one at which someone may read."""
@@ -127,8 +137,34 @@ class Pushing:
     changes: Sequence[Sent]
 
 
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """All that the server's store has to hold, at one moment."""
+
+    spaces: Mapping[str, SpaceAudit]
+    installations: Mapping[bytes, bytes]
+    posted: Mapping[bytes, tuple[Any, ...]]
+    events: frozenset[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A change that was recorded, and is not any more, as the store was put back to before. `is_held`: its author still
+    has it."""
+
+    entry: Recorded
+    is_held: bool
+
+
 class Auditor:
+    """`restores`: how many there were. `shared`: of each epoch that a restore ended, up to where it is the history of
+    the present one. `lost`: by space, device and n."""
+
     def __init__(self) -> None:
+        self.restores = 0
+        self.shared: dict[bytes, int] = {}
+        self.lost: dict[tuple[str, bytes, int], Lost] = {}
+        self._gone: dict[tuple[str, bytes], None] = {}  # space and nonce of what was lost, and let go of by its author
         self.spaces: dict[str, SpaceAudit] = {}
         self.wins: frozenset[str] = frozenset()  # collections in which updates win over deletes
         self.made: dict[tuple[str, bytes], Made] = {}  # by space and nonce: n is another under another id of the device
@@ -155,6 +191,35 @@ class Auditor:
     def told_goaway(self, node: str, retry_after_ms: int) -> None:
         self.goaways.append((node, retry_after_ms))
 
+    # -- backups -------------------------------------------------------------------------------------------------
+
+    def truth(self) -> Truth:
+        return Truth(
+            {name: audit.copied() for name, audit in self.spaces.items()}, dict(self.installations),
+            dict(self.posted), frozenset(self.events),
+        )  # fmt: skip
+
+    def put_back(self, truth: Truth) -> None:
+        """The store is what it was. What devices committed and heard stays."""
+        self.spaces = {name: audit.copied() for name, audit in truth.spaces.items()}
+        self.installations, self.posted = dict(truth.installations), dict(truth.posted)
+        self.events = set(truth.events)
+        self._touched.clear()
+        self.restores += 1
+
+    def lose(self, space: str, device: bytes, n: int, lost: Lost) -> None:
+        self.lost[space, device, n] = lost
+        if not lost.is_held:
+            self._gone[space, lost.entry.nonce] = None
+
+    def is_gone(self, space: str, nonce: bytes) -> bool:
+        """Nobody has it any more."""
+        return (space, nonce) in self._gone
+
+    def bound(self, epoch: bytes | None, seq: int) -> int:
+        """What one who had seen so much of an epoch has seen of the present one."""
+        return seq if epoch is None else min(seq, self.shared.get(epoch, seq))
+
     # -- on a device ---------------------------------------------------------------------------------------------
 
     def committed(
@@ -163,12 +228,12 @@ class Auditor:
         space: str,
         n: int,
         nonce: bytes,
-        complete: int,
+        seen: Sequence[tuple[bytes | None, int]],
         operations: Sequence[Sequence[Any]],
         by: str,
         fate: str | None = None,
     ) -> None:
-        made = Made(complete, packed([list(operation) for operation in operations]), by, fate)
+        made = Made(tuple(seen), tuple(tuple(operation) for operation in operations), by, fate)
         # A void gives up several with one nonce.
         assert (space, nonce) not in self.made or fate == "void", "nonces are random"
         self.made[space, nonce] = made
@@ -282,6 +347,12 @@ class Auditor:
     def _check_made(self, node: str, space: str, device: bytes, change: Sent, n: int) -> str | None:
         """The change is what its author made. Returns its fate, if that is known beforehand."""
         made = self.made.get((space, change.nonce))
+        if change.reason == LOST_IN_RESTORE:
+            lost = self.lost.get((space, device, n))
+            if lost is None or lost.is_held:
+                what = "never lost" if lost is None else "lost, and which it holds"
+                raise Violation("S10", f"{space}: {node} gives up n = {n}, which was {what}", node, "server")
+            return "void"
         if made is None:
             raise Violation("S2", f"{space}: the server recorded n = {n}, which {node} never committed", node)
         if made.fate is not None:
@@ -290,12 +361,25 @@ class Auditor:
             raise Violation("S17", f"{space}: the server cannot read n = {n} of {node}, which is well-formed", node)
         if change.operations is None:
             raise Violation("S17", f"{space}: {node} gave up n = {n}, which was well-formed", node)
-        if made.operations != packed([list(item) for item in change.operations]):
+        if not self._is_as_made(made, change.operations):
             raise Violation("S1", f"{space}: n = {n} of {node} is not what was committed there", node)
-        if change.base > made.complete:
-            raise Violation("S6", f"{space}: n = {n} says base {change.base}, made at {made.complete}", node)
+        had = min(self.bound(epoch, seq) for epoch, seq in made.seen)
+        if change.base > had:
+            raise Violation("S6", f"{space}: n = {n} says base {change.base}, made at {had}", node)
         self._check_context(node, space, change)
         return None
+
+    def _is_as_made(self, made: Made, operations: Sequence[tuple[Any, ...]]) -> bool:
+        """What was seen of a document in an epoch that ended may be less now, but no more than what is shared."""
+        if packed(made.operations) == packed(operations):
+            return True
+        if made.seen[0][0] not in self.shared or len(made.operations) != len(operations):
+            return False
+        for was, now in zip(made.operations, operations, strict=True):
+            (was, was_seen), (now, now_seen) = without_seen(was), without_seen(now)
+            if packed(was) != packed(now) or now_seen > self.bound(made.seen[0][0], was_seen):
+                return False
+        return True
 
     def _check_context(self, node: str, space: str, change: Sent) -> None:
         """What a change says to have seen under earlier ids is what was recorded of them, up to the last one."""
@@ -363,6 +447,14 @@ class Auditor:
                 audit.ended()
 
 
+def without_seen(operation: tuple[Any, ...]) -> tuple[tuple[Any, ...], int]:
+    """An operation, and which rev of its document was shown when it was made (0: nothing is said of that)."""
+    last = operation[-1]
+    # An operation ends with a map of one key `seen`, or with an argument; no argument of a workload is such a map.
+    is_seen = isinstance(last, dict) and set(last) == {"seen"}
+    return (operation[:-1], last["seen"]) if is_seen else (operation, 0)
+
+
 def _plain(
     audit: SpaceAudit, change: Sent, vector: VersionVector
 ) -> tuple[tuple[tuple[Any, ...], ...], tuple[VersionVector, ...], tuple[int, ...]]:
@@ -370,11 +462,9 @@ def _plain(
     assert change.operations is not None
     operations, vectors, bases = [], [], []
     for operation in change.operations:
-        last = operation[-1]
-        # An operation ends with a map of one key `seen`, or with an argument; no argument of a workload is such a map.
-        is_seen = isinstance(last, dict) and set(last) == {"seen"}
-        seen = min(last["seen"], audit.oracle.head) if is_seen else 0
-        operations.append(operation[:-1] if is_seen else operation)
+        plain, seen = without_seen(operation)
+        seen = min(seen, audit.oracle.head)
+        operations.append(plain)
         vectors.append(vector.joined(audit.prefix[seen]) if seen > change.base else vector)
         bases.append(max(change.base, seen))
     return tuple(operations), tuple(vectors), tuple(bases)

@@ -113,7 +113,7 @@ def delivered_by(decision: Decision) -> dict[str, list[Delivered]]:
 
 def _sent(change: Change | Void | RefusedChange) -> Sent:
     if isinstance(change, Void):
-        return Sent(change.n, change.last, change.nonce, 0, 0, None)
+        return Sent(change.n, change.last, change.nonce, 0, 0, None, reason=change.reason)
     if isinstance(change, RefusedChange):
         return Sent(change.n, change.n, change.nonce, change.base, change.stamp, None, True)
     operations = tuple(tuple(operation.wire()) for operation in change.operations)

@@ -195,7 +195,7 @@ async def gives_changes_up(rogue: Rogue) -> None:
     async with rogue.welcomed() as talk:
         n, nonce, count = rogue.next_n(space), rogue.random.randbytes(8), rogue.random.choice((1, 3, 40))
         for number in range(n, n + count):
-            rogue.world.auditor.committed(rogue.device, space, number, nonce, 0, [], rogue.name, "void")
+            rogue.world.auditor.committed(rogue.device, space, number, nonce, [(None, 0)], [], rogue.name, "void")
         after = rogue.made(space, n + count, [["create", "c", "a"]])
         await pushed(talk, space, ["void", n, n + count - 1, nonce, "lost"], after)
 

@@ -405,6 +405,23 @@ MUTANTS = (
         "syncd.store.committer", "Committer._completed", "for entry in entries\n", "for entry in reversed(entries)\n",
         seeds=((5, "swarm"), (3, "swarm")),
     ),
+    # -- polls -----------------------------------------------------------------------------------------------------
+    Mutant(
+        "polls: an answer that was lost is not given again",
+        "syncd.net.carriage", "Carriage._ready", "return self._kept", "after = self._answered_n",
+        seeds=((5, "swarm"),),
+    ),
+    Mutant(
+        "polls: a message that comes again is taken again",
+        "syncd.net.carriage", "Carriage.take", "while n != self._taken_n:",
+        "self._taken_n -= n == self._taken_n\n    while n != self._taken_n:",
+        seeds=((5, "swarm"),),
+    ),
+    Mutant(
+        "polls: the last frame of an answer is its first",
+        "syncd.net.carriage", "Carriage._made", "self._frames.popleft()", "self._frames.pop()",
+        seeds=((5, "swarm"),),
+    ),
     Mutant(
         "the client takes the outcome of another's change for its own",
         "syncd_client.replica", "take_outcomes", "(entry is not None and entry.nonce != answer.nonce)", "False",

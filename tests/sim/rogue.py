@@ -241,7 +241,7 @@ class Rogue:
         base = self.random.randint(0, self.head(space)) if base is None else base
         stamp = self.random.choice((0, true_ms(), true_ms(), 2**53 - 1))
         told: Sequence[Any] = [] if fate is not None else operations
-        self.world.auditor.committed(self.device, space, n, nonce, base, told, self.name, fate)
+        self.world.auditor.committed(self.device, space, n, nonce, [(None, base)], told, self.name, fate)
         return [n, nonce, base, stamp, list(operations)]
 
     # -- what it does --------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from syncd.engine.commands import Command, Decision, Result
 from tests.sim.determinism import sleep
+from tests.sim.plan import Plan
 
 if TYPE_CHECKING:
     from tests.sim.device import SimDevice
@@ -26,6 +27,7 @@ class Work:
 
     every_s_mean = 5.0  # between two calls of `act`
     tolerated_errors: tuple[str, ...] = ()  # that a well-behaved device may be told in a run with this topic
+    tolerated_notices: tuple[str, ...] = ()  # that its client may give
 
     def __init__(self, world: "World", random: Random, name: str) -> None:
         self.world, self.random, self._name = world, random, name
@@ -83,7 +85,8 @@ class Work:
 @dataclass(frozen=True, slots=True)
 class Topic:
     """`share`: of the runs of `profiles` that have it. `expected`: what must have been counted in a long run of many
-    seeds. `mutants`: planted bugs that it alone brings to light, each with a seed that does."""
+    seeds. `mutants`: planted bugs that it alone brings to light, each with a seed that does. `never_with`: it
+    gives way to these. `tamed`: what it takes out of the plan of a run."""
 
     name: str
     make: Callable[["World", Random, str], Work]
@@ -91,9 +94,13 @@ class Topic:
     profiles: tuple[str, ...] = ("swarm", "offline", "storm")
     expected: tuple[str, ...] = ()
     mutants: tuple["Mutant", ...] = ()
+    never_with: tuple["Topic", ...] = ()
+    tamed: Callable[[Plan], Plan] = lambda plan: plan
 
     def is_in(self, seed: int, profile: str) -> bool:
-        return profile in self.profiles and Random(f"{profile}/{seed}/{self.name}/share").random() < self.share
+        if profile not in self.profiles or Random(f"{profile}/{seed}/{self.name}/share").random() >= self.share:
+            return False
+        return not any(other.is_in(seed, profile) for other in self.never_with)
 
     def stream(self, seed: int, profile: str) -> Random:
         return Random(f"{profile}/{seed}/{self.name}")

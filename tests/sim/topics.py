@@ -9,6 +9,7 @@ from tests.sim.leases import LEASES
 from tests.sim.lists import LISTS
 from tests.sim.members import MEMBERSHIP
 from tests.sim.notices import NOTICES
+from tests.sim.restores import RESTORES
 from tests.sim.reviving import REVIVING
 from tests.sim.signals import SIGNALLING
 from tests.sim.texts import TEXTS
@@ -16,5 +17,5 @@ from tests.sim.topic import Topic
 from tests.sim.unique import UNIQUE
 
 TOPICS: tuple[Topic, ...] = (
-    LISTS, UNIQUE, MEMBERSHIP, LEASES, SIGNALLING, COLLECTION, DRIFT, TEXTS, REVIVING, NOTICES,
+    LISTS, UNIQUE, MEMBERSHIP, LEASES, SIGNALLING, COLLECTION, DRIFT, TEXTS, REVIVING, NOTICES, RESTORES,
 )  # fmt: skip

@@ -56,6 +56,7 @@ class Heard:
     to: int = 0
     acked: int = 0
     revoked: bool = False
+    epoch: bytes | None = None  # as the last `subscribe` names it
     mending: int | None = None  # while it reconciles: where it is going to stand, 0 before that is known
 
 
@@ -96,6 +97,7 @@ class Wiretap:
         self._tolerated = (*tolerated, *(error for work in works for error in work.tolerated_errors))
         self._held: list[tuple[float, TokenFacts]] = []  # the tokens of this connection, and when they were sent
         self._spaces: dict[str, Heard] = {}
+        self._restores = auditor.restores
 
     def _fail(self, invariant: str, detail: str) -> None:
         raise Violation(invariant, f"{self._node}: {detail}", self._node, "server")
@@ -127,6 +129,8 @@ class Wiretap:
             self._trace.record(self._node, f"> {name} {_told(body)}")
             for work in self._works:
                 work.sent(self._node, self._device, name, body)
+            if self._restores != self._auditor.restores and name not in ("hello", "refresh"):
+                continue  # to a server whose store was put back meanwhile: it never gets there
             if name in ("hello", "refresh"):
                 facts = self._tokens[body["token"]]
                 self._held.append((trio.current_time(), facts))
@@ -151,8 +155,9 @@ class Wiretap:
         heard.complete, heard.resume = body["complete"], body["resume"]
         heard.is_first = not heard.complete
         heard.revoked, heard.to, heard.acked, heard.mending = False, 0, 0, None
+        heard.epoch = None if body.get("epoch") is None else raw(body["epoch"])
         head = self._auditor.space(body["space"]).oracle.head
-        if max(heard.complete, heard.resume) > head:
+        if heard.epoch not in self._auditor.shared and max(heard.complete, heard.resume) > head:
             self._fail("S4", f"asks for {body['space']} after {heard.resume}, beyond the head {head}")
 
     # -- from the server -----------------------------------------------------------------------------------------
@@ -162,7 +167,8 @@ class Wiretap:
             self._trace.record(self._node, f"< {name} {_told(body)}")
             for work in self._works:
                 work.received(self._node, self._device, name, body)
-            space = body.get("space")
+            if self._restores != self._auditor.restores:
+                continue  # what was under way when the server died, of a store that is no more
             if name == "welcome" and not self._is_accepted():
                 self._fail("S11", "is welcomed with a token that nobody looked at")
             elif name == "subscribed":
@@ -182,12 +188,20 @@ class Wiretap:
                 heard = self._spaces[body["space"]]
                 heard.answered, heard.revoked = heard.asked, True
             elif name == "expired":
-                self._fail("S4", f"is told that its position in {space} expired, and the server lost nothing")
+                self._expired(body)
             elif name == "error":
                 self._auditor.told_error(body["name"])
                 self._error(body)
             elif name == "goaway":
                 self._auditor.told_goaway(self._node, body["retry_after_ms"])
+
+    def _expired(self, body: dict[str, Any]) -> None:
+        heard = self._spaces.get(body["space"])
+        if not self._auditor.shared:
+            self._fail("S4", f"is told that its position in {body['space']} expired, and the server lost nothing")
+        if heard is not None and heard.epoch != raw(body["epoch"]):
+            # What was asked for by a position of the former epoch is not answered any more.
+            heard.answered, heard.complete, heard.had, heard.resume = heard.asked, 0, 0, 0
 
     def _error(self, body: dict[str, Any]) -> None:
         harmless = HARMLESS_CLOSES if body.get("space") is None else HARMLESS_ERRORS

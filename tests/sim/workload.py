@@ -59,7 +59,7 @@ class Person:
         self._world, self._device = world, device
         self._random = Random(device.random.random())
         self._read_at: dict[str, Any] = {}
-        self._written: tuple[str, bytes, tuple[str, str], str, Any] | None = None  # the last plain write
+        self._written: tuple[str, bytes | None, bytes, tuple[str, str], str, Any] | None = None  # the last plain write
 
     async def run(self) -> None:
         random, plan = self._random, self._world.plan
@@ -127,15 +127,17 @@ class Person:
         if len(operations) == 1 and operations[0][0] == "reg.set" and before is not None and not staged:
             field, value = operations[0][3:5]
             if before.types.get(field, "reg") == "reg":
-                self._written = (space.name, change.nonce, (target[0], target[1]), field, value)
+                self._written = (space.name, space.row.epoch, change.nonce, (target[0], target[1]), field, value)
                 self.look()
 
     def commit(self, space: Space, operations: list[list[Any]], read_at: Any = None) -> Change:
         """A change of this device, of which the auditor knows."""
-        complete = space.row.complete
+        complete, seen = space.row.complete, [(space.row.epoch, space.row.complete)]
+        if read_at is not None:
+            seen.append((read_at.epoch, read_at.seq))
         change = space.commit(operations, read_at=read_at)
         self._world.auditor.committed(
-            self._device.id, space.name, change.n, change.nonce, complete, operations, self._device.name
+            self._device.id, space.name, change.n, change.nonce, seen, operations, self._device.name
         )
         self._world.trace.record(
             self._device.name, f"commits {space.name} n={change.n} at={complete} {[item[0] for item in operations]}"
@@ -149,11 +151,13 @@ class Person:
         client, written = self._device.client, self._written
         if client is None or written is None:
             return
-        name, nonce, target, field, value = written
+        name, epoch, nonce, target, field, value = written
         space, told = client.space(name), client.store.outcome_of(name, nonce)
         row = space.row
         if (
             row.revoked is not None
+            # What was accepted before a restore is replayed again, in front of it.
+            or row.epoch not in (epoch, None)
             or not row.is_subscribed
             or (told is not None and (told.seq is None or told.seq <= row.complete))
         ):
@@ -231,6 +235,9 @@ class Backend:
             self._world.trace.record(BACKEND, f"POST {target} -> {told and told[0]}")
             if told is not None and told[0] < 300:
                 return json.loads(told[1])
+            if told is not None and told[0] == 410 and self._world.auditor.shared:
+                self._positions.clear()  # they are of an epoch that a restore ended
+                return None
             if told is not None and told[0] not in (401, 429, 503):
                 self._world.fail(Violation("S15", f"POST {target} was answered {told}", BACKEND))
                 return None

@@ -51,6 +51,7 @@ class Link:
     complete: int = 0  # where the subscription in force stands: a row behind it was forgotten and joined again
     mending: Mending | None = None  # while the space reconciles: no delta is looked at
     must_mend: bool = False  # the server wants it
+    is_asked_after: bool = False  # whether the server still has what it had, of a space that is not subscribed
     is_mended: bool = False  # it did, and the next sum will tell whether it helped
 
     def rewind(self, n: int) -> None:

@@ -11,7 +11,7 @@ transaction of its caller. Knows no clock, no entropy, no connection: times and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from . import leases, texts
@@ -43,6 +43,8 @@ from .values import INTEGER_MAX
 
 # As many changes as a push may hold: a void makes the server record each n that it gives up.
 VOID_CHANGES_MAX = 1_000
+NONCES_KEPT = 1_000  # of so many settled changes the server still knows the nonces (section 10)
+LOST_IN_RESTORE = "lost_in_restore"  # the reason of a void for what the server lost and this device no longer has
 REPAIRS_MAX = 2  # in a row without success; then whatever is wrong, a download is rid of it
 
 
@@ -105,7 +107,7 @@ def commit(
 
 
 def _base(row: SpaceRow, read_at: Position) -> int:
-    # A position of an older epoch is shared with this one up to the fork only. To have seen less is always safe.
+    # A position of an older epoch is shared with this one up to the least fork since. To have seen less is always safe.
     return read_at.seq if read_at.epoch == row.epoch else min(read_at.seq, row.fork)
 
 
@@ -304,6 +306,8 @@ def take_outcomes(tx: Tables, message: Outcomes) -> Answered:
             break
         if entry is None or entry.outcome is not None:
             continue
+        if entry.void_reason == LOST_IN_RESTORE:
+            settled.extend(_lost(tx, row.name, entry))
         settled.append(_store_outcome(tx, row, entry, answer))
         touched.update(dict.fromkeys(operation.key for operation in entry.operations))
     if settled:  # else a message about a space that is not known here would leave a row
@@ -334,6 +338,17 @@ def _store_outcome(tx: Tables, row: SpaceRow, entry: Entry, answer: OutcomeEntry
     return outcome
 
 
+def _lost(tx: Tables, space: str, void: Entry) -> Iterator[OutcomeRow]:
+    """What had been accepted under these numbers is not any more, and its application is told so: each change that it
+    may still ask about. What had been refused stays so."""
+    for n in range(void.n, void.last_n + 1):
+        known = tx.outcome(space, n)
+        if known is not None and known.seq is not None:
+            outcome = replace(known, outcome="void", seq=None, detail={"reason": LOST_IN_RESTORE})
+            tx.add_outcome(outcome)
+            yield outcome
+
+
 def _retire(tx: Tables, row: SpaceRow, entry: Entry) -> None:
     """Take an entry out of the view: its effect is in the synced state, or is none of this replica's business."""
     assert entry.seq is not None
@@ -349,6 +364,13 @@ def _retire_seen(tx: Tables, row: SpaceRow) -> list[Key]:
         _retire(tx, row, entry)
         touched.extend(operation.key for operation in entry.operations)
     return touched
+
+
+def last_kept(tx: Tables, row: SpaceRow) -> Entry | None:
+    """Nobody tells one who does not subscribe that the server was restored. To offer the last of what is kept once more
+    finds out: it gets its outcome again, or `expired`. An older one would look like another replica's change."""
+    kept = tx.kept(row.name)
+    return kept[-1] if kept and kept[-1].n > max(0, row.settled - NONCES_KEPT) else None
 
 
 def _with_settled(tx: Tables, row: SpaceRow) -> SpaceRow:
@@ -427,7 +449,7 @@ def take_expired(tx: Tables, message: Expired, new_nonce: Callable[[], bytes]) -
     row = replace(
         row,
         epoch=message.epoch,
-        fork=message.fork,
+        fork=min(row.fork, message.fork),
         resume=row.complete,
         start=None,
         safe=min(row.safe, message.fork),
@@ -443,7 +465,7 @@ def take_expired(tx: Tables, message: Expired, new_nonce: Callable[[], bytes]) -
     if forked:
         note_fork(tx, row.name, row.next_n)
     else:
-        fill_gap(tx, row.name, message.highest + 1, new_nonce, "lost_in_restore")
+        fill_gap(tx, row.name, message.highest + 1, new_nonce, LOST_IN_RESTORE)
     pending = (operation.key for entry in tx.outbox(row.name) for operation in entry.operations)
     return forked, tuple(dict.fromkeys([*touched, *pending]))
 

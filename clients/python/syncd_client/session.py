@@ -181,13 +181,16 @@ class Session:
         if row.epoch not in (None, message.epoch):
             raise PeerError(f"subscribed.epoch: {message.space} changed its epoch without expired")
         replica.take_subscribed(tx, message)
-        if link.phase == "asked":
+        if link.phase in (
+            "asked",
+            "shut",
+        ):  # what was refused in between was something else, as a push of a first flight
             link.phase, link.failures = "open", 0
             if not link.is_early:
                 link.rewind(row.settled + 1)
             link.stale_gaps, link.is_early = 0, False
             self._replies.extend(self.live.subscribed(message))
-        link.head, link.is_purge_due = message.head, False
+        link.head, link.is_purge_due, link.is_asked_after = message.head, False, True
         if message.mode == "reconcile":
             link.must_mend, link.mending = True, None
         if link.retry_s == float("inf"):  # pushes were refused for good, and the role is perhaps another now
@@ -301,7 +304,7 @@ class Session:
         link = self._link(message.space)
         forked, touched = replica.take_expired(tx, message, self._new_nonce)
         link.phase, link.acked = "none", None
-        link.rewind(message.highest + 1)
+        link.rewind(replica.space_row(tx, message.space).settled + 1)
         link.stale_gaps = 0
         self._changed(message.space)
         effects: list[Effect] = [
@@ -470,7 +473,15 @@ class Session:
             result.append(mend.opening(tx, row))
         if not row.is_subscribed or link.phase in ("open", "shut"):
             result.extend(self._pushes(tx, row, link, now_s))
+        if not (row.is_subscribed or link.is_asked_after):
+            result.extend(self._asked_after(tx, row, link, now_s))
         return result
+
+    def _asked_after(self, tx: Tables, row: SpaceRow, link: Link, now_s: float) -> list[m.ClientMessage]:
+        """Whether the server was restored, once on each connection. What is pushed anyway is answered by that, too."""
+        last = None if link.flights or renaming.is_leaving(tx) else replica.last_kept(tx, row)
+        link.is_asked_after, link.progress_s = True, now_s
+        return [] if last is None else [self._pushed(row, link, [last])]
 
     def _has_said_all(self, tx: Tables, row: SpaceRow, link: Link) -> bool:
         """Nothing is left that this connection could still get an answer to."""

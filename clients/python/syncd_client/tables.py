@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 
 from .messages import DocumentEntry, FieldValue, Former
 from .operations import Operation
-from .values import Value
+from .values import INTEGER_MAX, Value
 
 Key: TypeAlias = tuple[str, str]  # collection, document id
 
@@ -38,7 +38,7 @@ class SpaceRow:
     next_n: int = 1
     settled: int = 0
     safe: int = 0  # the server holds everything up to here in a backup or a replica
-    fork: int = 0  # where the current epoch left the one before
+    fork: int = INTEGER_MAX  # up to here the current epoch shares the history of every one before it
     is_subscribed: bool = False
     role: str | None = None
     revoked: str | None = None
