@@ -42,7 +42,9 @@ class CaughtUp:
 class Reader:
     """A connection that was welcomed, as a context manager."""
 
-    def __init__(self, port: int, name: str, token: str) -> None:
+    def __init__(self, port: int, name: str, token: str, settled: int = 0) -> None:
+        """`settled`: up to which of its changes the device needs no outcome told again."""
+        self._settled = settled
         device = workload.sized_id(name)
         self._socket = socket.create_connection(("127.0.0.1", port), WAIT_S)
         self._rest = bytearray()
@@ -66,7 +68,7 @@ class Reader:
     def catch_up(self, space: str, after: Position | None = None) -> CaughtUp:
         """Subscribe, and read to the delta that is complete."""
         epoch, complete = (after.epoch, after.complete) if after is not None else (None, 0)
-        body = {"space": space, "epoch": epoch, "complete": complete, "resume": complete, "settled": 0}
+        body = {"space": space, "epoch": epoch, "complete": complete, "resume": complete, "settled": self._settled}
         self._send(workload.message(workload.SUBSCRIBE, body))
         subscribed = self._expect(33)
         frames = size = documents = deleted = values = 0

@@ -24,7 +24,7 @@ class Writer(Reader):
 
     def __init__(self, port: int, name: str, token: str, made: int = 0) -> None:
         """`made`: how many changes the device has pushed before."""
-        super().__init__(port, name, token)
+        super().__init__(port, name, token, settled=made)
         self._n = made
 
     def push(self, space: str, changes: Iterable[list[list[Any]]], at: Position | None = None) -> None:
