@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from syncd.core.ids import INBOX, PREFERENCES, PROFILE, BadName, user_space
+from syncd.core.ids import INBOX, PREFERENCES, BadName, user_space
 from syncd.engine.batch import Batch, Touched
 from syncd.engine.commands import Attend, Author, Event, Fire, Refused, Result, Started, StartWorkflow, Visit
 from syncd.engine.posting import SERVER
@@ -81,7 +81,7 @@ class Decider:
                         runs.heard(desk, name, decision)
             if PREFERENCES in collections:
                 runs.rejudged(desk)
-            if PROFILE in collections and desk.zone.key != desk.standing.zone:
+            if desk.zone.key != desk.standing.zone:  # by a change behind this one in its push, perhaps
                 runs.moved(desk)
 
         self._contained(batch, touched.user, touched.author, happened)

@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
-from syncd.core.ids import PREFERENCES, PROFILE
-from syncd.engine.commands import Refused, Started, StartWorkflow
+from syncd.core.changes import parsed_change
+from syncd.core.ids import INBOX, PREFERENCES, PROFILE
+from syncd.engine.commands import Attach, Attached, Push, Pushed, Refused, Started, StartWorkflow
 from syncd.notify import runs
 from syncd.notify.desk import Desk
 from syncd.notify.firing import TrustedClock
 from syncd.notify.policy import MS_MAX
 from syncd.store import fsck
-from tests.engine.kit import one
+from tests.engine.kit import nonce, one
 from tests.notify.kit import DAY_MS, HOUR_MS, KEY, Office, at, ready
 
 ALERT = """
@@ -439,3 +440,20 @@ def test_a_notification_waits_for_its_window_once_however_often_its_person_choos
         office.passes(HOUR_MS)
         office.sets("_preferences", f"category:other{hour}", frequency="daily")
     assert [fields["at"] for fields in office.inbox() if fields["at"] <= at("2026-03-02 07:00")] != []
+
+
+def test_a_zone_moves_what_waits_also_when_its_change_comes_behind_another_in_one_push() -> None:
+    office = Office("[policy]\nquiet_hours = '22:00-08:00'", now="2026-03-02 21:00")
+    office.notify(title="Seen")
+    office.now_ms = at("2026-03-02 22:30")
+    office.notify(title="Waits")
+    document = next(iter(office.dispatches()))
+    author, space = office.device(), "user/ann"
+    attached = one(office.ask(Attach(author, space, None, 0, 0, None, 0, None)), Attached)
+    fly = [["create", "_profile", "main"], ["reg.set", "_profile", "main", "zone", "America/New_York"]]
+    changes = tuple(
+        parsed_change([n, nonce(n), attached.head, office.now_ms, operations])
+        for n, operations in enumerate([[["flag.enable", INBOX, document, "seen"]], fly], 1)
+    )
+    one(office.ask(Push(author, space, attached.epoch, changes)), Pushed)
+    assert office.outcomes() == ["sent", "sent"]  # there it is half past five in the afternoon
