@@ -45,8 +45,8 @@ demo: $(STAMP) ## Six devices, an unreliable network and a crash of the daemon; 
 run: $(STAMP) ## A daemon for development: throw-away key and store; prints a token and the URLs
 	@$(BIN)/syncd run $(ARGS)
 
-test: $(STAMP) ## The fast tests
-	@$(BIN)/python -m pytest -q -m 'not long' $(ARGS)
+test: $(STAMP) ## The fast tests, on all cores
+	@$(BIN)/python -m pytest -q -m 'not long' -n auto --dist worksteal $(ARGS)
 
 test-long: $(STAMP) ## All tests, with those that take minutes
 	@$(BIN)/python -m pytest -q --hypothesis-profile=long $(ARGS)

@@ -125,7 +125,7 @@ def test_anything_else_is_refused_with_a_reason(value: Any) -> None:
         -INTEGER_MAX - 1,
         {1: "x"},
         {b"k": 1},
-        object(),
+        pytest.param(object(), id="object"),
         {1, 2},
         "\ud800",
         ["\ud800"],
