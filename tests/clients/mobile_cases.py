@@ -280,6 +280,7 @@ async def a_subscription_behind_an_expired_one_outlives_the_refusal_of_an_early_
         space = device.space(SPACE)
         space.subscribe()
         wire = await stage.joined(caps=["first-flight"])
+        await device.wait_until(lambda: space.row.epoch is not None)
         await device.go_offline()
         space.create("items", "a")
         device.go_online()

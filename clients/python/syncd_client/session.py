@@ -181,10 +181,7 @@ class Session:
         if row.epoch not in (None, message.epoch):
             raise PeerError(f"subscribed.epoch: {message.space} changed its epoch without expired")
         replica.take_subscribed(tx, message)
-        if link.phase in (
-            "asked",
-            "shut",
-        ):  # what was refused in between was something else, as a push of a first flight
+        if link.phase in ("asked", "shut"):  # what was refused in between was a push, as of a first flight
             link.phase, link.failures = "open", 0
             if not link.is_early:
                 link.rewind(row.settled + 1)
