@@ -50,6 +50,6 @@ def revoked(space: str, now: Standing) -> Revoked:
 
 
 def subscribed(space: str, epoch: bytes, now: Standing, *, is_live: bool) -> Subscribed:
-    """`subscribed` once more, with another role."""
+    """`subscribed` once more, with another role. `safe` 0: nothing new is said of it; the head is in no backup yet."""
     mode = "live" if is_live else "catch-up"
-    return Subscribed(space, epoch, now.head, now.head, now.role.name.lower(), mode)
+    return Subscribed(space, epoch, now.head, 0, now.role.name.lower(), mode)

@@ -273,6 +273,15 @@ async def a_first_flight_into_another_epoch_is_expired_and_offered_again(stage: 
 
 @case
 async def a_subscription_behind_an_expired_one_outlives_the_refusal_of_an_early_push(stage: Stage) -> None:
+    await _refused_behind_an_expired_one(stage, is_before=False)
+
+
+@case
+async def an_expired_subscription_is_asked_for_anew_although_an_early_push_is_refused(stage: Stage) -> None:
+    await _refused_behind_an_expired_one(stage, is_before=True)
+
+
+async def _refused_behind_an_expired_one(stage: Stage, *, is_before: bool) -> None:
     """The restored server knows nothing of this device, whose user may read only: it refuses the push of the first
     flight, whose answer comes when the device has subscribed anew."""
     new_epoch = b"F" * 16
@@ -288,9 +297,15 @@ async def a_subscription_behind_an_expired_one_outlives_the_refusal_of_an_early_
         await wire.welcome(caps=["first-flight"])
         await wire.expect(p.SUBSCRIBE)
         await wire.expect(p.PUSH)
-        await wire.say(p.EXPIRED, space=SPACE, epoch=new_epoch, fork=0, highest=0)
+        expired = (p.EXPIRED, {"space": SPACE, "epoch": new_epoch, "fork": 0, "highest": 0})
+        refused = (p.ERROR, {"code": 18, "name": "forbidden", "retry": "never", "space": SPACE})
+        if is_before:
+            await wire.say_at_once(expired, refused)
+        else:
+            await wire.say_at_once(expired)
         await wire.expect(p.SUBSCRIBE)
-        await wire.say(p.ERROR, code=18, name="forbidden", retry="never", space=SPACE)
+        if not is_before:
+            await wire.say_at_once(refused)
         await wire.say(p.SUBSCRIBED, space=SPACE, epoch=new_epoch, head=1, safe=0, role="reader", mode="catch-up")
         await wire.delta(0, 1, [["items", "b", 1, 1, {}]], epoch=new_epoch)
         await device.wait_until(lambda: space.row.complete == 1)

@@ -125,11 +125,14 @@ class Wire:
         return body
 
     async def say(self, code: int, /, **body: Any) -> None:
+        await self.say_at_once((code, body))
+
+    async def say_at_once(self, *messages: tuple[int, dict[str, Any]]) -> None:
+        """In one frame: the client says nothing between them."""
         if self.is_json:
-            hexed = json.dumps([[code, body]], default=lambda data: data.hex())
-            self.to_client.put(hexed)
+            self.to_client.put(json.dumps(messages, default=lambda data: data.hex()))
         else:
-            self.to_client.put(msgpack.packb([code, body]))
+            self.to_client.put(b"".join(msgpack.packb(list(message)) for message in messages))
 
     def hang_up(self, code: int) -> None:
         self.close_code = code

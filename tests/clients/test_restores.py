@@ -6,6 +6,8 @@ from pathlib import Path
 
 from trio.testing import MockClock
 
+from syncd.engine.grants import Role
+from syncd.net.standing import Standing, subscribed
 from syncd_client import messages as m
 from syncd_client import operation, replica
 from tests.clients import peer as p
@@ -34,6 +36,29 @@ def test_what_was_read_two_restores_ago_counts_up_to_the_older_fork() -> None:
             change = (operation("delete", "c", "1"),)
             entry = replica.commit(tx, SPACE, change, nonce=b"n" * 8, now_ms=1, limits=m.Limits(), read_at=read_at)
         assert entry.base == 30, "31 to 50 of the first epoch were read, and those of the present one were not"
+
+
+def test_a_role_that_changes_says_nothing_of_what_is_safe() -> None:
+    """The head is in no backup: a device that took it for safe would let go of what only it has."""
+    with stores() as reopened:
+        store = reopened()
+        with store.transaction() as tx:
+            replica.join(tx, SPACE)
+            replica.take_subscribed(tx, m.Subscribed(SPACE, EPOCH, 0, 0, "writer", "live"))
+            change = (operation("create", "c", "1"),)
+            entry = replica.commit(tx, SPACE, change, nonce=b"n" * 8, now_ms=1, limits=m.Limits())
+            answer = m.OutcomeEntry(entry.n, entry.nonce, "applied", 1)
+            replica.take_outcomes(tx, m.Outcomes(SPACE, EPOCH, (answer,)))
+            replica.take_delta(tx, m.Delta(SPACE, EPOCH, 0, 0, 1, 0, b"C" * 8, (), True))
+            assert [kept.nonce for kept in tx.kept(SPACE)] == [entry.nonce]
+            told = subscribed(SPACE, EPOCH, Standing(Role.READER, 0, 1), is_live=True)
+            replica.take_subscribed(
+                tx, m.Subscribed(told.space, told.epoch, told.head, told.safe, told.role, told.mode)
+            )
+            assert [kept.nonce for kept in tx.kept(SPACE)] == [entry.nonce]
+            replica.take_subscribed(tx, m.Subscribed(SPACE, EPOCH, 1, 1, "reader", "live"))
+            replica.take_subscribed(tx, m.Subscribed(SPACE, EPOCH, 1, told.safe, "reader", "live"))
+            assert (replica.space_row(tx, SPACE).safe, tx.kept(SPACE)) == (1, [])
 
 
 def test_the_outcome_of_each_change_that_a_restore_lost_is_void() -> None:

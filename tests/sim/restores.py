@@ -361,6 +361,11 @@ MUTANTS = (
         seeds=((4, "swarm"),),
     ),
     Mutant(
+        "restores: a change of roles calls the head safe",
+        "syncd.net.standing", "subscribed", "now.head, 0, now.role", "now.head, now.head, now.role",
+        seeds=((121, "swarm"),),
+    ),
+    Mutant(
         "restores: a backup marks another epoch as safe",
         "syncd.engine.epochs", "marked_safe", "work.row.epoch == epoch and ", "",
     ),

@@ -161,7 +161,7 @@ def ack_message(tx: Tables, row: SpaceRow) -> Ack:
 
 def take_subscribed(tx: Tables, message: Subscribed) -> None:
     row = space_row(tx, message.space)
-    tx.put_space(replace(row, epoch=message.epoch, role=message.role, safe=message.safe, revoked=None))
+    tx.put_space(replace(row, epoch=message.epoch, role=message.role, safe=message.safe or row.safe, revoked=None))
     for entry in tx.kept(message.space):
         if entry.seq is None or entry.seq <= message.safe:
             tx.drop_entry(message.space, entry.n)

@@ -334,7 +334,7 @@ class Session:
             # A refused subscription still lets changes be pushed; their outcomes say whether they may.
             if link.phase == "asked":
                 link.phase = "shut"
-            else:
+            elif link.phase != "none" or not replica.space_row(tx, message.space).is_subscribed:
                 link.flights.clear()
                 link.retry_s = float("inf")
                 if self._is_leaving:  # the server holds nothing of this device there, and takes nothing
