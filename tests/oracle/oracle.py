@@ -58,6 +58,7 @@ class Fact:
     args: tuple[Any, ...]
     eff: int
     is_void: bool = False  # a delete that had not seen all, where updates win
+    frontier: int = 0  # where it stood: what had been deleted up to there is not revived
 
     @property
     def kind(self) -> str:
@@ -300,7 +301,8 @@ class Oracle:
         last: Incarnation | None = None
         for fact in self.facts.get(key, ()):
             if fact.verb == "create":
-                if last is not None and not last.is_live and self._revives(last, fact):
+                is_kept = last is not None and not last.is_live and last.deletes[0].seq > fact.frontier
+                if last is not None and is_kept and self._revives(last, fact):
                     last.deletes.clear()
                     last.revivals.append(fact)
                 elif last is None or not last.is_live:
@@ -368,7 +370,18 @@ class Oracle:
             name = f"unique {name}"  # beside the fields: one may have the same name
         last = self.incarnation(key)
         seq = self.head + 1
-        fact = Fact(seq, index, told.dot, told.vectors[index], verb, key, name, args, min(told.stamp, told.time))
+        fact = Fact(
+            seq,
+            index,
+            told.dot,
+            told.vectors[index],
+            verb,
+            key,
+            name,
+            args,
+            min(told.stamp, told.time),
+            frontier=self.frontier,
+        )
         before = last is not None and last.is_live, visible_fields(last), last.makers[0] if last else None
         back: list[tuple[str, int]] = []
         if last is not None and not last.is_live and self.has_body(key):
