@@ -18,7 +18,7 @@ MUTANTS = (
         "syncd.notify.runs", "_replaced",
         "if run.decision is not None:",
         "if False:",
-        seeds=((4, "swarm"),),
+        seeds=((38, "swarm"),),
     ),
     Mutant(
         "notices: what is shown is written, and its decision is not",
@@ -39,6 +39,13 @@ MUTANTS = (
         "syncd.notify.gates", "_quiet_end_ms",
         "asked.person.zone, at_ms",
         'ZoneInfo("UTC"), at_ms',
+        seeds=((18, "swarm"),),
+    ),
+    Mutant(
+        "notices: a wait for a cap ends in quiet hours",
+        "syncd.notify.gates", "_free_ms",
+        "if _waits_for_quiet(asked) else None",
+        "if False else None",
         seeds=((18, "swarm"),),
     ),
     Mutant(
@@ -69,13 +76,34 @@ MUTANTS = (
         "if any((each.name, each.collapse) == (pinned.name, collapse) for each in desk.runs.values() if collapse):\n"
         "        return None\n"
         "    if collapse is not None:\n",
-        seeds=((4, "swarm"),),
+        seeds=((38, "swarm"),),
     ),
     Mutant(
         "notices: each with a collapse key takes the place of all",
         "syncd.notify.runs", "_replaced",
         '(run.kind, run.name, run.collapse) == ("run", workflow, collapse)',
         '(run.kind, run.name) == ("run", workflow)',
+        seeds=((22, "swarm"),),
+    ),
+    Mutant(
+        "notices: what is critical waits in quiet hours",
+        "syncd.notify.gates", "_quiet",
+        'if category.priority == "critical":',
+        "if False:",
+        seeds=((18, "swarm"),),
+    ),
+    Mutant(
+        "notices: what is critical counts against caps",
+        "syncd.notify.deciding", "_delivered",
+        'if offer.category.priority != "critical":',
+        "if True:",
+        seeds=((18, "swarm"),),
+    ),
+    Mutant(
+        "notices: another draw is recorded",
+        "syncd.notify.timing", "choose",
+        "draw < EXPLORED_SHARE",
+        "draw > 1 - EXPLORED_SHARE",
         seeds=((4, "swarm"),),
     ),
     Mutant(
@@ -96,6 +124,20 @@ MUTANTS = (
         "notices: a new choice does not reach what waits",
         "syncd.notify.runs", "rejudged",
         "redecided(desk, number, is_due=False)",
+        "pass",
+        seeds=((18, "swarm"),),
+    ),
+    Mutant(
+        "notices: who waited for an event goes back to its step",
+        "syncd.notify.runs", "timed_out",
+        "after = program.following(pinned.workflow, run.at)",
+        "after = [0] if not run.is_smeared else program.following(pinned.workflow, run.at)",
+        seeds=((18, "swarm"),),
+    ),
+    Mutant(
+        "notices: a digest loses what comes second",
+        "syncd.notify.digests", "gathered",
+        "desk.alter(number, entries=[*run.entries, (decision, title)])",
         "pass",
         seeds=((18, "swarm"),),
     ),
