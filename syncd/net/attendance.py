@@ -34,8 +34,8 @@ from syncd.notify.limits import RECENT_SESSION_MS
 from syncd.store.api import Reader, Store
 from syncd.store.committer import Committer, Overloaded
 
-VISITS_AT_ONCE = 64  # in one command: some 20 ms in which the writer does nothing else
-PAUSE_S = 0.5  # after each: at most a tenth of the writer's time, and 7,000 people a minute
+VISITS_AT_ONCE = 64  # in one command: 6 ms of processor time, in which the writer does nothing else
+PAUSE_S = 0.5  # after each: some hundredths of the writer's time, and 7,000 people a minute
 HOLD_MS = 2_000  # of a beginning: a device in the background says so as soon as it is welcome
 LOOK_S = 30.0  # how often ends are looked for: a wall clock may leap
 SETTLE_MS = 600_000  # after a start: clients back off for a minute at most, and a crowd is let in slowly
