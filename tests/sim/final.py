@@ -137,8 +137,6 @@ def _check_outcomes(world: "World", device: "SimDevice", space: str) -> None:
         if len(durable) > 1 and not device.is_cloned:
             raise Violation("S2", f"{space}: a change of {device.name} was recorded as {durable}", device.name)
         known = None if told is None else Recorded(told.nonce, told.outcome, told.seq)
-        if told is not None and told.outcome == "void" and durable and world.auditor.is_gone(space, nonce):
-            continue  # a backup of a history that had been given up was put back: what it had lost is there again
         if known not in durable:
             raise Violation(
                 "S17", f"{space}: {device.name} knows {known} of {nonce.hex()}, the server has {durable}", device.name
