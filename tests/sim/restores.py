@@ -53,7 +53,7 @@ POSITIONED = ("subscribe", "push", "ack", "sums")  # messages that name an epoch
 OF_AN_EPOCH = ("subscribed", "delta", "outcomes", "differ", "repair")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Backup:
     """`known`: the epochs of each space that this store knows. `heads`: of its spaces."""
 
@@ -136,8 +136,6 @@ class RestoreWork(Work):
         server = self.world.server
         if server.life % 2 == 0 or server.is_going or server.committer is None:
             return
-        if not any(each is backup for each in self._backups):
-            return  # it was thrown away: nobody says that it is there
         for name, (epoch, head) in backup.heads.items():
             if self._epochs.get(name) == epoch:
                 self._safe[name] = max(self._safe.get(name, 0), head)
@@ -308,76 +306,79 @@ MUTANTS = (
     Mutant(
         "restores: what was accepted is not offered again",
         "syncd_client.replica", "fill_gap", "if entry.outcome is not None:", "if False:",
-        seeds=((4, "swarm"),),
+        seeds=((15, "offline"),),
     ),
     Mutant(
         "restores: an epoch goes on",
         "syncd.engine.epochs", "renewed", "_replace(epoch=entropy(EPOCH_BYTES), parent=row.epoch,",
         "_replace(parent=row.epoch,",
-        seeds=((4, "swarm"),),
+        seeds=((13, "swarm"),),
     ),
     Mutant(
         "restores: the fork is one too high",
         "syncd.engine.epochs", "renewed", "EpochRow(row.head, now_ms)", "EpochRow(row.head + 1, now_ms)",
-        seeds=((4, "swarm"),),
+        seeds=((13, "swarm"),),
     ),
     Mutant(
         "restores: operators do not hear of what is lost",
         "syncd.engine.changes", "_recorded", "change.reason == LOST_IN_RESTORE and n == change.n", "False",
+        seeds=((15, "offline"),),
     ),
     Mutant(
         "restores: the application does not hear of what is lost",
         "syncd_client.replica", "take_outcomes", "entry.void_reason == LOST_IN_RESTORE", "False",
+        seeds=((15, "offline"),),
     ),
     Mutant(
         "restores: a change that is offered again has another nonce",
         "syncd_client.replica", "fill_gap",
         "replace(entry, outcome=None,", "replace(entry, nonce=new_nonce(), outcome=None,",
-        seeds=((4, "swarm"),),
+        seeds=((15, "offline"),),
     ),
     Mutant(
         "restores: a change that is recorded already is taken once more, as its nonce is forgotten",
         "syncd.engine.engine", "_expired", "0 if replica is None else replica.highest", "0",
+        seeds=((15, "offline"),),
     ),
     Mutant(
         "restores: what was seen in the lost stretch counts as seen",
         "syncd_client.replica", "_cut_off", "base=min(entry.base, fork)", "base=entry.base",
-        seeds=((4, "swarm"),),
-    ),
-    Mutant(
-        "restores: what was read two restores ago counts up to the newer fork",
-        "syncd_client.replica", "take_expired", "fork=min(row.fork, message.fork)", "fork=message.fork",
+        seeds=((15, "offline"),),
     ),
     Mutant(
         "restores: what is synced beyond the fork stays",
         "syncd_client.replica", "take_expired", "if row.complete > message.fork:", "if False:",
-        seeds=((4, "swarm"),),
+        seeds=((15, "offline"),),
     ),
     Mutant(
         "restores: a device lets go of what no backup has",
         "syncd_client.replica", "take_subscribed", "entry.seq <= message.safe", "entry.seq <= message.head",
+        seeds=((15, "offline"),),
     ),
     Mutant(
         "restores: everything is called safe",
         "syncd.engine.epochs", "safe_seq", "head if META.get(tx, _BACKED_UP) is None else row.safe", "head",
-        seeds=((4, "swarm"),),
+        seeds=((13, "swarm"),),
     ),
     Mutant(
         "restores: a change of roles calls the head safe",
         "syncd.net.standing", "subscribed", "now.head, 0, now.role", "now.head, now.head, now.role",
-        seeds=((121, "swarm"),),
+        seeds=((15, "offline"),),
     ),
     Mutant(
         "restores: a backup marks another epoch as safe",
         "syncd.engine.epochs", "marked_safe", "work.row.epoch == epoch and ", "",
+        seeds=((15, "offline"),),
     ),
     Mutant(
         "restores: nobody asks after a space that is not subscribed",
         "syncd_client.session", "Session._asked_after", "replica.last_kept(tx, row)", "None",
+        seeds=((38, "offline"),),
     ),
     Mutant(
         "restores: a push in an epoch that ended is taken",
         "syncd.engine.engine", "_push", "command.epoch is not None and command.epoch != work.row.epoch", "False",
+        seeds=((15, "offline"),),
     ),
 )  # fmt: skip
 
