@@ -293,7 +293,7 @@ MUTANTS = (
         "_deleted",
         "if unseen and by.base < floor:",
         "if False:",
-        seeds=((5, "swarm"),),
+        seeds=((38, "swarm"),),
     ),
     Mutant(
         "collection: a late `expect` counts what is forgotten as never there",

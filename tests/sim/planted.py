@@ -407,11 +407,6 @@ MUTANTS = (
     ),
     # -- polls -----------------------------------------------------------------------------------------------------
     Mutant(
-        "polls: an answer that was lost is not given again",
-        "syncd.net.carriage", "Carriage._ready", "return self._kept", "after = self._answered_n",
-        seeds=((5, "swarm"),),
-    ),
-    Mutant(
         "polls: a message that comes again is taken again",
         "syncd.net.carriage", "Carriage.take", "while n != self._taken_n:",
         "self._taken_n -= n == self._taken_n\n    while n != self._taken_n:",

@@ -366,11 +366,6 @@ MUTANTS = (
         seeds=((15, "offline"),),
     ),
     Mutant(
-        "restores: a backup marks another epoch as safe",
-        "syncd.engine.epochs", "marked_safe", "work.row.epoch == epoch and ", "",
-        seeds=((15, "offline"),),
-    ),
-    Mutant(
         "restores: nobody asks after a space that is not subscribed",
         "syncd_client.session", "Session._asked_after", "replica.last_kept(tx, row)", "None",
         seeds=((38, "offline"),),

@@ -55,6 +55,7 @@ class Heard:
     is_first: bool = False
     to: int = 0
     acked: int = 0
+    settled: int = 0  # up to here it says that it has the outcomes: a copy of a device knows what its twin heard
     revoked: bool = False
     epoch: bytes | None = None  # as the last `subscribe` names it
     mending: int | None = None  # while it reconciles: where it is going to stand, 0 before that is known
@@ -152,7 +153,7 @@ class Wiretap:
         heard.is_strict = heard.is_strict and heard.asked == heard.answered
         heard.asked += 1
         heard.had, heard.is_left = 0 if heard.is_left else max(heard.had, heard.complete), False
-        heard.complete, heard.resume = body["complete"], body["resume"]
+        heard.complete, heard.resume, heard.settled = body["complete"], body["resume"], body["settled"]
         heard.is_first = not heard.complete
         heard.revoked, heard.to, heard.acked, heard.mending = False, 0, 0, None
         heard.epoch = None if body.get("epoch") is None else raw(body["epoch"])
@@ -317,7 +318,8 @@ class Wiretap:
             durable = audit.recorded.get((self._device, n))
             if durable != told:
                 self._fail("S1", f"{space}: is told {told} of n = {n}, and what is durable is {durable}")
-            if n not in settled and seq is not None and heard is not None and heard.to >= seq and heard.is_strict:
+            is_news = n not in settled and heard is not None and n > heard.settled
+            if is_news and seq is not None and heard is not None and heard.to >= seq and heard.is_strict:
                 self._fail("S17", f"{space}: hears the outcome of n = {n}, seq {seq}, after the delta to {heard.to}")
             settled[n] = told
 
