@@ -14,6 +14,8 @@ only be to its owner's good. R2 what is refused takes nothing out of the bucket:
 from collections import OrderedDict
 from dataclasses import dataclass
 
+ROUNDING_S = 1e-6  # of sums of many small costs: who takes just what is announced, in however many steps, has it all
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:
@@ -46,9 +48,8 @@ class RateTable:
         if not per_s:
             return 0.0
         full_at_s = max(now_s, self._full_at_s.get(key, 0.0))
-        # In this order no rounding is left of a bucket that is full: all that it holds can be taken at once.
-        wait_s = full_at_s - now_s - (self._rate.burst - cost) / per_s
-        if wait_s > 0:
+        wait_s = self._wait_s(full_at_s - now_s, cost)
+        if wait_s:
             return wait_s
         self._keep(key, full_at_s + cost / per_s)
         return 0.0
@@ -65,11 +66,12 @@ class RateTable:
 
     def empty_s(self, key: str, now_s: float, cost: float = 1.0) -> float:
         """Take nothing; in how many seconds the bucket will hold `cost`, 0: it does."""
-        per_s = self._rate.per_s
         full_at_s = self._full_at_s.get(key)
-        if full_at_s is None or not per_s:
-            return 0.0
-        return max(0.0, full_at_s - now_s - (self._rate.burst - cost) / per_s)
+        return 0.0 if full_at_s is None or not self._rate.per_s else self._wait_s(full_at_s - now_s, cost)
+
+    def _wait_s(self, full_in_s: float, cost: float) -> float:
+        wait_s = full_in_s - (self._rate.burst - cost) / self._rate.per_s
+        return wait_s if wait_s > ROUNDING_S else 0.0
 
     def _keep(self, key: str, full_at_s: float) -> None:
         self._full_at_s[key] = full_at_s

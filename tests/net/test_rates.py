@@ -42,6 +42,14 @@ def test_who_comes_back_when_told_is_let_through(
             assert table.refused_s(key, now_s, cost) == 0
 
 
+@given(st.floats(0.1, 100), st.integers(1, 500), st.floats(0, 1e6))
+@example(50.0, 100, 3.1)  # 100 times 0.02 s are a little more than 2 s there
+def test_a_full_bucket_gives_all_that_it_holds_one_by_one(per_s: float, burst: int, now_s: float) -> None:
+    table = RateTable(Rate(per_s, burst), 10)
+    assert not any(table.refused_s("a", now_s) for _ in range(burst))
+    assert table.refused_s("a", now_s) > 0
+
+
 @given(st.floats(0.1, 50), st.floats(3, 20), STEPS)
 def test_who_pauses_as_told_is_never_faster_than_the_rate(
     per_s: float, burst: float, steps: list[tuple[float, str, float]]

@@ -1,39 +1,23 @@
-"""What a rogue does, and what the specification says must come of it.
+"""What a rogue says that it may not, and what the specification says must come of it.
 
-Owns the table MISDEEDS. Each is one conversation that ends in a documented answer, or in `Disturbed`. A misdeed whose
-changes are well-formed leaves them to the auditor, who judges them by the same oracle as everyone's.
+Each is one conversation that ends in a documented answer, or in `Disturbed`. A misdeed whose changes are well-formed
+leaves them to the auditor, who judges them by the same oracle as everyone's. `excesses.py` has those that take too
+much: time, room, and more than is theirs to say.
 """
 
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 import msgpack
-import trio
 from wsproto.frame_protocol import Opcode
 
-from syncd.env.ports import TransportClosed
 from syncd.net.auth import sign_token
-from syncd.wire.limits import HELLO_MS_MAX, IDLE_SLACK_MS, MESSAGES_BURST_MAX
 from tests.sim.clocks import true_ms
-from tests.sim.determinism import sleep
-from tests.sim.rogue import WAIT_S, Disturbed, Rogue, Talk, masked, packed_message
+from tests.sim.rogue import Rogue, Talk, masked, misdeed, packed_message
 from tests.sim.server import KEY
-from tests.sim.sockets import Refused, opened, send_all
-from tests.sim.wiretap import CODES
 from tests.sim.workload import random_change
 
-LATE_S = 15.0  # by which a timer's effect may come later: latency, and the turns of the wheel
 TOO_MANY_OPERATIONS, TOO_MANY_DOCUMENTS = 1001, 129
-
-Misdeed = Callable[[Rogue], Awaitable[None]]
-MISDEEDS: dict[str, Misdeed] = {}
-
-
-def misdeed(function: Misdeed) -> Misdeed:
-    MISDEEDS[function.__name__.replace("_", " ")] = function
-    return function
-
 
 # -- frames -----------------------------------------------------------------------------------------------------------
 
@@ -393,7 +377,7 @@ async def guesses_tokens(rogue: Rogue) -> None:
         raise talk.wrong("may guess for ever")
     async with rogue.talk() as talk:
         await talk.say("hello", **(rogue.hello() | {"token": good}))
-        if (await talk.hear_any("welcome", "error")).get("name") == "rate_limited":
+        if (await talk.hear_any("welcome", "error"))[1].get("name") == "rate_limited":
             raise talk.wrong("shuts out who has a good token")
 
 
@@ -452,144 +436,3 @@ async def connects_with_more_devices_than_a_user_has(rogue: Rogue) -> None:
         await more.hear_close(4101)
         for talk in talks:
             await talk.alive()
-
-
-# -- time and room ----------------------------------------------------------------------------------------------------
-
-
-@misdeed
-async def floods(rogue: Rogue) -> None:
-    async with rogue.welcomed() as talk:
-        rate = rogue.world.wire_limits.messages_per_s_max
-        frame = msgpack.packb([CODES["pong"], {}]) * 250
-        for _ in range((MESSAGES_BURST_MAX + 20 * rate) // 250):
-            await talk.frame(frame)
-        await talk.refused("rate_limited", 4100)
-
-
-@misdeed
-async def connects_and_never_says_hello(rogue: Rogue) -> None:
-    """Bytes that are no hello buy no time."""
-    async with rogue.talk() as talk:
-        with trio.move_on_after(HELLO_MS_MAX / 2000):
-            while not talk.is_disturbed:
-                await talk.raw(masked(Opcode.PING, b""))
-                await sleep(1)
-        await talk.hear_close(4001, HELLO_MS_MAX / 1000 + LATE_S)
-
-
-@misdeed
-async def falls_silent(rogue: Rogue) -> None:
-    """Half open: what it says never arrives, and no reset tells the server."""
-    async with rogue.talk() as talk:
-        ping_ms = (await talk.hello())["ping_ms"]
-        await talk.hear_close(4001, (2 * ping_ms + IDLE_SLACK_MS) / 1000 + LATE_S)
-
-
-@misdeed
-async def sends_its_request_byte_by_byte(rogue: Rogue) -> None:
-    """A slow loris: it is shown the door when the time for a request's head is over."""
-    world = rogue.world
-    life = world.server.life
-    try:
-        socket = await world.network.connect(rogue.name)
-    except TransportClosed as error:
-        raise Disturbed(str(error)) from None
-    try:
-        with trio.move_on_after(world.net_limits.header_s + world.net_limits.write_s + LATE_S):
-            try:
-                for byte in b"GET /v1/sync HTTP/1.1\r\nHost: server.invalid\r\nX: " + b"y" * 600:
-                    await send_all(socket, bytes([byte]))
-                    await sleep(0.5)
-            except TransportClosed:
-                return
-        if world.server.life == life and not world.server.is_going:
-            raise Talk(rogue, socket, b"", None, life).wrong("still sends its first request")
-    finally:
-        socket.abort()
-
-
-@misdeed
-async def opens_more_sockets_than_an_address_has(rogue: Rogue) -> None:
-    """What is one too many is told so by a 503, with a time to come back that is not everyone's."""
-    world = rogue.world
-    limit = world.net_limits.connections_per_address_max
-    if limit > 64:
-        return await connects_twice(rogue)
-    life, refused = world.server.life, 0
-    async with AsyncExitStack() as stack:
-        for _ in range(limit + 3):
-            try:
-                with trio.fail_after(WAIT_S):
-                    socket, _ = await opened(world.network, rogue.name, "syncd.v1.msgpack")
-                stack.callback(socket.abort)
-            except Refused as error:
-                refused += error.status in (429, 503)
-            except (TransportClosed, trio.TooSlowError) as error:
-                raise Disturbed(str(error)) from None
-        if not refused and world.server.life == life and not world.server.is_going:
-            raise Talk(rogue, socket, b"", None, life).wrong(f"has {limit + 3} sockets, more than {limit}")
-
-
-@misdeed
-async def asks_and_does_not_read(rogue: Rogue) -> None:
-    """What it is owed may not pile up: it is cut off."""
-    async with rogue.welcomed() as talk:
-        for _ in range((rogue.world.net_limits.control_bytes_max + 2 * rogue.weather.buffer_bytes) // 127 + 8):
-            if talk.socket.is_over:
-                return
-            await talk.raw(masked(Opcode.PING, bytes(125)))
-            await sleep(0.02)  # slower than a flood
-        await _cut_off(talk, LATE_S)
-
-
-@misdeed
-async def stops_reading_while_others_write(rogue: Rogue) -> None:
-    """It makes no progress, so it is cut off: as 4002, which nobody can tell it."""
-    async with rogue.welcomed() as talk:
-        talk.socket.resize(150)
-        for space in rogue.world.shared_spaces:
-            await talk.subscribe(space)
-        with trio.move_on_after(600):
-            while not (talk.socket.is_over or talk.is_disturbed):
-                await talk.raw(masked(Opcode.PING, b"here"))
-                await sleep(5)
-        await _cut_off(talk, 0)
-
-
-async def _cut_off(talk: Talk, timeout_s: float) -> None:
-    with trio.move_on_after(timeout_s):
-        while not talk.socket.is_over:
-            await sleep(0.5)
-    if not talk.socket.is_over:
-        raise talk.wrong("reads nothing, and is not cut off")
-
-
-@misdeed
-async def reads_a_little_at_a_time(rogue: Rogue) -> None:
-    """It is served for minutes, costs one frame, gets no gap, and has everything in the end."""
-    tap = rogue.world.tap_of(rogue.name, rogue.device, ("rate_limited",))
-    async with rogue.welcomed(tap) as talk:
-        talk.socket.resize(200)
-        for space in rogue.world.shared_spaces:
-            await talk.subscribe(space)
-        end_s = trio.current_time() + rogue.random.choice((20, 60, 180))
-        while trio.current_time() < end_s or not _has_all(rogue, tap):
-            with trio.move_on_after(2):
-                try:
-                    data = await talk.socket.receive(40 if trio.current_time() < end_s else 65536)
-                except TransportClosed:
-                    data = b""
-                if not data or talk.close_code is not None:
-                    raise talk.wrong("is cut off, although it reads")
-                talk.take(data)
-            await talk.say("pong")
-            await sleep(1.5 if trio.current_time() < end_s else 0.05)
-            if trio.current_time() > end_s + 600:
-                if "collection" in rogue.world.works:  # it is told to compare by now, and does not
-                    raise Disturbed("read for longer than it is waited for")
-                raise talk.wrong("does not come to the head")
-
-
-def _has_all(rogue: Rogue, tap: Any) -> bool:
-    return all(tap.complete(space) == rogue.head(space) for space in rogue.world.shared_spaces)

@@ -361,6 +361,22 @@ MUTANTS = (
         seeds=((1, "rogue"), (2, "rogue")),
     ),
     Mutant(
+        "a device may signal as often as it likes",
+        "syncd.net.live", "Live._take_rate", "table.refused_s(key, now_s, cost)", "0.0",
+        seeds=((1, "rogue"), (2, "rogue")),
+    ),
+    Mutant(
+        "a user's devices may tell as many events as they like",
+        "syncd.net.happenings", "take",
+        "services.told.refused_s(author.user, trio.current_time(), len(message.events))", "0.0",
+        seeds=((1, "rogue"), (2, "rogue")),
+    ),
+    Mutant(
+        "an event too many in a message is taken",
+        "syncd.wire.codec", "_decoded", "len(item) > limits.events_max:", "False:",
+        seeds=((1, "rogue"), (2, "rogue")),
+    ),
+    Mutant(
         "who falls behind skips to the head",
         "syncd.net.delivery", "Delivery.fall_behind",
         "channel.space_id, channel.pos, channel.pos, None",

@@ -1,15 +1,16 @@
 """A peer that breaks the protocol on purpose, with tokens that are good, on devices of its own.
 
-Owns one connection of it (`Talk`): frames as they come to mind go out, and each thing that comes back is judged. What
-it does is in `misdeeds.py`. Every answer must be a documented one, with the documented close; what the server accepts
-of it passes the auditor like everyone's; and nobody else may be disturbed, which all other invariants see to.
+Owns one connection of it (`Talk`): frames as they come to mind go out, and each thing that comes back is judged; and
+the table MISDEEDS of what it does, which `misdeeds.py` and `excesses.py` fill. Every answer must be a documented one,
+with the documented close; what the server accepts of it passes the auditor like everyone's; and nobody else may be
+disturbed, which all other invariants see to.
 
 R1 the answer to a misdeed is the documented error, outcome or close, in time. R2 nothing of a refused frame takes
 effect. A server that dies, drains, is full or has no room for one more connection ends a misdeed without a verdict.
 """
 
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -101,13 +102,13 @@ class Talk:
                 self._pass_by(heard, body, f"{kind} {wanted}")
         raise self.wrong(f"hears no {kind} {wanted} within {timeout_s:.0f} s")
 
-    async def hear_any(self, *kinds: str) -> dict[str, Any]:
+    async def hear_any(self, *kinds: str) -> tuple[str, dict[str, Any]]:
         """The next message of one of these names."""
         with trio.move_on_after(WAIT_S):
             while True:
                 heard, body = await self._next()
                 if heard in kinds:
-                    return body
+                    return heard, body
         raise self.wrong(f"hears none of {kinds} within {WAIT_S:.0f} s")
 
     async def hear_close(self, code: int, timeout_s: float = WAIT_S) -> None:
@@ -128,6 +129,13 @@ class Talk:
         if not body.get("detail"):
             raise self.wrong(f"the error {name} does not say what was expected")
         await self.hear_close(code)
+
+    def expect(self, body: dict[str, Any], name: str) -> None:
+        """An error of this name, that says when to come back."""
+        if body["name"] != name:
+            self._pass_by("error", body, name)
+        if not body.get("after_ms"):
+            raise self.wrong(f"the error {name} does not say when to come back")
 
     async def alive(self) -> None:
         """The connection goes on."""
@@ -267,8 +275,6 @@ class Rogue:
             yield talk
 
     async def run(self) -> None:
-        from tests.sim.misdeeds import MISDEEDS  # it needs the classes above
-
         names: list[str] = []
         while True:
             await sleep(self.random.expovariate(1 / self.world.plan.misdeed_every_s))
@@ -285,6 +291,15 @@ class Rogue:
                 await sleep(REST_S)
             except Violation as violation:
                 self.world.fail(violation)
+
+
+Misdeed = Callable[[Rogue], Awaitable[None]]
+MISDEEDS: dict[str, Misdeed] = {}
+
+
+def misdeed(function: Misdeed) -> Misdeed:
+    MISDEEDS[function.__name__.replace("_", " ")] = function
+    return function
 
 
 def packed_message(name: str, body: dict[str, Any]) -> bytes:

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from syncd.wire.errors import CLOSES, KINDS
-from tests.sim.misdeeds import MISDEEDS
 from tests.sim.plan import FAULTS, LATER_FAULTS
+from tests.sim.rogue import MISDEEDS
 from tests.sim.run import Report
 from tests.sim.topics import TOPICS
 

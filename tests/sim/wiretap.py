@@ -21,7 +21,7 @@ NAMES = {
     1: "hello", 2: "subscribe", 3: "unsubscribe", 4: "push", 5: "ack", 6: "sums", 7: "signal", 8: "event", 9: "purged",
     10: "refresh", 11: "background", 12: "foreground", 13: "probe", 14: "bye", 20: "ping", 21: "pong", 32: "welcome",
     33: "subscribed", 34: "delta", 35: "outcomes", 36: "revoked", 37: "differ", 38: "repair", 39: "signal",
-    40: "presence", 41: "expired", 42: "error", 43: "goaway",
+    40: "presence", 41: "expired", 42: "error", 43: "goaway", 44: "noted",
 }  # fmt: skip
 CODES = {name: code for code, name in reversed(NAMES.items())}  # of a name that both ends say, the client's
 # Told to a space: none of these is the fault of a well-behaved client.

@@ -21,6 +21,7 @@ from syncd.net.limits import NetLimits
 from syncd.net.rates import Rate
 from syncd.wire.limits import Limits
 from syncd_client.policy import State
+from tests.sim import excesses, misdeeds  # noqa: F401 - they fill the table of misdeeds
 from tests.sim.auditor import READER, WRITER, Auditor, Recorded, Violation
 from tests.sim.clocks import true_ms
 from tests.sim.commits import CommitReader
