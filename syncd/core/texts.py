@@ -37,10 +37,10 @@ def whole(state: TextState) -> Value:
 
 
 def since(state: TextState, seq: int) -> Value:
-    """What one lacks that has everything up to `seq`: the updates after it, or all of them if one of those is merged
-    with older ones."""
-    start, updates = state
-    if seq < start:
+    """What one lacks that has everything up to `seq`: the updates after it. All of them, and called so, if none is
+    before it, or one of those is merged with older ones; so who is told of a part has had another, or has lost it."""
+    _, updates = state
+    if seq < updates[0][0]:
         return whole(state)
     return [seq, [list(update) for update in updates if update[0] > seq]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,7 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from syncd_client import InvalidInput, Space
+from syncd_client import InvalidInput, Space, replica
+from syncd_client import messages as m
+from syncd_client.store import Store
+from syncd_client.sums import document_sum, sum_bytes
+from syncd_client.tables import DocumentRow
 from syncd_client.texts import joined as grown
 from syncd_client.texts import rev_of
 
@@ -146,10 +151,35 @@ def test_what_is_told_twice_is_kept_once(sizes: list[int], data: st.DataObject) 
     has = 0
     while has < len(sizes):
         told_from, to = data.draw(st.integers(0, has)), data.draw(st.integers(has + 1, len(sizes)))
-        kept = grown(kept, [told_from, [item for item in every if told_from < item[0] <= to]])
+        whole_from = told_from if kept else 0  # nothing is before it
+        kept = grown(kept, [whole_from, [item for item in every if told_from < item[0] <= to]])
         has = to
         assert kept == [0, [item for item in every if item[0] <= has]]
         assert rev_of(kept) == has
+
+
+@pytest.mark.parametrize("is_all_lost", (True, False))
+def test_what_follows_a_part_that_was_lost_is_not_taken_for_the_whole(tmp_path: Path, is_all_lost: bool) -> None:
+    """All that is left of the document changes, so nothing else of it tells that it is not what it was."""
+    store = Store(tmp_path, entropy=os.urandom, durability="off")
+    first, last = [2, b"one"], [4, b"two"]
+    flag, epoch = {"f": ("flag", True)}, b"E" * 16
+    with store.transaction() as tx:
+        replica.join(tx, "s")
+        replica.take_subscribed(tx, m.Subscribed("s", epoch, 0, 0, "writer", "live"))
+        fields = {"t": ("text", [0, [first]]), **flag}
+        docs = (m.DocumentEntry("c", "1", 2, m.RESET, fields),)
+        replica.take_delta(tx, m.Delta("s", epoch, 0, 0, 2, 2, bytes(8), docs, True))
+        if is_all_lost:
+            tx.drop_document("s", ("c", "1"))
+        else:
+            tx.put_document("s", DocumentRow("c", "1", 2, flag))
+        total = sum_bytes(document_sum("c", "1", 4, {"t": ("text", [0, [first, last]]), **flag}))
+        docs = (m.DocumentEntry("c", "1", 4, m.PATCH, {"t": ("text", [2, [last]]), **flag}),)
+        told = m.Delta("s", epoch, 2, 2, 4, 4, bytes(8), docs, True, None, total)
+        assert replica.take_delta(tx, told).what == "doubt", "so it compares"
+        assert dict(tx.document("s", ("c", "1")).fields) == flag, "and what it compares is not what the server has"
+    store.close()
 
 
 def test_a_long_text_is_kept_short() -> None:

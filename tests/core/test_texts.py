@@ -32,6 +32,7 @@ def test_what_one_lacks_is_told_however_much_is_folded(sizes: list[int], data: s
         assert joined(texts.whole(state)) == b"".join(each for at, each in updates if at <= seq)
         if data.draw(st.booleans()):
             told_from = data.draw(st.integers(0, has))  # a delta may begin before what one has
+            assert held is None or held[1][1][-1][0] >= texts.since(state, told_from)[0]
             held, has = grown(held, ["text", texts.since(state, told_from)]), seq
             assert joined(held[1]) == joined(texts.whole(state))
             assert held[1][1][-1][0] == seq, "the rev is told by the last update"

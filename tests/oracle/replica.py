@@ -28,8 +28,9 @@ def sum_of(documents: dict[Key, Shown]) -> int:
 def grown(before: list[Any] | None, told: list[Any]) -> list[Any]:
     """A text after what a delta tells of it: all there is, or what follows a seq, of which some may be here already."""
     after, updates = told[1]
-    if not after or before is None:
+    if not after:
         return ["text", [0, list(updates)]]
+    assert before is not None, "what follows a part is told to those who have it"
     old = before[1][1]
     return ["text", [0, [*old, *(update for update in updates if update[0] > old[-1][0])]]]
 

@@ -72,7 +72,7 @@ MUTANTS = (
         "the text: who stands before a fold is told only what follows",
         "syncd.core.texts",
         "since",
-        "if seq < start:",
+        "if seq < updates[0][0]:",
         "if seq < 0:",
         seeds=((1, "swarm"),),
     ),

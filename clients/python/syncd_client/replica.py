@@ -248,11 +248,20 @@ def verify(tx: Tables, space: str) -> bool:
     return False
 
 
+def _field(before: FieldValue | None, told: FieldValue | None) -> FieldValue | None:
+    """What is kept of a field of which a delta tells `told`."""
+    if told is None or told[0] != "text":
+        return told
+    joined = texts.joined(None if before is None or before[0] != "text" else before[1], told[1])
+    return None if joined is None else ("text", joined)
+
+
 def _put_document(tx: Tables, space: str, doc: DocumentEntry) -> int:
     """Apply one entry; return what it adds to the sum. A patch costs its own fields, whatever the document holds."""
     old = tx.document(space, (doc.collection, doc.id))
     if doc.state in (DELETED, RESET) or old is None:
-        fields = {name: field for name, field in doc.fields.items() if field is not None}
+        told = {name: _field(None, field) for name, field in doc.fields.items()}
+        fields = {name: field for name, field in told.items() if field is not None}
         added = 0 if old is None else -document_sum(old.collection, old.id, old.rev, old.fields)
         if doc.state == DELETED:
             tx.drop_document(space, (doc.collection, doc.id))
@@ -265,11 +274,10 @@ def _put_document(tx: Tables, space: str, doc: DocumentEntry) -> int:
 
     added = hashed(["d", doc.collection, doc.id, doc.rev]) - hashed(["d", doc.collection, doc.id, old.rev])
     fields = dict(old.fields)
-    for name, field in doc.fields.items():
+    for name, told in doc.fields.items():
         before = fields.pop(name, None)
+        field = _field(before, told)
         if field is not None:
-            if field[0] == "text":
-                field = ("text", texts.joined(None if before is None else before[1], field[1]))
             fields[name] = field
         added += summed(name, field) - summed(name, before)
     tx.put_document(space, DocumentRow(doc.collection, doc.id, doc.rev, fields))

@@ -29,11 +29,14 @@ except ImportError:
     _merge = None
 
 
-def joined(before: Value, told: Value) -> Value:
-    """What is kept after a delta that tells `told` of a field that was `before` (None: it was not there)."""
+def joined(before: Value, told: Value) -> Value | None:
+    """What is kept after a delta that tells `told` of a field that was `before` (None: it was not there). None if it
+    tells what follows a part that is not there: the store has lost it, and the checksum shows that the field lacks."""
     after, updates = told
-    if not after or before is None:
+    if not after:
         return [0, _shortened(updates)]
+    if before is None:
+        return None
     last = rev_of(before)  # of what is told, some may be here already
     return [0, _shortened([*before[1], *(item for item in updates if item[0] > last)])]
 
