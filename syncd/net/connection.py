@@ -32,6 +32,7 @@ from syncd.net.comparing import asked
 from syncd.net.counters import BY_PEER, LOST, STALLED, UNFINISHED
 from syncd.net.delivery import Delivery
 from syncd.net.formats import format_of
+from syncd.net.halt import Halt
 from syncd.net.http import RECEIVE_BYTES, Upgrade
 from syncd.net.services import Services
 from syncd.net.standing import Standing, revoked, standing, standing_after, subscribed
@@ -57,7 +58,7 @@ class Connection:
 
     __slots__ = (
         *("_acks", "_author", "_authorization", "_closing_due_s", "_counters", "_expires_ms", "_forgetting"),
-        *("_in_flight", "_inbound", "_is_pausing", "_room", "_services", "_session", "_session_id", "_unread"),
+        *("_halt", "_in_flight", "_inbound", "_services", "_session", "_session_id", "_unread"),
         *("delivery", "due"),
     )
 
@@ -79,8 +80,7 @@ class Connection:
         self._expires_ms: int | None = None
         self._closing_due_s: float | None = None  # our close frame is out: when to give up on the peer's
         self._in_flight = 0
-        self._is_pausing = False  # the reader reads nothing for now: the user sends more than its share
-        self._room: trio.Event | None = None  # the reader waits for an answered push
+        self._halt = Halt()
         self._acks = Acks()
         self._forgetting: set[str] | None = None  # spaces with a `Forget` that is not carried out yet
 
@@ -146,7 +146,7 @@ class Connection:
                     self._counters.messages_received += len(messages)
                     for message in messages:
                         await self._handle(message)
-                        if self._closing_due_s is not None:
+                        if self._closing_due_s is not None or self._inbound is None:
                             break  # also what came behind a `hello` that was refused; a `bye` has yet to be handled
                     if read_s > READ_S_MAX:
                         await trio.sleep(read_s)
@@ -167,11 +167,11 @@ class Connection:
             self.failed()
 
     async def _pause(self, seconds: float) -> None:
-        """Read nothing for so long: what the peer sends then waits with it, and nothing is lost."""
+        """The user sends more than its share."""
         if seconds:
-            self._is_pausing = True
-            await trio.sleep(seconds)
-            self._is_pausing = False
+            if self._halt.reassures(_now_ms(), self._session.ping_ms):
+                self._send(m.Ping())
+            await self._halt.pause(seconds)
 
     def _stop_looking(self) -> None:
         """Throw away what else comes. To cut the peer off at once would make the kernel throw away our close frame,
@@ -375,27 +375,21 @@ class Connection:
     async def _sums(self, message: m.Sums) -> None:
         question = asked(message)
         while self.delivery.is_comparing:  # nothing more is read meanwhile: so little is held of what a device holds
-            await self._wait_room()
+            await self._halt.wait_room()
         channel = self.delivery.channels.get(message.space)
         if channel is None or channel.state is Subscription.NONE or message.epoch != channel.epoch:
             self._send(error(errors.NOT_SUBSCRIBED, "sums are of a space with a subscription", space=message.space))
         else:
             self.delivery.compare(channel, message.buckets, question)
 
-    async def _wait_room(self) -> None:
-        self._room = trio.Event()
-        await self._room.wait()
-        self._room = None
-
     def compared(self) -> None:
-        if self._room is not None:
-            self._room.set()
+        self._halt.end()
 
     # -- changes and acks ----------------------------------------------------------------------------------------
 
     async def _push(self, message: m.Push) -> None:
         while self._in_flight >= self._services.wire_limits.pushes_in_flight_max:  # N2
-            await self._wait_room()
+            await self._halt.wait_room()
         if self._session.is_closed:
             return
         self._submit_acks()  # N1
@@ -408,8 +402,7 @@ class Connection:
 
     def _pushed(self, space: str, floor: int, result: Result) -> None:
         self._in_flight -= 1
-        if self._room is not None:
-            self._room.set()
+        self._halt.end()
         if isinstance(result, Pushed):
             self._services.hub.pushed(self._known().device, self, result, floor)
         else:
@@ -514,6 +507,7 @@ class Connection:
             self._services.log(f"a connection{device} failed while it was ended\n{traceback.format_exc()}")
         if self._closing_due_s is None:  # it could not end, now or before: its reader wakes and clears up
             self._session.close()
+            self._inbound = None  # nor is the rest of a frame handled
             self.delivery.transport.abort()
 
     # -- deadlines -----------------------------------------------------------------------------------------------
@@ -574,11 +568,11 @@ class Connection:
             return
         if self._acks.due_s is not None and now_s >= self._acks.due_s:
             self._submit_acks()
-        if self._room is not None or self._is_pausing:
-            session.heard(_now_ms())  # it is we who do not read
         match session.tick(_now_ms()):
             case Due.PING:
                 self._send(m.Ping())
+                if self._halt.is_on:
+                    session.heard(_now_ms())  # no answer is waited for, as none would be read
             case Due.CLOSE:
                 self.close(IDLE, "no hello in time" if self._author is None else "nothing was received for too long")
             case Due.NOTHING:
