@@ -121,8 +121,8 @@ class CollectionWork(Work):
 
     def committed(self, now_ms: int, command: Command, result: Result) -> None:
         match command, result:
-            case Attach(author), Attached() if self._is_own(author):
-                watched, head = self._watched(command.space), self.world.auditor.space(command.space).oracle.head
+            case Attach(author), Attached(head=head) if self._is_own(author):  # more may follow it in its batch
+                watched = self._watched(command.space)
                 stands = command.complete or command.start
                 low = head if stands is None or stands < watched.floor else min(stands, head)
                 watched.away.pop(author.device, None)
