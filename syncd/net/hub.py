@@ -140,14 +140,15 @@ class Hub:
         """Send every device away, each with a delay of its own, serve those that stay, and close them at the deadline.
         Requests that wait are answered first: whoever asks again finds the next process.
 
-        The delays begin when the next process is expected to listen, and are spread over the time in which it can take
-        all of them.
+        The delays begin when the next process is expected to listen, and are spread over somewhat more than the time in
+        which it can take all of them. Each device has a slot of its own: if all drew from the whole, chance would bring
+        a hundred too many in some second, and who is refused comes back long after the others.
         """
         await self.waiters.end()
         limits = self._limits
-        spread_ms = 1000 * len(self._members) / limits.upgrades_per_s_max
+        slot_ms = 1000 * limits.goaway_slack / limits.upgrades_per_s_max
         for number, member in enumerate(self.members, 1):
-            after_ms = limits.goaway_absence_ms + int(uniform(0, spread_ms))
+            after_ms = limits.goaway_absence_ms + int(uniform((number - 1) * slot_ms, number * slot_ms))
             member.depart(SERVICE_RESTART, after_ms, limits.goaway_spread_ms)
             if number % SLICE == 0:
                 await trio.lowlevel.checkpoint()

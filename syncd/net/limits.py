@@ -89,6 +89,7 @@ class NetLimits:
     backoff_ms_max: int = 60_000
     stable_ms: int = 60_000
     goaway_spread_ms: int = 1_000  # on top of each client's own delay
+    goaway_slack: float = 1.25  # a drain's delays to the time in which all are taken: others come meanwhile, too
     # From goaway until the next process listens. An estimate: with both cores taken by other work 5 to 7 s were seen.
     # Whoever comes earlier meets no listener, and has to come again.
     goaway_absence_ms: int = 3_000

@@ -23,6 +23,7 @@ LIMITS = NetLimits(
     goaway_absence_ms=0,
 )  # fmt: skip
 DEADLINE_S = 15.0
+SPREAD_S = LIMITS.goaway_slack * DEVICES / RATE
 
 
 class Chance(Entropy):
@@ -97,11 +98,11 @@ async def test_a_thousand_devices_survive_a_restart(autojump_clock: MockClock) -
         assert closes == {1000: DEVICES - STUBBORN, 1012: STUBBORN}, "each got its last frame"
 
         # The delays fill the time that the next process needs to take all, and no second of it is a crowd.
-        assert max(told_ms) > 0.9 * 1000 * DEVICES / RATE >= 0.9 * max(told_ms)
+        assert max(told_ms) > 0.99 * 1000 * SPREAD_S >= 0.99 * max(told_ms)
         seconds = Counter(int(at_s - began_s) for at_s in attempts)
-        assert max(seconds.values()) < 1.5 * RATE, seconds
+        assert max(seconds.values()) < 1.2 * RATE, seconds
         assert sorted(back) == list(range(DEVICES)), "none is starved"
-        assert trio.current_time() - began_s < DEVICES / RATE + 2 * LIMITS.refused_retry_max_s
+        assert trio.current_time() - began_s < SPREAD_S + 2 * LIMITS.refused_retry_max_s
         assert len(attempts) < 1.2 * DEVICES and new.logs == []
 
 
@@ -116,7 +117,7 @@ async def test_a_thousand_devices_are_back_as_announced_though_nobody_listens_fo
     when it can: within the time that was expected, or 3 s later."""
     random, told_s, back_s, tries = Random(11), list[float](), dict[int, float](), Counter[int]()
     limits = replace(LIMITS, goaway_absence_ms=int(1000 * ABSENCE_S))
-    window_s = ABSENCE_S + DEVICES / RATE + limits.goaway_spread_ms / 1000
+    window_s = ABSENCE_S + SPREAD_S + limits.goaway_spread_ms / 1000
     full = replace(limits, upgrades_burst_max=DEVICES)
     async with world(full, entropy=Chance()) as old, world(limits, entropy=Chance()) as new:
         clients = [await _arrived(old, number) for number in range(DEVICES)]

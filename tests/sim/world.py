@@ -300,7 +300,7 @@ class World:
         self.auditor.goaways = told = []
         await self.server.stop(deadline_s)
         await sleep(HEARD_S)
-        spread_ms = 1000 * len(told) / self.net_limits.upgrades_per_s_max
+        spread_ms = 1000 * self.net_limits.goaway_slack * len(told) / self.net_limits.upgrades_per_s_max
         try:
             self._check_spread([told_ms for _, told_ms in told], "who were sent away", spread_ms / 10)
         except Violation as violation:
