@@ -259,13 +259,15 @@ def closed(desk: Desk, number: int) -> None:
 
 def heard(desk: Desk, event: str, of: int | None = None) -> None:
     """An event of the user came: runs that it cancels end, those that wait for it go on. `of`: the only decision about
-    which it is (an opened notification)."""
+    which it is (an opened notification): it ends no run but the one that sent it."""
+    about = None if of is None else desk.kept_decision(of)
     for number in desk.runs:
         run = desk.run(number)
         if run is None or run.kind != "run":
             continue
         pinned = desk.pinned(run)
-        if pinned is not None and event in pinned.workflow.cancel_on:
+        is_its_affair = of is None or (about is not None and about.run == number)
+        if is_its_affair and pinned is not None and event in pinned.workflow.cancel_on:
             cancelled(desk, number, event)
         elif run.awaits == event and (of is None or of == _last_decision(desk, number)):
             assert pinned is not None, "who waits at a step has steps"

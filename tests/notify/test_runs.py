@@ -177,6 +177,33 @@ send = { templates = ["b"] }
     office.check()
 
 
+def test_what_becomes_of_another_notification_cancels_no_run() -> None:
+    office = Office("""
+[category.news]
+[template.a]
+title = "{what}"
+[workflow.w]
+category = "news"
+trigger = { event = "e" }
+cancel_on = ["seen"]
+[[workflow.w.step]]
+send = { templates = ["a"] }
+[[workflow.w.step]]
+delay = "1d"
+[[workflow.w.step]]
+send = { templates = ["a"] }
+""")
+    office.event("e", what="first")
+    [first] = office.dispatches()
+    office.event("e", what="second")
+    [second] = [document for document in office.dispatches() if document != first]
+    office.receipt(second, "seen")
+    assert len(office.runs()) == 1, "the other has its reminder to come"
+    office.receipt(first, "seen")
+    assert office.runs() == []
+    office.check()
+
+
 def test_a_nudge_comes_after_an_absence_once_and_again_only_after_the_next() -> None:
     office = Office(ready("fitness"), now="2026-01-05 18:00")
     for _ in range(20):
