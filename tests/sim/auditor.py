@@ -11,6 +11,7 @@ what is deleted, nor told that what lives is gone. S11 nothing of a space goes t
 S17 one outcome for each change, the oracle's; on a connection, before its delta.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -177,6 +178,7 @@ class Auditor:
         self.closes: dict[int, int] = {}  # close codes, as devices heard them
         self.errors: dict[str, int] = {}  # names of errors, likewise
         self.goaways: list[tuple[str, int]] = []  # since the server began to drain: who was told to come back when
+        self.forgotten: Counter[tuple[str, str]] = Counter()  # how often a device forgot its copy of a space
         self._touched: dict[str, None] = {}
 
     def space(self, name: str) -> SpaceAudit:

@@ -51,6 +51,10 @@ class Heard:
     complete: int = 0
     had: int = 0
     is_left: bool = False  # by `unsubscribe`, perhaps for good: all is downloaded anew then
+    # What came on the way since it was forgotten for the time of this number: if it was joined again before that could
+    # be said, the new copy took it.
+    forgotten: int = 0
+    fresh: int = 0
     resume: int = 0
     is_first: bool = False
     to: int = 0
@@ -152,7 +156,8 @@ class Wiretap:
         heard = self._spaces.setdefault(body["space"], Heard())
         heard.is_strict = heard.is_strict and heard.asked == heard.answered
         heard.asked += 1
-        heard.had, heard.is_left = 0 if heard.is_left else max(heard.had, heard.complete), False
+        heard.had = self._fresh(body["space"]) if heard.is_left else max(heard.had, heard.complete)
+        heard.is_left = False
         heard.complete, heard.resume, heard.settled = body["complete"], body["resume"], body["settled"]
         heard.is_first = not heard.complete
         heard.revoked, heard.to, heard.acked, heard.mending = False, 0, 0, None
@@ -160,6 +165,13 @@ class Wiretap:
         head = self._auditor.space(body["space"]).oracle.head
         if heard.epoch not in self._auditor.shared and max(heard.complete, heard.resume) > head:
             self._fail("S4", f"asks for {body['space']} after {heard.resume}, beyond the head {head}")
+
+    def _fresh(self, space: str) -> int:
+        """Up to where what came since it was forgotten goes on from the start."""
+        heard, forgotten = self._spaces[space], self._auditor.forgotten[self._node, space]
+        if heard.forgotten != forgotten:
+            heard.forgotten, heard.fresh = forgotten, 0
+        return heard.fresh
 
     # -- from the server -----------------------------------------------------------------------------------------
 
@@ -202,7 +214,7 @@ class Wiretap:
             self._fail("S4", f"is told that its position in {body['space']} expired, and the server lost nothing")
         if heard is not None and heard.epoch != raw(body["epoch"]):
             # What was asked for by a position of the former epoch is not answered any more.
-            heard.answered, heard.complete, heard.had, heard.resume = heard.asked, 0, 0, 0
+            heard.answered, heard.complete, heard.had, heard.resume, heard.fresh = heard.asked, 0, 0, 0, 0
 
     def _error(self, body: dict[str, Any]) -> None:
         harmless = HARMLESS_CLOSES if body.get("space") is None else HARMLESS_ERRORS
@@ -233,6 +245,8 @@ class Wiretap:
         heard.to = max(heard.to, to)
         if body.get("complete"):
             self._check_lives(audit, body["docs"], to)
+            if from_ <= self._fresh(space):
+                heard.fresh = max(heard.fresh, to)
         if heard.asked != heard.answered and body.get("complete") and from_ <= max(heard.complete, heard.had):
             heard.had = max(heard.had, to)  # of the subscription before, on its way still: it goes on where that stood
         if heard.asked != heard.answered or not heard.is_strict or heard.mending is not None:

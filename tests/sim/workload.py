@@ -96,6 +96,7 @@ class Person:
             forget = random.random() < 0.6
             self._world.trace.record(self._device.name, f"unsubscribes {space.name} forget={forget}")
             space.unsubscribe(forget=forget)
+            self._world.auditor.forgotten[self._device.name, space.name] += forget
             self._written = None
             if random.random() < 0.5:
                 space.subscribe()
