@@ -100,6 +100,13 @@ MUTANTS = (
         seeds=((18, "swarm"),),
     ),
     Mutant(
+        "notices: a mute is no obstacle",
+        "syncd.notify.gates", "_mute",
+        "if found is None:",
+        "if True:",
+        seeds=((35, "swarm"),),
+    ),
+    Mutant(
         "notices: another draw is recorded",
         "syncd.notify.timing", "choose",
         "draw < EXPLORED_SHARE",
