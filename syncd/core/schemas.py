@@ -23,6 +23,8 @@ _PROMISED: Final = frozenset({"bounded.take", "bounded.give", "bounded.refund", 
 # Verbs whose last argument is a value that a field holds from then on.
 _HOLDING: Final = frozenset({"reg.set", "mv.set", "max.put", "min.put", "set.add", "map.put", "list.insert"})
 _WHOLE: Final = frozenset({"create", "delete", "expect", "unique"})
+# What no schema refuses, whatever version it names: it takes away, asks, or spends what was promised.
+_FREE: Final = (_WHOLE | _PROMISED) - {"create"}
 
 # What a value may be, by name.
 KINDS: Final[Mapping[str, Callable[[Value], bool]]] = {
@@ -91,11 +93,12 @@ class SchemaRefused(Exception):
 
 def upcast(schema: Schema, operation: Operation) -> Operation:
     """The operation as one of the present version. One that names no version, or a later one than the server knows, is
-    taken as it is: the rules judge it like any other. Raises `SchemaRefused`."""
+    taken as it is: the rules judge it like any other. One that no schema refuses is read by the steps that are known,
+    however old it is (A4). Raises `SchemaRefused`."""
     version = operation.schema
     if version == 0 or version >= schema.version:
         return operation
-    if version < schema.oldest:
+    if version < schema.oldest and operation.verb not in _FREE:
         reason = f"takes no changes that were made under a version before {schema.oldest}; this one was under {version}"
         raise SchemaRefused(schema, "invalid", None, "oldest", reason)
     field = operation.field if operation.verb != "unique" else None

@@ -232,6 +232,22 @@ def test_what_was_promised_is_never_refused() -> None:
     assert caught.value.outcome == "type_mismatch"
 
 
+def test_what_is_never_refused_is_not_refused_for_its_version() -> None:
+    """A device was certain of its lease when it took units offline, under an application that is too old by now."""
+    schema = Schema("s", "c", version=3, oldest=3, steps=(Step(3, {"old": "new"}, {}),))
+    lease, options = bytes(16), {"schema": 1}
+    for verb, *args in (
+        ["bounded.take", "old", 1, lease], ["bounded.give", "old", lease, 1], ["bounded.refund", "old", 1],
+        ["expect", "old"], ["unique", "old", "key"], ["delete"],
+    ):  # fmt: skip
+        read = upcast(schema, parsed_operation([verb, "c", "d", *args, options]))
+        assert read.field == {"delete": None, "unique": "old"}.get(verb, "new")
+    for verb, *args in (["create"], ["bounded.restock", "old", 1], ["reg.unset", "old"]):
+        with pytest.raises(SchemaRefused) as caught:
+            upcast(schema, parsed_operation([verb, "c", "d", *args, options]))
+        assert caught.value.detail["rule"] == "oldest"
+
+
 @pytest.mark.parametrize(
     ("rule", "value", "outcome", "broken"),
     [

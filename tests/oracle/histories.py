@@ -426,7 +426,7 @@ class World:
             _check(
                 f"outcome of {sent}", (answer.outcome, answer.seq, answer.op), (judged.outcome, judged.seq, judged.op)
             )
-            _check_met(answer, judged)
+            check_met(answer, judged)
             if judged.seq is not None:
                 self.times.append(time)
                 self.sent[judged.seq] = (device.id, sent)
@@ -466,7 +466,7 @@ def _is_raised(operation: list[Any]) -> bool:
     return isinstance(operation[-1], dict) and "seen" in operation[-1]
 
 
-def _check_met(answer: Answer, judged: Judgement) -> None:
+def check_met(answer: Answer, judged: Judgement) -> None:
     """A server names who was met; for a delete at least one of those that it ended."""
     if answer.met is None:
         return

@@ -1,96 +1,43 @@
 """Histories of changes with what must come of them (`python -m tests.protocol.make_merge_vectors` writes the files).
 
 Every expectation is written by hand from SPEC sections 2, 3, 4 and 7; no engine computes any of it. The format is
-described in protocol/vectors/README.md.
+described in protocol/vectors/README.md. `schema_histories` has those in collections that have a schema.
 """
 
-from typing import Any
-
 from tests.protocol.make_vectors import MAX, VECTORS, text_of
+from tests.protocol.merge_steps import (
+    CREATE,
+    DELETE,
+    LEASE,
+    MADE,
+    OTHER,
+    STOCKED,
+    Histories,
+    Json,
+    R,
+    amounts,
+    at,
+    c,
+    deleted,
+    delta,
+    doc,
+    element,
+    member,
+    members,
+    nick,
+    on,
+    patch,
+    reg,
+    reset,
+    set_role,
+    stock,
+)
+from tests.protocol.schema_histories import SCHEMA_HISTORIES
 from tests.wire.strategies import json_value
 
 ACCEPTED = ("applied", "merged", "noop")
-Json = dict[str, Any]
-R: Any = "reg"
 
-
-def c(device: str, base: int, outcome: str, *operations: list[Any], stamp: int = 0, now: int = 0, **told: Any) -> Json:
-    """One change and its outcome. Without a stamp it is made at the moment when the server receives it."""
-    return {"device": device, "base": base, "stamp_ms": stamp, "now_ms": now, "operations": list(operations),
-            "outcome": outcome, **told}  # fmt: skip
-
-
-def on(verb: str, *items: Any) -> list[Any]:
-    """An operation on the document that nearly all histories are about."""
-    return [verb, "notes", "n1", *items]
-
-
-def reg(value: Any) -> list[Any]:
-    return on("reg.set", "f", value)
-
-
-def doc(rev: int, **fields: Any) -> Json:
-    return {"notes/n1": {"rev": rev, "fields": fields}}
-
-
-def delta(from_: int, to: int, *docs: list[Any]) -> Json:
-    return {"from": from_, "to": to, "docs": list(docs)}
-
-
-def patch(rev: int, **fields: Any) -> list[Any]:
-    return ["notes", "n1", rev, 0, fields]
-
-
-def reset(rev: int, **fields: Any) -> list[Any]:
-    return ["notes", "n1", rev, 1, fields]
-
-
-def set_role(user: str, role: str) -> list[Any]:
-    return ["reg.set", "_members", user, "role", role]
-
-
-def member(user: str, role: str) -> list[list[Any]]:
-    return [["create", "_members", user], set_role(user, role)]
-
-
-def members(**roles: tuple[int, str]) -> Json:
-    return {f"_members/{user}": {"rev": rev, "fields": {"role": [R, role]}} for user, (rev, role) in roles.items()}
-
-
-def deleted(rev: int) -> list[Any]:
-    return ["notes", "n1", rev, 2, {}]
-
-
-def stock(action: str, *items: Any) -> list[Any]:
-    return on(f"bounded.{action}", "q", *items)
-
-
-def amounts(available: int, leased: int, taken: int, total: int) -> list[Any]:
-    return ["bounded", {"available": available, "leased": leased, "taken": taken, "total": total}]
-
-
-def element(name: str) -> Json:
-    """The element `name`, seven letters and a digit, as JSON has bytes."""
-    data: Json = json_value(name.encode())
-    return data
-
-
-def at(index: str, name: str) -> Json:
-    """A position: the index, letters that sort as bytes do, and the element that stands there."""
-    return element(index + name)
-
-
-def nick(key: str) -> list[Any]:
-    return on("unique", "nick", key)
-
-
-CREATE, DELETE = on("create"), on("delete")
-LEASE, OTHER = {"$b": "bGVhc2UgMSAgICAgICAgIA"}, {"$b": "bGVhc2UgMiAgICAgICAgIA"}  # 16 bytes each
-STOCKED = c("A", 0, "applied", CREATE, stock("restock", 10))
-MADE = c("A", 0, "applied", CREATE, reg("a"))
-
-# name -> (why, changes, state at the end, deltas)
-HISTORIES: dict[str, tuple[str, list[Json], Json, list[Json]]] = {
+HISTORIES: Histories = {
     "reg-in-sequence": (
         "A value that has seen the stored one replaces it.",
         [MADE, c("B", 1, "applied", reg("b"))],
@@ -561,8 +508,11 @@ GRANTS = {
 }  # fmt: skip
 
 
+ALL: Histories = {**HISTORIES, **SCHEMA_HISTORIES}
+
+
 def history(name: str) -> Json:
-    why, changes, state, deltas = HISTORIES[name]
+    why, changes, state, deltas = ALL[name]
     counts: dict[str, int] = {}
     seq, now, written = 0, 0, []
     for change in changes:
@@ -577,7 +527,7 @@ def history(name: str) -> Json:
 
 
 def files() -> dict[str, Json]:
-    return {name: history(name) for name in HISTORIES}
+    return {name: history(name) for name in ALL}
 
 
 if __name__ == "__main__":
