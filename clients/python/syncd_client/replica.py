@@ -260,8 +260,8 @@ def _put_document(tx: Tables, space: str, doc: DocumentEntry) -> int:
     """Apply one entry; return what it adds to the sum. A patch costs its own fields, whatever the document holds."""
     old = tx.document(space, (doc.collection, doc.id))
     if doc.state in (DELETED, RESET) or old is None:
-        told = {name: _field(None, field) for name, field in doc.fields.items()}
-        fields = {name: field for name, field in told.items() if field is not None}
+        whole = {name: _field(None, each) for name, each in doc.fields.items()}
+        fields = {name: each for name, each in whole.items() if each is not None}
         added = 0 if old is None else -document_sum(old.collection, old.id, old.rev, old.fields)
         if doc.state == DELETED:
             tx.drop_document(space, (doc.collection, doc.id))
