@@ -20,7 +20,7 @@ import trio
 
 from syncd.core.ids import Dot
 from syncd.core.vector import VersionVector
-from tests.oracle.histories import Answer, Difference, _check_met
+from tests.oracle.histories import Answer, Difference, check_met
 from tests.oracle.members import MEMBERS, Asker, role_of, said_of
 from tests.oracle.members import judged as judged_member
 from tests.oracle.oracle import Key, Oracle, Told, packed
@@ -438,7 +438,7 @@ class Auditor:
             met = tuple((item[0], item[1], item[2]) for item in (detail or {}).get("met", ()))
             try:
                 if node != "server":
-                    _check_met(Answer(outcome, seq, op, met if len(met) < MET_MAX else None), judged)
+                    check_met(Answer(outcome, seq, op, met if len(met) < MET_MAX else None), judged)
             except Difference as difference:
                 raise Violation("S17", f"{where}: {difference}", node) from None
             audit.times.append(time)
