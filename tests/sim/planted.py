@@ -401,7 +401,7 @@ MUTANTS = (
     ),
     Mutant(
         "all who are sent away come back at once",
-        "syncd.net.hub", "Hub.drain", "int(uniform(0, spread_ms))", "int(spread_ms / 2)",
+        "syncd.net.hub", "Hub.drain", "int(uniform((number - 1) * slot_ms, number * slot_ms))", "0",
         seeds=((103, "storm"),),
     ),
     Mutant(
