@@ -108,15 +108,18 @@ class Player:
         for message in json.loads(await self.socket.get_message()):
             if message[0] == HELLO and message[1]["device"] not in self.devices:
                 self.devices.append(message[1]["device"])
-            if message[0] == PUSH:
-                for change in message[1]["changes"]:
-                    n, nonce = (change[1], change[3]) if change[0] == "void" else change[:2]
-                    self.nonces[n] = nonce
             if message[0] == PONG and message[1].get("id", 0) >= BARRIER_ID:
                 self.barrier_id = message[1]["id"]
             elif message[0] not in (ACK, PROBE, BYE, PING):
                 self.pending.append(message)
             self.has_left = self.has_left or message[0] == BYE
+
+    def learn(self, message: list[Any]) -> None:
+        """The nonces of a push, after it was compared: what is sent again has to have the one that it had."""
+        if message[0] == PUSH:
+            for change in message[1]["changes"]:
+                n, nonce = (change[1], change[3]) if change[0] == "void" else change[:2]
+                self.nonces[n] = nonce
 
     async def barrier(self) -> None:
         """Until the client has taken what was sent: it answers a ping in order. One that leaves has taken it, too."""
@@ -156,6 +159,7 @@ class Player:
                     message = await self.next()
                 patterns = step.get("client_any", [pattern])
                 assert any(fits(self.filled(one), message) for one in patterns), f"the client sent {message}"
+                self.learn(message)
         elif "server" in step:
             assert self.socket is not None
             await self.socket.send_message(json.dumps(self.filled(step["server"])))

@@ -88,6 +88,15 @@ async def opened(url: str, subprotocol: str) -> AsyncIterator[WebSocket]:
         nursery.cancel_scope.cancel()
 
 
+def grown(old: list[Any] | None, field: list[Any]) -> list[Any]:
+    """A field after what a delta tells of it: of a text, perhaps what follows a part alone."""
+    if field[0] != "text" or not field[1][0]:
+        return field
+    check(old is not None, "what follows a part of a text is told to one who has not the part")
+    have = [] if old is None else old[1][1]
+    return ["text", [0, [*have, *(update for update in field[1][1] if update[0] > have[-1][0])]]]
+
+
 @dataclass
 class Peer:
     """One connection of one device. `replica`: documents by (collection, id), built from deltas by the rules of
@@ -130,7 +139,7 @@ class Peer:
                 _, old = self.replica.pop((collection, document), (0, {}))
                 if state != 2:
                     merged = {**old, **fields} if state == 0 else fields
-                    shown = {name: item for name, item in merged.items() if item is not None}
+                    shown = {name: grown(old.get(name), item) for name, item in merged.items() if item is not None}
                     self.replica[collection, document] = (rev, shown)
             self.resume = body["to"]
             if body.get("complete"):
@@ -144,7 +153,8 @@ class Peer:
         total = 0
         for (collection, document), (rev, fields) in self.replica.items():
             total += h(["d", collection, document, rev])
-            total += sum(h(["f", collection, document, name, item[1]]) for name, item in fields.items())
+            for name, (kind, value) in fields.items():
+                total += h(["f", collection, document, name, value[1][-1][0] if kind == "text" else value])
         return (total % 2**64).to_bytes(8)
 
     async def expect(self, code: int) -> dict[str, Any]:
@@ -295,6 +305,79 @@ async def another_epoch_is_expired(server: Server) -> None:
         check((await peer.expect(EXPIRED))["epoch"] == epoch, "expired names another epoch")
 
 
+async def a_position_that_is_not_of_the_history_is_expired(server: Server) -> None:
+    """Of the present epoch, but with another chain value: only this device is sent back."""
+    space, device = server.new_space(), os.urandom(16)
+    async with server.peer(device) as peer:
+        epoch = (await peer.subscribe(space))["epoch"]
+        await peer.push(space, epoch, change(1, 0, *noted("n1", "x")))
+        chain = (await peer.expect(DELTA))["chain"]
+        complete = peer.complete
+    async with server.peer(device) as peer:
+        wrong = bytes([chain[0] ^ 1]) + chain[1:]
+        where = {"space": space, "epoch": epoch, "complete": complete, "resume": complete, "settled": 1}
+        await peer.say(SUBSCRIBE, **where, chain=wrong)
+        told = await peer.expect(EXPIRED)
+        check((told["epoch"], told["highest"]) == (epoch, 1), f"of a position of another history: {told}")
+        check(told["fork"] <= complete, f"a fork beyond the position: {told}")
+        peer.complete = peer.resume = complete
+        await peer.say(SUBSCRIBE, **where, chain=chain)
+        await peer.expect(SUBSCRIBED)
+
+
+async def what_is_pushed_to_another_epoch_is_not_taken(server: Server) -> None:
+    """Then what was lost is given up by a void, and what is held is pushed again, as after a restore."""
+    space = server.new_space()
+    async with server.peer() as peer:
+        epoch = (await peer.subscribe(space))["epoch"]
+        second = change(2, 0, *noted("n2", 2))
+        await peer.say(PUSH, space=space, epoch=os.urandom(16), changes=[change(1, 0, *noted("n1", 1)), second])
+        told = await peer.expect(EXPIRED)
+        check((told["epoch"], told["fork"], told["highest"]) == (epoch, 0, 0), f"of an unknown epoch: {told}")
+        await peer.subscribe(space, epoch=epoch)
+        lost = ["void", 1, 1, os.urandom(8), "lost_in_restore"]
+        told = await peer.push(space, epoch, lost, second)
+        check([entry[2] for entry in told["outcomes"]] == ["void", "applied"], f"after a restore: {told}")
+        await peer.expect(DELTA)
+        check(set(peer.replica) == {("notes", "n2")}, f"what was not taken is there: {peer.replica}")
+
+
+async def a_text_is_told_from_where_one_stands(server: Server) -> None:
+    """What follows, or all there is; these updates are none, so nobody can have merged them."""
+    space, device = server.new_space(), os.urandom(16)
+    written = [["create", "notes", "n1"], ["text.update", "notes", "n1", "body", b"one"]]
+
+    first = ["text", [0, [[1, b"one"]]]]
+    part = ["text", [1, [[2, b"two"], [2, b"three"]]]]
+    whole = ["text", [0, [[1, b"one"], [2, b"two"], [2, b"three"]]]]
+
+    def body_of(told: dict[str, Any]) -> Any:
+        ((_, _, _, _, fields),) = told["docs"]
+        return fields["body"]
+
+    async with server.peer(device) as peer:
+        epoch = (await peer.subscribe(space))["epoch"]
+        await peer.push(space, epoch, change(1, 0, *written))
+        told = await peer.expect(DELTA)
+        check(body_of(told) == first, f"the first update: {told}")
+        chain = told["chain"]
+        more = [["text.update", "notes", "n1", "body", text] for text in (b"two", b"three")]
+        await peer.push(space, epoch, change(2, 1, *more))
+        told = await peer.expect(DELTA)
+        check(body_of(told) in (part, whole), f"what follows 1: {told}")
+    async with server.peer(device) as peer:
+        peer.complete = peer.resume = 1
+        peer.replica["notes", "n1"] = (1, {"body": first})
+        where = {"space": space, "epoch": epoch, "complete": 1, "resume": 1, "settled": 2}
+        await peer.say(SUBSCRIBE, **where, chain=chain)
+        await peer.expect(SUBSCRIBED)
+        told = await peer.expect(DELTA)
+        check(body_of(told) in (part, whole), f"what follows 1, later: {told}")
+    async with server.peer() as peer:
+        await peer.subscribe(space)
+        check(peer.replica["notes", "n1"][1]["body"] == whole, f"from the beginning: {peer.replica}")
+
+
 async def probes_and_pings_are_answered(server: Server) -> None:
     async with server.peer() as peer:
         for code in (PROBE, PING):
@@ -440,6 +523,9 @@ CHECKS: tuple[Callable[[Server], Awaitable[None]], ...] = (
     a_gap_is_told_and_a_fork_is_told,
     a_device_resumes_with_what_it_missed,
     another_epoch_is_expired,
+    a_position_that_is_not_of_the_history_is_expired,
+    what_is_pushed_to_another_epoch_is_not_taken,
+    a_text_is_told_from_where_one_stands,
     probes_and_pings_are_answered,
     what_may_be_ignored_is_ignored,
     an_event_counts_once_and_each_is_judged_by_itself,

@@ -17,7 +17,8 @@ def sum_of(documents: dict[str, tuple[int, Fields]]) -> str:
     for name, (rev, fields) in documents.items():
         collection, document = name.split("/")
         total += hashed(["d", collection, document, rev])
-        total += sum(hashed(["f", collection, document, field, value]) for field, (_, value) in fields.items())
+        for field, (kind, value) in fields.items():
+            total += hashed(["f", collection, document, field, value[1][-1][0] if kind == "text" else value])
     return (total % 2**64).to_bytes(8).hex()
 
 

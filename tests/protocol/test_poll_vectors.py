@@ -57,12 +57,12 @@ class Player:
                 await self.receive()
             message = self.pending.pop(0)
             assert fits(self.filled(pattern), message), f"{message} is not {pattern}"
+            if message[0] == PUSH:
+                self.nonces |= {change[0]: change[1] for change in message[1]["changes"]}
 
     async def receive(self) -> None:
         assert self.wire is not None
         message = await self.wire.next()
-        if message[0] == PUSH:
-            self.nonces |= {change[0]: change[1] for change in message[1]["changes"]}
         if message[0] == PONG and message[1].get("id", 0) >= BARRIER_ID:
             self.barrier_id = message[1]["id"]
         elif message[0] not in (ACK, PROBE, BYE, PING):
