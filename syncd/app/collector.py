@@ -1,7 +1,7 @@
-"""The collector: gives the idle time of the committer to the spaces in which something can be dropped.
+"""The collector: gives the idle time of the committer to the spaces in which something can be dropped, or is too old.
 
-Owns the sweep over all spaces, and its pace. Must not know what a step does (`engine/frontier`), nor hold the writer:
-what is due is looked up in read transactions, and a step is asked for only while no command waits.
+Owns the sweep over all spaces, and its pace. Must not know what a step does (`engine/frontier`, `engine/keeping`), nor
+hold the writer: what is due is looked up in read transactions, and a step is asked for only while no command waits.
 
 Invariants: C1 one step at a time, and none while somebody else's command waits. C2 a look is `LOOK_SPACES` spaces at
 most. C3 between two steps at least as long a pause as the step took, so that half of the writer's time is the most.
@@ -13,8 +13,10 @@ from typing import Any, Final
 
 import trio
 
-from syncd.engine.commands import Collect, Collected, Command, Failed, Result
-from syncd.engine.frontier import Retention, is_due
+from syncd.engine import frontier, keeping
+from syncd.engine.commands import Collect, Collected, Command, DeletedOld, DeleteOld, Failed, Result
+from syncd.engine.frontier import Retention
+from syncd.engine.schemas import Schemas
 from syncd.store import keys
 from syncd.store.api import Store
 from syncd.store.committer import STORE_FULL, Committer, Overloaded
@@ -28,41 +30,49 @@ _log = getLogger(__name__)
 
 
 class Collector:
+    """`schemas` are those in force at the moment; `sweep_s` passes between two sweeps."""
+
     def __init__(
         self,
         store: Store,
         committer: Committer[Command, Result, Any],
         now_ms: Callable[[], int],
         retention: Retention,
+        schemas: Callable[[], Schemas],
+        sweep_s: float = SWEEP_S,
     ) -> None:
         self._store, self._committer, self._now_ms, self._retention = store, committer, now_ms, retention
+        self._schemas, self._sweep_s = schemas, sweep_s
         self._cursor = keys.SPACE
 
     async def run(self) -> None:
         """For ever. A defect in a step is contained by the committer, and told in its log."""
         while True:
             due, is_over = self._look()
-            for space in due:
-                await self._collect(space)
-            await trio.sleep(SWEEP_S if is_over else LOOK_S)
+            for step in due:
+                await self._take(step)
+            await trio.sleep(self._sweep_s if is_over else LOOK_S)
 
-    def _look(self) -> tuple[list[str], bool]:
-        """The next spaces in which a step is due, and whether the sweep is over."""
-        due = []
-        now_ms = self._now_ms()
+    def _look(self) -> tuple[list[Collect | DeleteOld], bool]:
+        """The steps that are due in the next spaces, and whether the sweep is over."""
+        due: list[Collect | DeleteOld] = []
+        now_ms, schemas = self._now_ms(), self._schemas()
         with self._store.read() as tx:
             bounds = self._cursor, keys.table_range(keys.SPACE)[1]
             for count, (key, row) in enumerate(SPACES.scan(tx, bounds), 1):
-                if is_due(tx, row, now_ms, self._retention):
-                    due.append(key[1:].decode())
+                space = key[1:].decode()
+                if frontier.is_due(tx, row, now_ms, self._retention):
+                    due.append(Collect(space))
+                if keeping.is_due(tx, row, schemas.keeping(space), now_ms):
+                    due.append(DeleteOld(space))
                 if count == LOOK_SPACES:
                     self._cursor = key + b"\0"
                     return due, False
         self._cursor = keys.SPACE
         return due, True
 
-    async def _collect(self, space: str) -> None:
-        """Steps in one space until nothing is left to do, or the committer takes none."""
+    async def _take(self, step: Collect | DeleteOld) -> None:
+        """Such steps in one space until nothing is left to do, or the committer takes none."""
         is_more = True
         while is_more:
             began_s = trio.current_time()
@@ -70,13 +80,13 @@ class Collector:
                 await trio.sleep(LOOK_S)  # C1
                 continue
             try:
-                result = await self._committer.execute(Collect(space))
+                result = await self._committer.execute(step)
             except Overloaded:
                 return
             if isinstance(result, Failed) and result.reason == STORE_FULL:
                 return  # no defect: the next sweep tries again, and who runs out of room is told so elsewhere
-            if not isinstance(result, Collected):
-                _log.error("a step of collection failed", extra={"space": space, "result": str(result)})
+            if not isinstance(result, Collected | DeletedOld):
+                _log.error("a step of collection failed", extra={"step": str(step), "result": str(result)})
                 return
             is_more = result.is_more
             await trio.sleep(max(0.001, trio.current_time() - began_s))  # C3

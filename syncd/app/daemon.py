@@ -42,6 +42,7 @@ from syncd.engine.commands import (
     Command,
     Configure,
     Decision,
+    DeleteOld,
     DropConsumer,
     DropLetter,
     EraseUser,
@@ -174,7 +175,9 @@ class _Daemon:
             observe=self._counters.committed,
         )  # fmt: skip
         self._firing = FiringLoop(store, self._committer, env.clock)
-        self._collector = Collector(store, self._committer, env.clock.now_ms, _retention(settings))
+        self._collector = Collector(
+            store, self._committer, env.clock.now_ms, _retention(settings), lambda: self._engine.schemas
+        )
         auth = settings.config.auth
         authenticator = Authenticator(
             config.verifying_keys(settings), issuer=auth.issuer or None, audience=auth.audience or None,
@@ -482,6 +485,7 @@ def adds_data(command: Command) -> bool:
             | DropConsumer()
             | DropLetter()
             | Collect()
+            | DeleteOld()
         ):
             return False
         case Push():

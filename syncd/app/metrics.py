@@ -106,6 +106,10 @@ class Metrics(Collector):
         )  # fmt: skip
         yield CounterMetricFamily("syncd_reconciliations", "Comparisons that devices began.", c.reconciled)
         yield CounterMetricFamily("syncd_repaired_documents", "Documents that these found to differ.", c.repaired)
+        yield CounterMetricFamily(
+            "syncd_old_documents_deleted", "Documents that nobody had changed for as long as their schema keeps them.",
+            c.deleted_old,
+        )  # fmt: skip
         yield CounterMetricFamily("syncd_collected_rows", "Rows that nobody needs any more, dropped.", c.collected)
 
 

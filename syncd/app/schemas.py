@@ -30,6 +30,7 @@ from syncd.core.fields import TYPES
 from syncd.core.ids import BadName, check_name
 from syncd.core.schemas import KINDS, Rule, Schema, SchemaRefused, Step, check_value
 from syncd.core.values import ITEMS_MAX, VALUE_BYTES_MAX, ValueRefused, checked, encoded
+from syncd.engine.frontier import DAY_MS
 from syncd.engine.grants import Grant, parsed_grant
 from syncd.engine.schemas import Schemas
 from syncd.notify.workflows import Path, Problem
@@ -39,6 +40,7 @@ FIELDS_MAX = 256  # named by one schema; an app's screens show some dozens
 STEPS_MAX = 64
 CHOICES_MAX = 256
 VERSION_MAX = 1_000_000
+KEEP_DAYS_MAX = 3_650
 TABLE = "schema"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 _NUMBERS = ("reg", "mv", "max", "min", "set", "map", "list", "counter")  # types whose values may be numbers
@@ -141,6 +143,9 @@ class SchemaTable(_Table):
     oldest: int = _key(1, f"an integer from 1 to {VERSION_MAX:_}", ge=1, le=VERSION_MAX)
     other_fields: bool = _key(True, "true or false")
     update_wins: bool = _key(False, "true or false")
+    keep_days: Number | None = _key(
+        None, f"a number above 0 and up to {KEEP_DAYS_MAX:_} (days)", gt=0, le=KEEP_DAYS_MAX
+    )
     fields: dict[NameText, FieldTable] = _key({}, f"a table of {FIELDS_MAX} fields at most", max_length=FIELDS_MAX)
     step: list[StepTable] = _key([], f"an array of {STEPS_MAX} tables at most", max_length=STEPS_MAX)
 
@@ -150,6 +155,7 @@ class SchemaTable(_Table):
         return Schema(
             name, self.collection, self.version, self.oldest, fields, takes_others=self.other_fields, steps=steps,
             update_wins=self.update_wins,
+            keep_ms=None if self.keep_days is None else max(1, round(self.keep_days * DAY_MS)),
         )  # fmt: skip
 
 

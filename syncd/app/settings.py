@@ -426,6 +426,7 @@ _HEAD = """\
 #     version = 2                    # of the schema; a device says under which one it made a change
 #     oldest = 1                     # changes of earlier versions are refused
 #     update_wins = false            # true: a delete ends nothing that it had not seen; false is the default
+#     keep_days = 365                # deletes what nobody has changed for so long (0.5: half a day); else it stays
 #     other_fields = false           # whether fields may be written that are not named here; true by default
 #     [schema.product.fields]
 #     title = { type = "reg", required = true, values = ["text"], bytes_max = 200 }

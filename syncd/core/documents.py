@@ -63,6 +63,11 @@ class Document(NamedTuple):
     def bodiless(self) -> "Document":
         return self._replace(fields={}, writers=())
 
+    @property
+    def has_leases(self) -> bool:
+        """Whether units of it are promised to devices (D6)."""
+        return any(field.has_leases for field in self.fields.values())
+
     def visible(self) -> dict[str, list[Value]]:
         """field -> [type, value] of all visible fields, as a delta shows them."""
         return {name: [field.type, field.value] for name, field in self.fields.items() if field.is_visible}
@@ -160,7 +165,7 @@ def _deleted(document: Document | None, by: Observer, floor: int, update_wins: b
         if any(slot == by.slot for _, slot in document.deletes):
             return document, _NOOP  # a device that goes on deleting must not lengthen the tombstone for ever
         return document._replace(deletes=(*document.deletes, by.mark)), _NOOP
-    if any(field.has_leases for field in document.fields.values()):
+    if document.has_leases:
         raise OperationRefused("precondition", "units of the document are leased: take, give or end the leases first")
     if update_wins:
         if lost := _lost_delete(document, by):

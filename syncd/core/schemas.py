@@ -75,6 +75,7 @@ class Schema(NamedTuple):
     takes_others: bool = True
     steps: tuple[Step, ...] = ()
     update_wins: bool = False  # over a delete that had not seen it (documents.py)
+    keep_ms: int | None = None  # how long a document stays that nobody changes (engine/keeping.py); None: for ever
 
 
 class SchemaRefused(Exception):

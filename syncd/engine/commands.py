@@ -261,6 +261,13 @@ class Collect:
 
 
 @dataclass(frozen=True, slots=True)
+class DeleteOld:
+    """A small step in a space, of deleting what nobody has changed for long (keeping.py). Answer: `DeletedOld`."""
+
+    space: str
+
+
+@dataclass(frozen=True, slots=True)
 class TendLeases:
     """A look at the clock: end the leases that are over. `mono_ms`: the monotonic clock of the process `run` (random
     bytes, made when it started). Answer: `Tended`."""
@@ -374,7 +381,7 @@ Command = (
     Configure | KeepWorkflows | ActivateWorkflow | DropWorkflow | Fire | StartWorkflow
     | Revert | MarkSafe | ReplayLetter | DropLetter | RetireDevice
     | Bind | Attach | Forget | Lose | Purge | Push | Ack | Post | PostEvents | CreateKey | RevokeKey
-    | PutConsumer | UseConsumer | AckConsumer | DropConsumer | Collect
+    | PutConsumer | UseConsumer | AckConsumer | DropConsumer | Collect | DeleteOld
     | TendLeases | EndLease | ReleaseLeases | ConfirmLeaseClock
 )  # fmt: skip
 
@@ -500,6 +507,15 @@ class Collected:
 
 
 @dataclass(frozen=True, slots=True)
+class DeletedOld:
+    """What a step deleted, in the order of the changes that did. `is_more`: another step would find work at once."""
+
+    space: str
+    documents: tuple[tuple[str, str], ...]
+    is_more: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Tended:
     """`ended` leases were over. `lag_ms`: how far the confirmed clock is behind the wall clock, None if nothing waits
     for it. `has_more`: there was no room for all."""
@@ -544,24 +560,9 @@ class ErasedUser:
 
 
 Result = (
-    ErasedUser
-    | Kept
-    | Fired
-    | Started
-    | Refused
-    | Expired
-    | Bound
-    | Done
-    | Attached
-    | Pushed
-    | Posted
-    | Reverted
-    | EventResults
-    | Consumer
-    | Collected
-    | Tended
-    | Failed
-)
+    ErasedUser | Kept | Fired | Started | Refused | Expired | Bound | Done | Attached | Pushed | Posted | Reverted
+    | EventResults | Consumer | Collected | DeletedOld | Tended | Failed
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

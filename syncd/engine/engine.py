@@ -27,6 +27,7 @@ from syncd.engine.commands import (
     ConfirmLeaseClock,
     CreateKey,
     Decision,
+    DeleteOld,
     Done,
     DropConsumer,
     DropLetter,
@@ -57,6 +58,7 @@ from syncd.engine.epochs import fork_of, marked_safe
 from syncd.engine.feeding import consumer_acked, consumer_dropped, consumer_made, consumer_used
 from syncd.engine.frontier import Retention, collected, low_after_ack, low_on_arrival
 from syncd.engine.grants import Role
+from syncd.engine.keeping import deleted_old
 from syncd.engine.notices import Notices
 from syncd.engine.posting import DirectNotices, post, post_events, trim_idempotency
 from syncd.engine.quotas import Quotas
@@ -165,6 +167,8 @@ class Engine:
                 return consumer_dropped(batch, command)
             case Collect():
                 return collected(batch, command, self._retention)
+            case DeleteOld():
+                return deleted_old(batch, command)
             case TendLeases():
                 return tended(batch, command)
             case EndLease():

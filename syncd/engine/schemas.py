@@ -27,11 +27,12 @@ NONE: OfSpace = {}
 class Schemas:
     """All that are in force. `given`: for which spaces, and what."""
 
-    __slots__ = ("_found", "given")
+    __slots__ = ("_found", "_keeping", "given")
 
     def __init__(self, given: Iterable[tuple[Grant, Schema]] = ()) -> None:
         self.given = tuple(given)
         assert not any(schema.collection.startswith("_") for _, schema in self.given), "S2"
+        self._keeping = [(spaces, schema) for spaces, schema in self.given if schema.keep_ms is not None]
         self._found: dict[str, OfSpace] = {}
 
     def of(self, space: str) -> OfSpace:
@@ -45,6 +46,11 @@ class Schemas:
             found = {schema.collection: schema for spaces, schema in self.given if spaces.matches(space)}
             self._found[space] = found
         return found
+
+    def keeping(self, space: str) -> list[Schema]:
+        """Those of a space's collections that keep what nobody changes for some time only. Not remembered: whoever goes
+        through all spaces asks once for each, and what changes need would be forgotten for it."""
+        return [schema for spaces, schema in self._keeping if spaces.matches(space)]
 
 
 class Refusal(Exception):

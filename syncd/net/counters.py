@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 
-from syncd.engine.commands import Collected, Decision, Posted, Pushed
+from syncd.engine.commands import Collected, Decision, DeletedOld, Posted, Pushed
 
 # How an end is counted that has no close code of ours: the peer closed first, or the stream broke off.
 BY_PEER, LOST = "peer", "lost"
@@ -52,6 +52,7 @@ class Counters:
     of rate, whether it was refused or made to wait. `unauthenticated`: failed authentications by reason. `changes`:
     outcomes decided, by name. `pages`: deltas read from the store for one who was behind. `late`: changes made
     before what every active device had by then. `lapsed`: devices that were away too long. `collected`: rows dropped.
+    `deleted_old`: documents that the server deleted, as nobody had changed them for as long as their schema keeps them.
     `cut_off`: connections that were ended for what they held: `no_progress`, answers that they did not read in time;
     `unfinished`, messages that they began and did not end.
     `foreign_positions`: subscriptions at a position of this epoch that is not of its history: somebody set the store or
@@ -65,7 +66,7 @@ class Counters:
 
     __slots__ = (
         *("batch_commands", "bytes_sent", "changes", "closes", "collected", "commit_s", "connections", "cut_off"),
-        "deltas_sent",
+        *("deleted_old", "deltas_sent"),
         *("errors", "fell_behind", "foreign_positions", "lapsed", "late", "lease_clock_lag_ms", "leases_ended"),
         *("messages_received", "pages", "rate_limited", "reconciled", "refusals", "repaired", "responses", "signals"),
         *("unauthenticated", "upgrades"),
@@ -87,7 +88,7 @@ class Counters:
         self.bytes_sent = 0
         self.pages = 0
         self.fell_behind = 0
-        self.late = self.lapsed = self.collected = 0
+        self.late = self.lapsed = self.collected = self.deleted_old = 0
         self.foreign_positions = 0
         self.leases_ended = self.lease_clock_lag_ms = 0
         self.reconciled = self.repaired = 0
@@ -113,3 +114,5 @@ class Counters:
             elif isinstance(result, Collected):
                 self.lapsed += result.lapsed_count
                 self.collected += result.dropped_count
+            elif isinstance(result, DeletedOld):
+                self.deleted_old += len(result.documents)

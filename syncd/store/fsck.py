@@ -27,7 +27,7 @@ from syncd.store.checking import Findings
 from syncd.store.checking import Space as _Space
 from syncd.store.checking import get as _get
 from syncd.store.checking import rows as _rows
-from syncd.store.fsck_collection import key_hashes, lapsed, tombstones
+from syncd.store.fsck_collection import keepings, key_hashes, lapsed, tombstones
 from syncd.store.fsck_history import histories
 from syncd.store.fsck_leases import books, lease_ends
 from syncd.store.fsck_notices import decisions, dispatches, runs, standings, timers
@@ -47,6 +47,7 @@ from syncd.store.tables import (
     HOLDERS,
     HOLDINGS,
     IDEMPOTENCY,
+    KEEPING,
     KEY_HASHES,
     LAPSED,
     LEASES,
@@ -89,7 +90,7 @@ def check(tx: Reader) -> Findings:
 
 _BY_SPACE: Final = (
     *(DOCUMENTS, BYREV, LOG, ENTRIES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS, CONSUMERS, TOMBSTONES, LAPSED),
-    *(LEASES, HOLDERS, UNIQUE, EPOCHS, KEY_HASHES),
+    *(LEASES, HOLDERS, UNIQUE, EPOCHS, KEY_HASHES, KEEPING),
 )
 
 
@@ -577,5 +578,5 @@ STORE_CHECKS: Final[tuple[Callable[[Reader], Findings], ...]] = (
 )  # fmt: skip
 SPACE_CHECKS: Final[tuple[Callable[[_Space], Findings], ...]] = (
     _documents, books, unique_keys, histories, _byrev, tombstones, key_hashes, _sums, _log, _device_logs, _replicas,
-    _holders, _slots, _low_waters, lapsed, _letters, _consumers, _epochs,
+    _holders, _slots, _low_waters, lapsed, keepings, _letters, _consumers, _epochs,
 )  # fmt: skip

@@ -1,4 +1,5 @@
-"""fsck of what collection goes by: tombstones, lapsed devices, and the index of key hashes by which replicas reconcile.
+"""fsck of what collection goes by: tombstones, lapsed devices, the index of key hashes by which replicas reconcile, and
+how old documents are.
 
 Owns what must be true between these indexes and their tables. Must not know when anything is dropped.
 """
@@ -9,7 +10,18 @@ from syncd.core.sums import key_hash
 from syncd.store import keys
 from syncd.store.checking import Damaged, Findings, Space, get
 from syncd.store.fsck_leases import named
-from syncd.store.tables import BYREV, DOCUMENTS, KEY_HASHES, LAPSED, REPLICAS, SLOTS, TOMBSTONES, ReplicaRow
+from syncd.store.tables import (
+    BYREV,
+    DOCUMENTS,
+    KEEPING,
+    KEY_HASHES,
+    LAPSED,
+    MARKS_MAX,
+    REPLICAS,
+    SLOTS,
+    TOMBSTONES,
+    ReplicaRow,
+)
 
 
 def tombstones(space: Space) -> Findings:
@@ -66,3 +78,19 @@ def lapsed(space: Space) -> Findings:
             yield space.found(LAPSED, what, f"its device is active, with the low-water {replica.low}")
         if not isinstance(row, Damaged) and not 0 <= row.low <= space.row.head:
             yield space.found(LAPSED, what, f"its low-water was {row.low}, the head is {space.row.head}")
+
+
+def keepings(space: Space) -> Findings:
+    """Marks are heads that the space had, in order; what was looked through is not beyond the first of them."""
+    for key, row in space.rows(KEEPING):
+        if isinstance(row, Damaged):
+            continue
+        what, marks = keys.parse_keeping(key)[1], list(row.marks)
+        if row.keep_ms < 1:
+            yield space.found(KEEPING, what, f"its documents are kept for {row.keep_ms} ms")
+        if not 0 < len(marks) <= MARKS_MAX + 1:
+            yield space.found(KEEPING, what, f"it has {len(marks)} marks, not 1 to {MARKS_MAX + 1}")
+        elif marks != sorted(marks) or not 0 <= marks[0] <= marks[-1] <= space.row.head:
+            yield space.found(KEEPING, what, f"its marks {marks} do not rise to the head {space.row.head} at most")
+        elif not (0, 0) <= tuple(row.place) <= (marks[0] + 1, 0):
+            yield space.found(KEEPING, what, f"it is looked through to {row.place}, its first mark is {marks[0]}")

@@ -41,6 +41,7 @@ name that is followed by another; ids and hashes have fixed sizes.
 | `e` | dispatch | hash of the user, document id | DispatchRow: one that was delivered, and its receipts |
 | `g` | standing | hash of the user | StandingRow: what caps, conditions and numbers need of a user |
 | `i` | counter | day, category, 0, workflow | CounterRow: what came of notifications that day |
+| `q` | keeping | space, collection | KeepingRow: how old its documents are, where a schema keeps them only so long |
 | `o` | lease end | ms, and the lease's key | nothing: leases that end by themselves, by time |
 | `p` | key hash | space, hash of a name, number | collection, id: the live documents, by bucket |
 """
@@ -57,6 +58,7 @@ CONSUMER, CONSUMER_OWNER, HOLDINGS = b"Q", b"R", b"S"
 EPOCH = b"Y"
 TOMBSTONE, LAPSED = b"V", b"W"
 UNIQUE = b"U"
+KEEPING = b"q"
 LEASE, LEASE_END = b"T", b"o"
 HOLDER, KEY_HASH, USER_DEVICE = b"X", b"p", b"v"
 WORKFLOW, VERSION_USE, COUNTER = b"f", b"h", b"i"
@@ -244,6 +246,15 @@ def parse_key_hash(key: bytes) -> tuple[int, int, int]:
     """(space, key hash, number)"""
     _, space, hashed, number = _SPACE_SEQ_U32.unpack(key)
     return space, hashed, number
+
+
+def keeping(space: int, collection: str) -> bytes:
+    return _SPACE_ONLY.pack(KEEPING, space) + collection.encode()
+
+
+def parse_keeping(key: bytes) -> tuple[int, str]:
+    """(space, collection)"""
+    return space_of(key), key[_SPACE_ONLY.size :].decode(errors="replace")
 
 
 def lapsed(space: int, slot: int) -> bytes:

@@ -17,7 +17,8 @@ from syncd.core.values import decoded, encoded
 from syncd.store import keys
 from syncd.store.api import Reader, StoreDamaged, Writer
 
-SCHEMA_VERSION = 11
+SCHEMA_VERSION = 12
+MARKS_MAX = 32  # into so many parts the time is divided for which documents are kept: a row of 200 bytes, for 3 %
 
 
 class SpaceRow(NamedTuple):
@@ -112,6 +113,18 @@ class LapsedRow(NamedTuple):
 
     low: int
     at_ms: int
+
+
+class KeepingRow(NamedTuple):
+    """How old the documents of a collection are, whose schema keeps what nobody changes for `keep_ms`. `marks`: heads
+    that the space had, the oldest first, the last one at `marked_ms`; one more than `MARKS_MAX` while what the oldest
+    says to be too old is looked through. `place`: (rev, number) of the first document in
+    the order of revs that was not looked at yet."""
+
+    keep_ms: int
+    marked_ms: int
+    marks: Sequence[int]
+    place: Sequence[int]
 
 
 class LetterRow(NamedTuple):
@@ -436,6 +449,7 @@ HOLDINGS: Table[HoldingsRow] = Table("holdings", keys.HOLDINGS, HoldingsRow)
 TOMBSTONES: Table[tuple[Any, ...]] = Table("tombstone", keys.TOMBSTONE, _single)
 UNIQUE: Table[tuple[Any, ...]] = Table("unique", keys.UNIQUE, _single)
 LAPSED: Table[LapsedRow] = Table("lapsed", keys.LAPSED, LapsedRow)
+KEEPING: Table[KeepingRow] = Table("keeping", keys.KEEPING, KeepingRow)
 LEASES: Table[LeaseRow] = Table("lease", keys.LEASE, LeaseRow)
 LEASE_ENDS: Table[tuple[Any, ...]] = Table("lease end", keys.LEASE_END, _single)
 HOLDERS: Table[HolderRow] = Table("holder", keys.HOLDER, HolderRow)
@@ -455,5 +469,5 @@ TABLES: tuple[Table[Any], ...] = (
     META, SPACES, SPACE_NAMES, DOCUMENTS, BYREV, LOG, ENTRIES, DEVICES, REPLICAS, SLOTS, LOW_WATERS, BUCKETS, LETTERS,
     IDEMPOTENCY, EXPIRIES, API_KEYS, CONSUMERS, CONSUMER_OWNERS, HOLDINGS, TOMBSTONES, LAPSED,
     LEASES, LEASE_ENDS, HOLDERS, UNIQUE, EPOCHS, KEY_HASHES, WORKFLOW_VERSIONS, VERSION_USES, COUNTERS,
-    PROFILES, TIMERS, RUNS, DECISIONS, DISPATCHES, STANDINGS, USER_DEVICES,
+    PROFILES, TIMERS, RUNS, DECISIONS, DISPATCHES, STANDINGS, USER_DEVICES, KEEPING,
 )  # fmt: skip

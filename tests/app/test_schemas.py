@@ -68,6 +68,13 @@ def test_the_schema_of_the_example_file_is_right(tmp_path: Path) -> None:
         ("oldest", "olddest", "5:1: schema.product.olddest: got an unknown key, expected one of collection, fields,"),
         ("bytes_max", "bytes", "7:61: schema.product.fields.title.bytes: got an unknown key, expected one of b"),
         ('["text"]', '["texts"]', "7:51: schema.product.fields.title.values: got 'texts', expected a list of some of"),
+        ("oldest = 2", "keep_days = 0", "5:13: schema.product.keep_days: got 0, expected a number above 0 and up to"),
+        ("oldest = 2", "keep_days = -0.5", "5:13: schema.product.keep_days: got -0.5, expected a number above 0 and"),
+        ("oldest = 2", "keep_days = 3651", "5:13: schema.product.keep_days: got 3651, expected a number above 0 and"),
+        ("oldest = 2", "keep_days = nan", "5:13: schema.product.keep_days: got nan, expected a number above 0 and up"),
+        ("oldest = 2", "keep_days = inf", "5:13: schema.product.keep_days: got inf, expected a number above 0 and up"),
+        ("oldest = 2", "keep_days = true", "5:13: schema.product.keep_days: got True, expected a number above 0 and"),
+        ("oldest = 2", 'keep_days = "30d"', "5:13: schema.product.keep_days: got '30d', expected a number above 0 and"),
         ("minimum = 0", "minimum = true", "8:57: schema.product.fields.price.minimum: got True, expected a number"),
         ("minimum = 0", "minimum = 9, maximum = 1", "8:57: schema.product.fields.price.minimum: got 9, expected at"),
         ('type = "reg", values = ["integer"]', 'type = "flag"', "8:36: schema.product.fields.price.minimum: expected"),
@@ -83,6 +90,16 @@ def test_a_mistake_is_named_with_its_place(tmp_path: Path, old: str, new: str, c
     assert old in RIGHT
     found = complaints(tmp_path, RIGHT.replace(old, new, 1))
     assert found[0].startswith(complaint), found
+
+
+@pytest.mark.parametrize(("days", "keep_ms"), [("30", 30 * 86_400_000), ("0.5", 43_200_000), ("1e-12", 1)])
+def test_how_long_documents_are_kept_is_said_in_days(tmp_path: Path, days: str, keep_ms: int) -> None:
+    file = tmp_path / "syncd.toml"
+    file.write_text(RIGHT.replace("oldest = 2", f"keep_days = {days}"))
+    found = loaded(file, {}).schemas
+    assert [schema.keep_ms for schema in found.keeping("shop/a")] == [keep_ms] and found.keeping("home/x") == []
+    file.write_text(RIGHT)
+    assert loaded(file, {}).schemas.keeping("shop/a") == []
 
 
 def test_two_schemas_for_the_same_documents_are_a_mistake(tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ class World:
     nursery: trio.Nursery
     logs: list[str]
     commands: list[Command]
+    engine: Engine
     make: Callable[["World", int, int, str, PerMessageDeflate | None], "Client"]
 
     def token(self, user: str = "u", role: str = "owner", ttl_s: float = 3600, pattern: str = "**") -> str:
@@ -184,7 +185,7 @@ async def world(
     async with trio.open_nursery() as nursery:
         await nursery.start(committer.run)
         await nursery.start(lambda task_status: server.serve([listener], task_status=task_status))
-        yield World(server, hub, store, committer, listener, nursery, logs, commands, MAKE.get())
+        yield World(server, hub, store, committer, listener, nursery, logs, commands, engine, MAKE.get())
         nursery.cancel_scope.cancel()
 
 

@@ -154,7 +154,7 @@ MUTANTS = (
         "leases: a document with leases is deleted",
         "syncd.core.documents",
         "_deleted",
-        "if any(field.has_leases for field in document.fields.values()):",
+        "if document.has_leases:",
         "if False:",
         SEEDS,
     ),

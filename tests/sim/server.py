@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from syncd.app.collector import Collector
+from syncd.app.collector import SWEEP_S, Collector
 from syncd.app.daemon import adds_data, size_bytes
 from syncd.core.texts import Merging
 from syncd.engine.batch import space_row
@@ -148,6 +148,7 @@ class SimServer:
         self.limit_bytes = ROOM_BYTES
         self.retention: Retention | None = None  # None: no collector runs
         self.schemas = Schemas()
+        self.sweep_s = SWEEP_S  # between two sweeps of the collector
         self.is_deciding = False  # about notifications; else what backends post is shown at once
         self.is_draining = False
         self.server: Server | None = None
@@ -290,7 +291,10 @@ class SimServer:
         self._network.listener = listener = SimListener()
         async with trio.open_nursery() as idle:
             if self.retention is not None:
-                idle.start_soon(Collector(self.store, committer, self.clock.now_ms, self.retention).run)
+                collector = Collector(
+                    self.store, committer, self.clock.now_ms, self.retention, lambda: engine.schemas, self.sweep_s
+                )
+                idle.start_soon(collector.run)
             if self.is_deciding:
                 idle.start_soon(firing.run)
             async with trio.open_nursery() as nursery:

@@ -5,6 +5,7 @@ The files that they stand in import nothing of this one.
 
 from tests.sim.collection import COLLECTION
 from tests.sim.drift import DRIFT
+from tests.sim.keeping import KEEPING
 from tests.sim.leases import LEASES
 from tests.sim.lists import LISTS
 from tests.sim.members import MEMBERSHIP
@@ -17,5 +18,5 @@ from tests.sim.topic import Topic
 from tests.sim.unique import UNIQUE
 
 TOPICS: tuple[Topic, ...] = (
-    LISTS, UNIQUE, MEMBERSHIP, LEASES, SIGNALLING, COLLECTION, DRIFT, TEXTS, REVIVING, NOTICES, RESTORES,
+    LISTS, UNIQUE, MEMBERSHIP, LEASES, SIGNALLING, COLLECTION, DRIFT, TEXTS, REVIVING, NOTICES, RESTORES, KEEPING,
 )  # fmt: skip

@@ -33,6 +33,7 @@ from syncd.store.tables import (
     HOLDERS,
     HOLDINGS,
     IDEMPOTENCY,
+    KEEPING,
     KEY_HASHES,
     LAPSED,
     LEASE_ENDS,
@@ -52,6 +53,7 @@ from syncd.store.tables import (
     VERSION_USES,
     WORKFLOW_VERSIONS,
     EpochRow,
+    KeepingRow,
     LapsedRow,
     Table,
 )
@@ -64,6 +66,7 @@ KEY = api_key()
 CAT = device(4, user="cat")
 CAT_SLOT = 5
 S = 1  # the number of SPACE
+NOTES = keys.keeping(S, "notes")
 ANN_SLOT, BEN_SLOT, KEY_SLOT = 1, 2, 3
 DAY_MS = 86_400_000
 PRINTS = "the record under key"
@@ -109,6 +112,7 @@ def made() -> MemoryStore:
         META.put(tx, keys.meta("schema"), (SCHEMA_VERSION,))
         EPOCHS.put(tx, keys.epoch(work.row.id, b"o" * 16), EpochRow(0, 1))
         versions.made(tx, daemon.now_ms, WORKFLOWS, "key:backend")
+        KEEPING.put(tx, NOTES, KeepingRow(DAY_MS, daemon.now_ms, [3, 9], (4, 0)))
     daemon.engine = Engine(bytes, notices=Decider(Book()))
     sale = {"notification": NOTIFICATION}
     daemon.ask(PostEvents(KEY, (Event(b"f" * 16, "shop", "2", "sale", "zoe", None, sale),), DAY_MS))
@@ -259,7 +263,7 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ("space renamed", dropped(keys.space_name(S)), [
         *[(table, "no such space") for table in
           ("document", "byrev", "log", "device log", "replica", "slot", "low-water", "bucket", "dead letter",
-           "consumer", "tombstone", "lapsed", "lease", "holder", "unique", "epoch", "key hash")],
+           "consumer", "tombstone", "lapsed", "lease", "holder", "unique", "epoch", "key hash", "keeping")],
         ("space", "has no name"),
     ]),
     ("name of another space", replaced(SPACE_NAMES, keys.space_name(S), ("user/ann",)), [("space", "is named")]),
@@ -317,6 +321,13 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
         ("bucket", "the sum is missing"),
     ]),
     ("bucket 2000", replaced(BUCKETS, keys.bucket(S, 2000), (0,)), [("bucket", "there are 1024")]),
+    # how old documents are
+    ("kept for no time", changed(KEEPING, NOTES, keep_ms=0), [("keeping", "its documents are kept for 0 ms")]),
+    ("no marks", changed(KEEPING, NOTES, marks=[]), [("keeping", "it has 0 marks")]),
+    ("too many marks", changed(KEEPING, NOTES, marks=[5] * 34), [("keeping", "it has 34 marks, not 1 to 33")]),
+    ("marks that fall", changed(KEEPING, NOTES, marks=[9, 3]), [("keeping", "its marks [9, 3] do not rise")]),
+    ("mark of the future", changed(KEEPING, NOTES, marks=[3, NEVER]), [("keeping", "do not rise to the head")]),
+    ("looked beyond the mark", changed(KEEPING, NOTES, place=(4, 1)), [("keeping", "looked through to [4, 1]")]),
     # the order
     ("log row gone", dropped(keys.log(S, 3)), [("log", "it follows seq 2")]),
     ("log begins late", dropped(keys.log(S, 1)), [("log", "it is the first")]),
