@@ -107,6 +107,13 @@ MUTANTS = (
         seeds=((35, "swarm"),),
     ),
     Mutant(
+        "notices: the time of use begins anew with each look",
+        "syncd.notify.runs", "redecided",
+        "topic=row.topic, expires_ms=row.expires_ms)",
+        "topic=row.topic)",
+        seeds=((38, "swarm"),),
+    ),
+    Mutant(
         "notices: another draw is recorded",
         "syncd.notify.timing", "choose",
         "draw < EXPLORED_SHARE",

@@ -423,6 +423,12 @@ MUTANTS = (
     ),
     # -- polls -----------------------------------------------------------------------------------------------------
     Mutant(
+        "a deleted document is told as one that is empty",
+        "syncd.engine.batch", "entry_of",
+        "document.rev, DELETED, {})", "document.rev, RESET, {})",
+        seeds=((2, "swarm"),),
+    ),
+    Mutant(
         "polls: a message that comes again is taken again",
         "syncd.net.carriage", "Carriage.take", "while n != self._taken_n:",
         "self._taken_n -= n == self._taken_n\n    while n != self._taken_n:",
