@@ -22,9 +22,9 @@ FOLD_BYTES_MAX = 131072  # half a document, some 5 ms: what has become longer is
 
 @dataclass(frozen=True, slots=True)
 class Merging:
-    """How updates are folded. `merge`: several as one of the same meaning, ValueError if one is none. A text is folded
-    when it has `count` of them (to merge 256 small ones takes some 1 ms), but for the newest `kept_count`, so that who
-    was just away lacks some, and not all."""
+    """How updates are folded. `merge`: several as one of the same meaning, ValueError if that cannot be. A text is
+    folded when it has `count` of them (to merge 256 small ones, and to look at what comes of it, takes 4 ms), but for
+    the newest `kept_count`, so that who was just away lacks some, and not all."""
 
     merge: Callable[[Sequence[bytes]], bytes]
     count: int = 256

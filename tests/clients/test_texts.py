@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from syncd_client import InvalidInput, Space, replica
+from syncd_client import InvalidInput, Space, UnreadableText, replica
 from syncd_client import messages as m
 from syncd_client.store import Store
 from syncd_client.sums import document_sum, sum_bytes
@@ -44,6 +44,26 @@ def shown_by(*updates: bytes) -> str:
 
 def editor_of(space: Space) -> Any:
     return editing.TextEditor(space.text_field("notes", "n1", "body"))
+
+
+async def test_an_editor_says_that_it_cannot_show_a_text_and_keeps_what_it_showed(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    peer, first = Peer(), update_of("base")
+    async with device_at(tmp_path, peer) as device:
+        space = device.space(SPACE)
+        space.subscribe()
+        wire = await joined(peer, 1)
+        await wire.delta(0, 1, [["notes", "n1", 1, 1, {"body": ["text", [0, [[1, first]]]]}]])
+        await space.wait_complete()
+        editor = editor_of(space)
+        await wire.delta(1, 2, [["notes", "n1", 2, 0, {"body": ["text", [1, [[2, b"no update"]]]]}]])
+        await device.wait_until(lambda: len(space.text_field("notes", "n1", "body").updates()) == 2)
+        for ask in (editor.refresh, lambda: editor_of(space)):
+            with pytest.raises(UnreadableText, match="update 2 of the text"):
+                ask()
+        assert str(editor) == "base"
+        assert space.text_field("notes", "n1", "body").updates() == [first, b"no update"]
 
 
 async def test_what_was_refused_is_made_anew_under_another_client_id(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -21,9 +21,9 @@ MEMORY_MIB_MAX: Final = 1_024
 
 
 def _targets() -> dict[str, Target]:
-    from tests.fuzz import intake_targets, wire_targets
+    from tests.fuzz import intake_targets, text_targets, wire_targets
 
-    return {target.name: target for target in (*wire_targets.TARGETS, *intake_targets.TARGETS)}
+    return {target.name: target for target in (*wire_targets.TARGETS, *intake_targets.TARGETS, *text_targets.TARGETS)}
 
 
 def _guided(name: str, seconds: float, corpus: str) -> None:

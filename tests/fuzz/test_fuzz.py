@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from tests.fuzz import intake_targets, wire_targets
+from tests.fuzz import intake_targets, text_targets, wire_targets
 from tests.fuzz.mutate import INPUT_BYTES_MAX, mutated
 from tests.fuzz.runner import Found, Target, mutations, replayed, tried
 
-TARGETS = (*wire_targets.TARGETS, *intake_targets.TARGETS)
+TARGETS = (*wire_targets.TARGETS, *intake_targets.TARGETS, *text_targets.TARGETS)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)

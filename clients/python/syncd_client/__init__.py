@@ -20,6 +20,7 @@ from .errors import (
     SyncdError,
     TransportClosed,
     Unreachable,
+    UnreadableText,
 )
 from .lists import ListField
 from .live import Present, Signal
@@ -67,6 +68,7 @@ __all__ = [
     "Transport",
     "TransportClosed",
     "Unreachable",
+    "UnreadableText",
     "open_device",
     "operation",
     "system_ports",

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pycrdt import Doc, Text
 
+from .errors import UnreadableText
+from .texts import is_panic
+
 if TYPE_CHECKING:
     from .space import Change
     from .texts import TextField
@@ -90,8 +93,13 @@ class TextEditor:
     def _viewed(self) -> YDoc:
         """A document of its own, under a client id that was never used, with all that the view has."""
         doc: YDoc = Doc()
-        for update in self._field.updates():
-            doc.apply_update(update)
+        for number, update in enumerate(self._field.updates(), 1):
+            try:
+                doc.apply_update(update)
+            except BaseException as error:
+                if not isinstance(error, ValueError) and not is_panic(error):
+                    raise
+                raise UnreadableText(f"update {number} of the text cannot be read: {error}") from None
         return doc
 
 

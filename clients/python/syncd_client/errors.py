@@ -15,6 +15,11 @@ class InvalidInput(SyncdError):
     """The caller gave something that the protocol cannot carry. Nothing was stored. The text says what and where."""
 
 
+class UnreadableText(SyncdError):
+    """Somebody wrote an update of a text that is none of a Yjs document, or breaks the library that reads it. No editor
+    can show the text; `TextField.updates` has what was written. The message says which update."""
+
+
 class NotCovered(SyncdError):
     """The leases of this device do not cover what was to be taken or given: nothing was stored."""
 

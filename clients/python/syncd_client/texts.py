@@ -10,7 +10,7 @@ synced yet follow, with None for their seq. What an update says is Yjs's affair:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidInput
 from .operations import operation
@@ -24,6 +24,7 @@ KEPT_MAX = 1_024
 
 _merge: Callable[..., bytes] | None
 try:
+    from pycrdt import Doc as _Doc
     from pycrdt import merge_updates as _merge  # the extra `text`
 except ImportError:
     _merge = None
@@ -34,20 +35,42 @@ def joined(before: Value, told: Value) -> Value | None:
     tells what follows a part that is not there: the store has lost it, and the checksum shows that the field lacks."""
     after, updates = told
     if not after:
-        return [0, _shortened(updates)]
+        return [0, shortened(updates)]
     if before is None:
         return None
     last = rev_of(before)  # of what is told, some may be here already
-    return [0, _shortened([*before[1], *(item for item in updates if item[0] > last)])]
+    return [0, shortened([*before[1], *(item for item in updates if item[0] > last)])]
 
 
-def _shortened(updates: list[Value]) -> list[Value]:
-    if _merge is None or len(updates) <= KEPT_MAX:
+def shortened(updates: list[Value], kept_max: int = KEPT_MAX) -> list[Value]:
+    """The updates, merged into one if there are more than `kept_max` and a library that can."""
+    if _merge is None or len(updates) <= kept_max:
         return updates
+    parts = [update for _, update in updates]
     try:
-        return [[updates[-1][0], _merge(*[update for _, update in updates])]]
+        merged = _merge(*parts)
+        # Where an update is missing, or two claim the same place, the library merges to something else.
+        is_same = _loaded([merged]) == _loaded(parts)
     except ValueError:
         return updates  # some are none
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        return updates
+    return [[updates[-1][0], merged]] if is_same else updates
+
+
+def _loaded(updates: list[bytes]) -> bytes:
+    doc: _Doc[Any] = _Doc()
+    for update in updates:
+        doc.apply_update(update)
+    return bytes(doc.get_update())
+
+
+def is_panic(error: BaseException) -> bool:
+    """The library is written in Rust. What it did not expect comes as a panic: no `Exception`, and of a class that
+    cannot be imported."""
+    return type(error).__name__ == "PanicException"
 
 
 def rev_of(value: Value) -> int:
