@@ -9,6 +9,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.events import CloseConnection
 
 from syncd.app.metrics import CutOffs, Facts, Metrics, summary
+from syncd.engine.commands import Decision, DeletedOld
 from syncd.net.counters import Counters, Histogram
 from tests.e2e.process import running
 from tests.net.harness import world
@@ -30,6 +31,13 @@ def read(counters: Counters) -> dict[tuple[str, str], float]:
     media_type, body = Metrics(counters, lambda: FACTS).text()
     assert media_type.startswith("text/plain; version=")
     return samples(body)
+
+
+def test_what_is_deleted_as_too_old_is_counted_by_document() -> None:
+    counters = Counters()
+    step = DeletedOld("home/1", (("chat", "a"), ("chat", "b")), is_more=False)
+    counters.decided(Decision((step, DeletedOld("home/2", (), is_more=False)), (), ()))
+    assert read(counters)["syncd_old_documents_deleted_total", ""] == 2
 
 
 async def test_what_devices_do_is_counted(autojump_clock: MockClock) -> None:

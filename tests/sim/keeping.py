@@ -130,15 +130,18 @@ MUTANTS = (
     Mutant(
         "keeping: what lies beyond the oldest mark goes, too",
         "syncd.engine.keeping", "_Step.walked", "target = row.marks[0]", "target = row.marks[-1]",
+        seeds=((7, "swarm"),),
     ),
     Mutant(
         "keeping: age counts from when the collection was first looked at, whatever changed since",
         "syncd.engine.keeping", "marked", "marks=[*kept.marks, head]", "marks=[head] * (len(kept.marks) + 1)",
+        seeds=((7, "swarm"),),
     ),
     Mutant(
         "keeping: a leap of the clock counts as the time that it shows",
         "syncd.engine.keeping", "marked", "marks=[*kept.marks, head]",
         "marks=[*kept.marks, *[head] * min(MARKS_MAX, passed_ms * MARKS_MAX // keep_ms)]",
+        seeds=((7, "swarm"),),
     ),
 )  # fmt: skip
 
