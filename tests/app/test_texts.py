@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from syncd.app.texts import merging
-from tests.fuzz.text_targets import edited
+from tests.fuzz import text_targets
+from tests.fuzz.text_targets import PANIC, edited
 
 pycrdt = pytest.importorskip("pycrdt", reason="pycrdt is not there: texts are not merged")
 LIBRARY = merging()
@@ -40,6 +41,12 @@ def test_where_updates_are_missing_what_is_merged_means_the_same_or_is_not_made(
         else:
             assert shown([merged]) == shown(updates)
     assert 0 < refused < 39
+
+
+def test_what_makes_the_library_panic_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="cannot merge"):
+        LIBRARY.merge(PANIC)
+    assert text_targets.shown(list(PANIC)) is None
 
 
 def test_what_is_no_update_is_not_merged() -> None:

@@ -135,6 +135,10 @@ def edited(seed: int, writers: int, edits: int) -> list[bytes]:
     return made
 
 
+# Two updates, found by fuzzing: the library panics when it loads the second on the first, and merges them to the first.
+PANIC = tuple(map(bytes.fromhex, ("01013f0004010474657874016100", "01013f05c43d0c3d8180000000000d01")))
+
+
 @cache
 def seeds() -> tuple[bytes, ...]:
     found = [framed(edited(seed, writers, edits), seed) for seed, writers, edits in (
@@ -144,6 +148,7 @@ def seeds() -> tuple[bytes, ...]:
     found.append(framed(late[::-1], 7))  # those that others rest on come last
     found.append(framed([*late[:4], b"\x00\x00", b"no update", *late[4:]], 8))
     found.append(framed([late[0], late[0], *late, late[1]], 9))
+    found.append(framed([*late[:2], *PANIC, *late[2:]], 11))
     other: Any = Doc(client_id=99)
     other["text"] = Text("twice")
     found.append(framed([*late[:3], other.get_update()], 10))
