@@ -317,7 +317,7 @@ MUTANTS = (
         "is_forgotten",
         "document.rev <= floor",
         "document.rev < 0",
-        seeds=((6027, "swarm"),),
+        seeds=((98, "swarm"),),
     ),
     Mutant(
         "collection: rows go although collection is off",

@@ -83,7 +83,7 @@ MUTANTS = (
         "syncd.notify.runs", "_replaced",
         '(run.kind, run.name, run.collapse) == ("run", workflow, collapse)',
         '(run.kind, run.name) == ("run", workflow)',
-        seeds=((22, "swarm"),),
+        seeds=((109, "swarm"),),
     ),
     Mutant(
         "notices: what is critical waits in quiet hours",
@@ -125,7 +125,7 @@ MUTANTS = (
         "syncd.net.firing", "FiringLoop.look",
         "self._next_ms = self._earliest_ms()",
         "self._next_ms = None if self._next_ms is None else self._earliest_ms()",
-        seeds=((4, "swarm"),),
+        seeds=((62, "swarm"),),
     ),
     Mutant(
         "notices: a timer outlives its run",

@@ -432,7 +432,7 @@ MUTANTS = (
         "polls: a message that comes again is taken again",
         "syncd.net.carriage", "Carriage.take", "while n != self._taken_n:",
         "self._taken_n -= n == self._taken_n\n    while n != self._taken_n:",
-        seeds=((5, "swarm"),),
+        seeds=((18, "swarm"),),
     ),
     Mutant(
         "polls: the last frame of an answer is its first",
