@@ -165,6 +165,17 @@ def test_a_leap_of_the_clock_by_years_deletes_nothing_and_makes_one_mark() -> No
     assert before is not None and after is not None and len(after.marks) <= len(before.marks) + 2
 
 
+def test_what_changes_in_the_very_batch_of_the_step_stays() -> None:
+    daemon = daemon_with()
+    made(daemon, "a", "b")
+    assert let_pass(daemon, KEEP_MS) == []
+    daemon.now_ms += PART_MS
+    change = post(daemon, ["counter.inc", "chat", "a", "n", 1])
+    step = one(daemon.decide(change, DeleteOld(SPACE)).results[1], DeletedOld)
+    assert step == DeletedOld(SPACE, (("chat", "b"),), is_more=False)
+    assert live(daemon) == {("chat", "a")}
+
+
 def test_many_that_one_change_made_go_in_steps_of_bounded_size() -> None:
     daemon, count = daemon_with(), 3 * DELETED_MAX + 1
     daemon.ask(post(daemon, *[["create", "chat", f"{number}"] for number in range(count)]))
