@@ -158,7 +158,7 @@ class _Daemon:
         self._listeners = listeners
         self._began_ms = env.clock.now_ms()
         self._addresses = (host_port(listeners.clients), host_port(listeners.admin))
-        limits, wire = _limits(settings, listeners.outlives)
+        limits, wire = _limits(settings)
         self._limits = limits
         _raise_descriptor_limit(limits.connections_max + limits.refusals_max + DESCRIPTORS_RESERVED)
         self._counters = Counters()
@@ -416,9 +416,8 @@ def _opened(settings: Settings) -> Store:
         ) from None
 
 
-def _limits(settings: Settings, is_socket_kept: bool) -> tuple[NetLimits, wire_limits.Limits]:
-    """The limits in force: those that are configured over the defaults. `is_socket_kept`: the system takes connections
-    while no daemon runs."""
+def _limits(settings: Settings) -> tuple[NetLimits, wire_limits.Limits]:
+    """The limits in force: those that are configured over the defaults."""
     server, reconnect, rates = settings.config.server, settings.config.reconnect, settings.config.rates
     net = NetLimits(
         upgrades_per_s_max=float(server.upgrades_per_s_max),
@@ -440,7 +439,7 @@ def _limits(settings: Settings, is_socket_kept: bool) -> tuple[NetLimits, wire_l
         backoff_ms_max=reconnect.backoff_max_ms,
         stable_ms=reconnect.stable_ms,
         goaway_spread_ms=settings.config.drain.spread_ms,
-        goaway_absence_ms=0 if is_socket_kept else settings.config.drain.absence_ms,
+        goaway_absence_ms=settings.config.drain.absence_ms,
     )
     return net, wire_limits.Limits(**settings.config.limits.model_dump())
 

@@ -24,14 +24,12 @@ class CannotServe(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """For clients, for operators by TCP, for operators by UNIX socket. `proxied`: has to run, if there is one.
-    `outlives`: the clients' socket is systemd's, and takes connections while no daemon runs."""
+    """For clients, for operators by TCP, for operators by UNIX socket. `proxied`: has to run, if there is one."""
 
     clients: Listener
     admin: Listener
     socket: Listener
     proxied: ProxyListener | None
-    outlives: bool
 
     def close(self) -> None:
         for listener in (self.clients, self.admin, self.socket):
@@ -65,7 +63,7 @@ def listeners(settings: Settings, environ: Mapping[str, str], warn: Callable[[st
             hint = "; a shorter state directory is needed" if "too long" in str(error) else ""
             raise CannotServe(f"cannot listen on {settings.admin_socket}: {error.strerror or error}{hint}") from None
         stack.pop_all()
-    return Listeners(clients, admin, socket, proxied, inherited is not None)
+    return Listeners(clients, admin, socket, proxied)
 
 
 def _certificate(settings: Settings, warn: Callable[[str], None]) -> Certificate | None:

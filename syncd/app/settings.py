@@ -346,8 +346,8 @@ class Drain(Table):
 
     absence_ms: int = _integer(
         NET.goaway_absence_ms, 0, 600_000, "milliseconds",
-        "How long it takes until the next daemon listens: no client is told to come back earlier. Not used where "
-        "systemd holds the socket, which takes connections meanwhile.",
+        "How long it takes until the next daemon listens: no client is told to come back earlier. Also where systemd "
+        "holds the socket: whoever came meanwhile would wait there, and then be a crowd.",
     )  # fmt: skip
     spread_ms: int = _integer(
         NET.goaway_spread_ms, 0, 600_000, "milliseconds",

@@ -227,7 +227,7 @@ def test_a_socket_of_systemd_is_served_and_readiness_is_reported(tmp_path: Path)
             assert heard == {b"READY=1", b"WATCHDOG=1"}
             with greeted(Daemon(process, tmp_path, tmp_path / "log", ready)) as device:
                 os.kill(process.pid, signal.SIGTERM)
-                assert told_ms(device) <= 1, "whoever comes at once waits in the socket's queue"
+                assert 3_000 <= told_ms(device) <= 3_003, "those who come at once would wait, and be a crowd"
             assert process.wait(STOP_S) == 0
             last = b""
             while not last.startswith(b"STOPPING=1"):

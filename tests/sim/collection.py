@@ -277,7 +277,7 @@ MUTANTS = (
         "_ack",
         "low = max(low, min(command.applied, command.oldest_base))",
         "low = max(low, command.applied)",
-        seeds=((2, "swarm"),),
+        seeds=((5, "swarm"),),
     ),
     Mutant(
         "collection: the floor passes what is young",
@@ -293,7 +293,7 @@ MUTANTS = (
         "_deleted",
         "if unseen and by.base < floor:",
         "if False:",
-        seeds=((38, "swarm"),),
+        seeds=((8, "swarm"),),
     ),
     Mutant(
         "collection: a late `expect` counts what is forgotten as never there",

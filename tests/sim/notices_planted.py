@@ -111,7 +111,7 @@ MUTANTS = (
         "syncd.notify.runs", "redecided",
         "topic=row.topic, expires_ms=row.expires_ms)",
         "topic=row.topic)",
-        seeds=((38, "swarm"),),
+        seeds=((105, "swarm"),),
     ),
     Mutant(
         "notices: another draw is recorded",
@@ -146,7 +146,7 @@ MUTANTS = (
         "syncd.notify.runs", "timed_out",
         "after = program.following(pinned.workflow, run.at)",
         "after = [0] if not run.is_smeared else program.following(pinned.workflow, run.at)",
-        seeds=((18, "swarm"),),
+        seeds=((15, "swarm"),),
     ),
     Mutant(
         "notices: a digest loses what comes second",
