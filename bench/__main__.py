@@ -74,9 +74,9 @@ def _benchmarks(
         "stalls": partial(plain, stalls.run),
         "connect": partial(plain, connect.run),
         "download": partial(plain, download.run),
-        "events": partial(plain, events.run),
+        "events": partial(plain, partial(events.run, profile=profile)),
         "engine": partial(plain, engine.run),
-        "latency": partial(plain, latency.run),
+        "latency": partial(plain, partial(latency.run, profile=profile)),
         "peers": partial(plain, peers.run),
         "restart": partial(plain, restart.run),
         "returning": partial(plain, returning.run),
@@ -93,7 +93,10 @@ def _benchmarks(
 @click.argument("names", nargs=-1)
 @click.option("--quick", is_flag=True, help="Shorter runs, fewer connections: about a minute and a half.")
 @click.option("--subscribers", type=int, multiple=True, help="Of the fan-out; may be repeated. Default: 1000 and 5000.")
-@click.option("--profile", is_flag=True, help="Sample the daemon in one more run of `durable` (needs py-spy).")
+@click.option(
+    "--profile", is_flag=True,
+    help="Sample the daemon in one more run of `durable`, `latency` and `events` (needs py-spy).",
+)  # fmt: skip
 @click.option("--json", "file", type=click.Path(path_type=Path), default=RESULTS / "latest.json", show_default=False)
 @click.option(
     "--against", type=click.Path(path_type=Path, exists=True, dir_okay=False),

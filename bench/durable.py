@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import lmdb
@@ -19,7 +20,7 @@ from bench import workload
 from bench.daemon import Daemon, device
 from bench.measure import Figure, Target, cores, cpu_s, pin, ratios
 from bench.native import Devices, Failed, Plan, compiled
-from bench.profiling import Sampler
+from bench.profiling import profiled
 from syncd.core.changes import parsed_change
 from syncd.engine.commands import Author, Push
 from syncd.engine.engine import Engine
@@ -137,7 +138,9 @@ def run(directory: Path, *, quick: bool, say: Callable[[str], None], profile: bo
                 rates.append(counted["outcomes"] / counted["seconds"])
                 acks.append(counted["ack_p50_ms"])
                 batch_sizes.append((after["commands"] - before["commands"]) / (after["batches"] - before["batches"]))
-            profiled = _profiled(devices, each, daemon.pid, directory, say) if profile else []
+            shares = []
+            if profile:
+                shares = profiled("durable", daemon.pid, directory, partial(devices.go, WINDOW, each), say)
         daemon.check()
     per_batch = max(1, round(sum(batch_sizes) / len(batch_sizes)))
     say("durable push: the same rows into LMDB")
@@ -149,17 +152,8 @@ def run(directory: Path, *, quick: bool, say: Callable[[str], None], profile: bo
         Figure("durable", "push to outcome", "ms", tuple(acks), detail=f"median, {WINDOW} in flight on each device"),
         Figure("durable", "raw LMDB, same rows and batches", "changes/s", tuple(raws), detail=detail),
         Figure("durable", "end to end / raw LMDB", "ratio", ratios(rates, raws), RATIO_TARGET),
-        *profiled,
+        *shares,
     ]
-
-
-def _profiled(devices: Devices, each: int, pid: int, directory: Path, say: Callable[[str], None]) -> list[Figure]:
-    say("durable push: one more run, sampled by py-spy")
-    with Sampler(pid, directory) as sampler:
-        devices.go(WINDOW, each)
-    found = sampler.profile()
-    layers = [Figure("time by layer", name, "%", (100 * share,)) for name, share in found.layers]
-    return layers + [Figure("time by function", name, "%", (100 * share,)) for name, share in found.functions]
 
 
 def _raw_rates(warm: int, each: int, per_batch: int, runs: int, directory: Path, core: int) -> list[float]:

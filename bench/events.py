@@ -9,12 +9,14 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from bench.bare import Bare
 from bench.daemon import Daemon
 from bench.measure import Figure, Target, cores, cpu_s, ratios
 from bench.native import Failed
+from bench.profiling import profiled
 
 CONNECTIONS = 32
 SINGLES, SINGLES_QUICK = 4_000, 1_500
@@ -107,13 +109,14 @@ def _us(posters: Posters, pid: int, requests: list[bytes], events: int) -> float
     return used / events * 1e6
 
 
-def run(directory: Path, *, quick: bool, say: Callable[[str], None]) -> list[Figure]:
-    """Raises `Failed`."""
+def run(directory: Path, *, quick: bool, say: Callable[[str], None], profile: bool = False) -> list[Figure]:
+    """`profile`: one more run of each kind under py-spy, and its shares as figures. Raises `Failed`."""
     server_core, _ = cores()
     runs, singles = (3, SINGLES_QUICK) if quick else (5, SINGLES)
     bare: list[float] = []
     single: list[float] = []
     batched: list[float] = []
+    shares: list[Figure] = []
     with Daemon(directory / "events", server_core) as daemon, Bare("post", server_core) as plain:
         key, number = daemon.api_key("events:write"), 0
         ours, theirs = Posters(daemon.port), Posters(plain.port)
@@ -135,6 +138,9 @@ def run(directory: Path, *, quick: bool, say: Callable[[str], None]) -> list[Fig
                 single.append(_us(ours, daemon.pid, made(singles, 1), singles))
                 batched.append(_us(ours, daemon.pid, made(singles // 20, BATCH), singles // 20 * BATCH))
                 time.sleep(0.2)
+            if profile:
+                for name, requests in (("single posts", made(singles, 1)), ("batches", made(singles // 10, BATCH))):
+                    shares += profiled(f"events, {name}", daemon.pid, directory, partial(ours.post, requests), say)
         finally:
             ours.close()
             theirs.close()
@@ -148,4 +154,5 @@ def run(directory: Path, *, quick: bool, say: Callable[[str], None]) -> list[Fig
             "events", f"single posts / batches of {BATCH}", "ratio", ratios(single, batched), BATCH_TARGET,
             "of processor time for each event",
         ),
+        *shares,
     ]  # fmt: skip

@@ -1,8 +1,9 @@
 """Where the daemon's time goes: samples of its stacks, summed by layer and by function.
 
-Owns the run of py-spy beside the load and the grouping of what it found. A sample counts for its innermost frame that
-lies in a known place, so that what a library does for a layer is part of that layer; the time inside LMDB, msgpack and
-the kernel shows in the function that called them.
+Owns the run of py-spy beside a load and the grouping of what it found, the same for every benchmark that can be
+profiled. Only threads that hold the interpreter's lock are sampled: the profile is of work, not of waits. A sample
+counts for its innermost frame that lies in a known place, so that what a library does for a layer is part of that
+layer; the time inside LMDB, msgpack and the kernel shows in the function that called them.
 """
 
 import shutil
@@ -10,11 +11,12 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from bench.measure import Figure
 from bench.native import Failed
 
 LAYERS = (
@@ -26,6 +28,8 @@ LAYERS = (
     ("LMDB", ("syncd/store/lmdb.py",)),
     ("committer", ("syncd/store/committer.py",)),
     ("sockets and threads", ("syncd/env/",)),
+    ("HTTP", ("h11/", "syncd/net/http.py", "syncd/net/exchange.py")),
+    ("API", ("syncd/net/api/", "syncd/net/auth.py", "syncd/net/gate.py", "syncd/net/rates.py")),
     ("connections and hub", ("syncd/net/",)),
     ("event loop", ("trio/", "outcome/")),
 )
@@ -69,6 +73,21 @@ class Sampler:
         if not self._output.exists():
             raise Failed(f"py-spy found nothing: {self._said[-500:]}")
         return grouped(self._output.read_text().splitlines())
+
+
+def profiled(
+    name: str, pid: int, directory: Path, load: Callable[[], object], say: Callable[[str], None]
+) -> list[Figure]:
+    """One more run of a benchmark, sampled: the daemon's time by layer and by function. Raises `Failed`."""
+    say(f"{name}: one more run, sampled by py-spy")
+    with Sampler(pid, directory) as sampler:
+        load()
+    found = sampler.profile()
+    return [
+        Figure(f"{name}, time by {kind}", of, "%", (100 * share,))
+        for kind, shares in (("layer", found.layers), ("function", found.functions))
+        for of, share in shares
+    ]
 
 
 def grouped(stacks: Iterable[str]) -> Profile:

@@ -6,21 +6,17 @@ which neither other programs nor the writer's thread disturb; how long a turn wa
 for the lock of the interpreter, is reported beside it.
 """
 
-import json
-import os
-import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from bench import fanout
 from bench.daemon import Daemon, device
 from bench.measure import Figure, Target, cores
-from bench.native import Devices, Failed, compiled
+from bench.native import Devices, compiled
+from bench.written import asked
 
 SUBSCRIBERS, SUBSCRIBERS_QUICK = 5000, 1000
-WAIT_S = 30.0
 TARGET = Target(most=0.25)
 
 Turn = tuple[float, float]  # seconds on the wall, and of the loop's processor time
@@ -28,14 +24,7 @@ Turn = tuple[float, float]  # seconds on the wall, and of the loop's processor t
 
 def _turns(file: Path, pid: int) -> list[Turn]:
     """All since the last time."""
-    file.unlink(missing_ok=True)
-    os.kill(pid, signal.SIGUSR1)
-    due_s = time.monotonic() + WAIT_S
-    while not file.exists():
-        if time.monotonic() > due_s:
-            raise Failed("the daemon did not write its turns")
-        time.sleep(0.02)
-    return [(wall_s, cpu_s) for wall_s, cpu_s in json.loads(file.read_text())]
+    return [(wall_s, cpu_s) for wall_s, cpu_s in asked(file, pid)]
 
 
 def _at(values: list[float], share: float) -> float:

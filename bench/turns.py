@@ -2,11 +2,9 @@
 
 A turn is what the loop does between two waits for the network: as long as it lasts, nobody else is served. For each one
 its length on the wall and the processor time of the loop's own thread are kept. SIGUSR1 writes them to the file, and
-begins anew; the file is renamed into place, so whoever reads it reads all of it.
+begins anew (`written.py`).
 """
 
-import json
-import os
 import signal
 import sys
 import time
@@ -15,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import trio
+
+from bench.written import write
 
 TURNS_MAX = 1_000_000  # of one measurement: 16 bytes each, and beyond it a run is too long to be one
 
@@ -37,9 +37,7 @@ class Turns(trio.abc.Instrument):
 
     def write(self, *_: Any) -> None:
         turns, self._turns = self._turns, []
-        aside = self._file.with_suffix(".part")
-        aside.write_text(json.dumps(turns))
-        os.rename(aside, self._file)
+        write(self._file, turns)
         self._began_s = 0.0  # the turn in which this was written is none of the daemon's
 
 
