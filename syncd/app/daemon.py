@@ -26,7 +26,7 @@ from typing import Any
 
 import trio
 
-from syncd.app import VERSION, allocator, config, logs, texts
+from syncd.app import VERSION, allocator, config, logs, merger
 from syncd.app.admin import Admin
 from syncd.app.collector import Collector
 from syncd.app.config import Settings
@@ -35,6 +35,7 @@ from syncd.app.metrics import CutOffs, Facts, Metrics, summary
 from syncd.app.settings import HOUR_MS
 from syncd.app.systemd import Notifier
 from syncd.core.changes import Change, Void
+from syncd.core.texts import Merging
 from syncd.engine.commands import (
     Ack,
     AckConsumer,
@@ -136,7 +137,10 @@ async def serve(
             _log.info("no token key is configured: made one", extra={"file": str(settings.generated_key)})
         made = listeners(settings, environ, _log.warning)
         stack.callback(made.close)
-        daemon = _Daemon(settings, env, environ, store, made, Notifier(environ))
+        merging = None
+        if merger.is_possible():
+            merging = Merging(stack.enter_context(merger.Merger(_log.error)).merge)
+        daemon = _Daemon(settings, env, environ, store, made, Notifier(environ), merging)
         await daemon.run(announce)
     _log.info("stopped")
 
@@ -152,6 +156,7 @@ class _Daemon:
         store: Store,
         listeners: Listeners,
         notifier: Notifier,
+        merging: Merging | None,
     ) -> None:
         self._settings, self._env, self._store, self._notifier = settings, env, store, notifier
         self._environ = environ
@@ -167,7 +172,7 @@ class _Daemon:
         self._engine = engine = Engine(
             env.entropy.token, Quotas(**settings.config.quotas.model_dump()), _retention(settings),
             revocation_grace_ms=1000 * settings.config.retention.revocation_grace_s, further=carried_out,
-            notices=Decider(Book()), merging=texts.merging(), schemas=settings.schemas,
+            notices=Decider(Book()), merging=merging, schemas=settings.schemas,
         )  # fmt: skip
         self._committer: Committer[Command, Result, Decision] = Committer(
             store, engine.decide, lambda decision: decision.results, self._published, Failed,

@@ -9,8 +9,10 @@ is the field's rev: nothing that is invisible moves it. T3 who has everything up
 everything: what it lacks, or all there is.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from syncd.core.values import Value
@@ -23,8 +25,8 @@ FOLD_BYTES_MAX = 131072  # half a document, some 5 ms: what has become longer is
 @dataclass(frozen=True, slots=True)
 class Merging:
     """How updates are folded. `merge`: several as one of the same meaning, ValueError if that cannot be. A text is
-    folded when it has `count` of them (to merge 256 small ones, and to look at what comes of it, takes 4 ms), but for
-    the newest `kept_count`, so that who was just away lacks some, and not all."""
+    folded when it has `count` of them, so many at once (to merge 256 small ones, and to look at what comes of it, takes
+    4 ms), but for the newest `kept_count`, so that who was just away lacks some, and not all."""
 
     merge: Callable[[Sequence[bytes]], bytes]
     count: int = 256
@@ -45,11 +47,19 @@ def since(state: TextState, seq: int) -> Value:
     return [seq, [list(update) for update in updates if update[0] > seq]]
 
 
+def is_due(state: TextState, head: int, merging: Merging) -> bool:
+    """Whether there are enough updates, and what came after `head` made them another `kept_count`: what cannot be
+    merged is not tried with each update."""
+    _, updates = state
+    before = bisect_right(updates, head, key=itemgetter(0))
+    return len(updates) >= merging.count and len(updates) // merging.kept_count > before // merging.kept_count
+
+
 def folded(state: TextState, head: int, merging: Merging) -> TextState | None:
     """The state with its older updates, none of them after `head`, merged into one; None if that is not possible, or
     not worth it. `head`: up to where everyone has been told of them already."""
     _, updates = state
-    cut = max(0, len(updates) - merging.kept_count)
+    cut = min(max(0, len(updates) - merging.kept_count), merging.count)
     while cut and (updates[cut - 1][0] > head or (cut < len(updates) and updates[cut][0] == updates[cut - 1][0])):
         cut -= 1  # the updates of one change stay together
     older = updates[:cut]

@@ -5,7 +5,7 @@ the whole text instead. It is done in the transaction that adds an update, for w
 anyway; so it needs no list of what is due, and no write of its own.
 
 Invariants: O1 nothing is merged that is younger than what the last batch has told. O2 one field is merged in a batch at
-most, which takes some ms. Others wait for their next update; `texts` bounds what they may come to.
+most, which takes some ms. Others wait for some further updates of theirs; `texts` bounds what they may come to.
 """
 
 from syncd.core import texts
@@ -26,7 +26,7 @@ class Folding:
         if merging is None or document is None:
             return document
         for name, field in document.fields.items():
-            if field.type == "text" and len(field.state[1]) >= merging.count:
+            if field.type == "text" and texts.is_due(field.state, head, merging):
                 self._merging = None
                 state = texts.folded(field.state, head, merging)
                 if state is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,7 +20,8 @@ from syncd_client.store import Store
 from syncd_client.sums import document_sum, sum_bytes
 from syncd_client.tables import DocumentRow
 from syncd_client.texts import joined as grown
-from syncd_client.texts import rev_of
+from syncd_client.texts import rev_of, shortened
+from syncd_client.yjs import checked
 
 from . import peer as p
 from .peer import SPACE, Peer
@@ -214,3 +217,86 @@ def test_a_long_text_is_kept_short() -> None:
     assert len(kept[1]) < 1_025
     assert rev_of(kept) == 1_199
     assert shown_by(*(update for _, update in kept[1])) == str(text)
+
+
+# -- what is looked at before a library reads it ----------------------------------------------------------------------
+
+
+@cache
+def of_all_kinds() -> list[bytes]:
+    """Updates with each kind of content that a Yjs document can have, and that pycrdt makes."""
+    doc = pycrdt.Doc()
+    updates = []
+
+    def made(*edits: Any) -> None:
+        for edit in edits:
+            before = doc.get_state()
+            edit()
+            updates.append(bytes(doc.get_update(before)))
+
+    text, array = doc.get("text", type=pycrdt.Text), doc.get("array", type=pycrdt.Array)
+    entries, page = doc.get("map", type=pycrdt.Map), doc.get("xml", type=pycrdt.XmlFragment)
+    values = [None, True, False, 1, -70, 2**40, 1.5, 1e300, "é𝄞", b"bytes", [1, [2, {"deep": []}]], {"a": {"b": "c"}}]
+    made(
+        lambda: text.insert(0, "Ein Text", {"bold": True, "size": 1.5}),
+        lambda: text.insert_embed(2, {"image": "a.png"}),
+        lambda: text.format(1, 4, {"italic": True}),
+        lambda: text.clear(),
+        lambda: array.extend(values),
+        lambda: array.append(pycrdt.Map({"key": pycrdt.Text("in it")})),
+        lambda: array.append(pycrdt.Doc()),
+        lambda: array.pop(1),
+        lambda: entries.update({f"k{number}": value for number, value in enumerate(values)}),
+        lambda: entries.update({"array": pycrdt.Array([pycrdt.Array()])}),
+        lambda: page.children.append(pycrdt.XmlElement("p", {"class": "x"}, [pycrdt.XmlText("words")])),
+    )
+    return [*updates, bytes(doc.get_update()), pycrdt.merge_updates(*updates[::2])]
+
+
+def test_what_a_library_writes_passes_and_no_part_of_it_does() -> None:
+    updates = of_all_kinds()
+    for update in updates:
+        assert checked(update) == update
+        for size in range(len(update)):
+            with pytest.raises(ValueError, match=r"byte \d+: "):
+                checked(update[:size])
+        with pytest.raises(ValueError, match="follow the end"):
+            checked(update + b"\x00")
+
+
+@given(st.binary(max_size=60), st.integers(0, 12), st.integers(0, 200))
+def test_bytes_that_pass_are_read_or_refused_by_the_library(noise: bytes, which: int, at: int) -> None:
+    update = of_all_kinds()[which]
+    at %= len(update)
+    damaged = update[:at] + noise + update[at + len(noise) :]
+    try:
+        checked(damaged)
+    except ValueError as refused:
+        assert str(refused).startswith("byte ")
+        return
+    with suppress(ValueError):
+        pycrdt.Doc().apply_update(damaged)
+
+
+@pytest.mark.parametrize(
+    ("hostile", "why"),
+    [
+        (b"\xf4\x90\x80\x80\x01\x00", "byte 5: 268437620 clients, and 1 bytes are left"),
+        (b"\x01\xff\xff\x03\x01\x00\x00", "65535 structs, and 3 bytes are left"),
+        (b"\x00\xff\xff\xff\x7f", "268435455 clients with deletions, and 0 bytes are left"),
+        (b"\x01\x01\x01\x00\x08\x01\x01t\xff\xff\xff\x7f", "268435455 values"),
+        (b"\x01\x01\x01\x00\x08\x01\x01t\x01" + 30_000 * b"\x75\x01" + b"\x7e\x00", "nested deeper than 16"),
+        (11 * b"\xff", "longer than 64 bits"),
+        (b"\x01\x01\x01\x00\x0b\x01\x01t\x00", "a content of the kind 11; 1 to 9 are known"),
+    ],
+)
+def test_a_text_with_what_would_take_the_memory_or_end_the_process_is_unreadable(hostile: bytes, why: str) -> None:
+    class Field:
+        def updates(self) -> list[bytes]:
+            return [update_of("before"), hostile]
+
+    with pytest.raises(UnreadableText, match=why) as refused:
+        editing.TextEditor(Field())
+    assert str(refused.value).startswith("update 2 of the text cannot be read: byte ")
+    kept = [[1, update_of("before")], [2, hostile]]
+    assert shortened(kept, 1) == kept, "it is not merged, and nothing of it is lost"

@@ -1,5 +1,6 @@
 """Texts in a space: folding is invisible to whoever catches up, in pages or live, and is bounded in each batch."""
 
+from collections.abc import Sequence
 from random import Random
 
 import pytest
@@ -81,6 +82,23 @@ def test_one_text_is_folded_in_a_batch() -> None:
     assert sorted(updates_in(daemon, name)[0] for name in TEXTS) == [0, 3]
     daemon.push(ANN, raw(5, *makes[1::2], base=4))
     assert sorted(updates_in(daemon, name)[0] for name in TEXTS) == [3, 4]
+
+
+def test_what_cannot_be_merged_is_tried_again_now_and_then_and_so_many_at_once() -> None:
+    """Else whoever writes what a library chokes on would have it choke with every update that follows."""
+    tried: list[int] = []
+
+    def merge(updates: Sequence[bytes]) -> bytes:
+        tried.append(len(updates))
+        raise ValueError("no update")
+
+    daemon = Daemon(merging=Merging(merge, 24, 8))
+    daemon.attach(ANN)
+    daemon.push(ANN, raw(1, ["create", "c", "a"]))
+    for n in range(2, 102):
+        daemon.push(ANN, raw(n, ["text.update", "c", "a", "t", b"x"], base=n - 1))
+    assert tried == [16, 24, 24, 24, 24, 24, 24, 24, 24, 24]  # at 24, 32, ... 96 updates
+    assert len(updates_in(daemon, "a")[1]) == 100
 
 
 def test_a_text_that_is_never_merged_takes_no_more_than_its_limit() -> None:

@@ -17,6 +17,7 @@ from pycrdt import Doc, Text
 
 from .errors import UnreadableText
 from .texts import is_panic
+from .yjs import checked
 
 if TYPE_CHECKING:
     from .space import Change
@@ -95,7 +96,7 @@ class TextEditor:
         doc: YDoc = Doc()
         for number, update in enumerate(self._field.updates(), 1):
             try:
-                doc.apply_update(update)
+                doc.apply_update(checked(update))
             except BaseException as error:
                 if not isinstance(error, ValueError) and not is_panic(error):
                     raise

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import InvalidInput
 from .operations import operation
 from .values import Value
+from .yjs import checked
 
 if TYPE_CHECKING:
     from .space import Change, Space
@@ -46,8 +47,8 @@ def shortened(updates: list[Value], kept_max: int = KEPT_MAX) -> list[Value]:
     """The updates, merged into one if there are more than `kept_max` and a library that can."""
     if _merge is None or len(updates) <= kept_max:
         return updates
-    parts = [update for _, update in updates]
     try:
+        parts = [checked(update) for _, update in updates]
         merged = _merge(*parts)
         # Where an update is missing, or two claim the same place, the library merges to something else.
         is_same = _loaded([merged]) == _loaded(parts)
