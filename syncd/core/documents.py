@@ -63,6 +63,10 @@ class Document(NamedTuple):
     def bodiless(self) -> "Document":
         return self._replace(fields={}, writers=())
 
+    def continues(self, earlier: "Document | None") -> bool:
+        """Whether this is the incarnation that `earlier` was: what is read from a store has lists for marks."""
+        return earlier is not None and tuple(self.makers[0]) == tuple(earlier.makers[0])
+
     @property
     def has_leases(self) -> bool:
         """Whether units of it are promised to devices (D6)."""

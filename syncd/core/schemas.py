@@ -180,7 +180,7 @@ def check_result(schema: Schema, before: Document | None, after: Document | None
     field in the order of names."""
     if after is None or not after.is_live:
         return
-    is_same = before is not None and before.makers[:1] == after.makers[:1]  # the incarnation goes on
+    is_same = after.continues(before)
     found: Mapping[str, Field] = before.fields if before is not None and is_same else {}
     for name in sorted(schema.fields):
         rule, was, field = schema.fields[name], found.get(name), after.fields.get(name)

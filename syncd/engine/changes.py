@@ -388,7 +388,12 @@ def _check_operation(schema: Schema, operation: Operation, index: int) -> None:
 
 def _check_results(work: SpaceWork, effect: _Effect, drafts: dict[DocumentName, Draft]) -> None:
     """Give what the change made under an older version its defaults, and judge what it leaves behind."""
-    versions = {each[1:3]: each.schema for each in effect.change.operations if each.verb == "create"}
+    versions: dict[DocumentName, int] = {}  # of the create that makes a document: the first behind the last delete
+    for verb, collection, document_id, _, _, _, version in effect.change.operations:
+        if verb == "create":
+            versions.setdefault((collection, document_id), version)
+        elif verb == "delete":
+            versions.pop((collection, document_id), None)
     added = []
     for name, draft in drafts.items():
         schema, before = work.schemas.get(name[0]), work.document(name)

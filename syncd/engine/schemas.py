@@ -84,4 +84,4 @@ def rewritten(change: Change, operations: Iterable[Operation]) -> Change:
 
 def is_made(before: Document | None, after: Document | None) -> bool:
     """Whether a change began the incarnation that is there now."""
-    return after is not None and after.is_live and (before is None or before.makers[:1] != after.makers[:1])
+    return after is not None and after.is_live and not after.continues(before)

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
+from syncd.app.schemas import schemas
 from syncd.core.changes import parsed_change
 from syncd.core.ids import Position
 from syncd.core.schemas import Schema
@@ -29,12 +30,12 @@ from syncd.engine.explaining import explained
 from syncd.engine.frontier import Retention
 from syncd.engine.grants import Grant, Role
 from syncd.engine.schemas import Schemas
-from syncd.store import fsck
+from syncd.store import fsck, keys
 from syncd.store.api import Reader
 from syncd.store.memory import MemoryStore
 from syncd.wire.messages import OutcomeEntry
 from tests.engine.kit import SPACE, Daemon, api_key, device, one
-from tests.oracle.histories import DOCUMENTS, KEY_AUTHOR, Answer, Sent
+from tests.oracle.histories import DOCUMENTS, KEY_AUTHOR, Answer, Sent, Tables
 from tests.oracle.oracle import packed
 from tests.oracle.replica import Replica
 
@@ -44,7 +45,17 @@ MET_MAX = 16
 def _answer(outcome: str, seq: int | None, detail: dict[str, Any] | None) -> Answer:
     detail = detail or {}
     met = tuple((op, what, at) for op, what, at in detail.get("met", ()))
-    return Answer(outcome, seq, detail.get("op"), met if len(met) < MET_MAX else None)
+    return Answer(outcome, seq, detail.get("op"), met if len(met) < MET_MAX else None, detail.get("schema"))
+
+
+class Asked(NamedTuple):
+    """A command and its result. `needed_head`: what must be committed before it. `schemas`: those in force."""
+
+    now_ms: int
+    needed_head: int
+    command: Command
+    result: Result
+    schemas: Schemas
 
 
 class EngineServer:
@@ -63,12 +74,18 @@ class EngineServer:
         self.retention = Retention(**times, history_ms=30)
         self.daemon = Daemon(seed, retention=self.retention)
         self.hoarder = Daemon(seed, retention=replace(self.retention, is_collecting=False))
-        self.wins = Schemas((Grant("**", Role.NONE), Schema(name, name, update_wins=True)) for name in sorted(wins))
-        self.daemon.engine.schemas = self.hoarder.engine.schemas = self.wins
-        self.asked: list[tuple[int, int, Command, Result]] = []  # time, head that must be committed before, ...
+        self._enact(Schemas((Grant("**", Role.NONE), Schema(name, name, update_wins=True)) for name in sorted(wins)))
+        self.asked: list[Asked] = []
         self.attached: dict[int, Attached] = {}
         self.replicas: dict[int, Replica] = {}
         self.answers: dict[int, list[OutcomeEntry]] = {}
+
+    def _enact(self, schemas: Schemas) -> None:
+        self.schemas = self.daemon.engine.schemas = self.hoarder.engine.schemas = schemas
+
+    def configure(self, tables: Tables) -> None:
+        """These schemas are in force from the next batch on."""
+        self._enact(schemas({name: {"spaces": "**", **table} for name, table in tables.items()}))
 
     def _author(self, number: int) -> Author:
         return api_key() if number == KEY_AUTHOR else device(number + 1)
@@ -80,7 +97,7 @@ class EngineServer:
             result = same = replace(result, dropped_count=0, is_more=False)
         assert result == same, "what is dropped alters no answer"
         assert self.daemon.deltas[-1:] == self.hoarder.deltas[-1:]
-        self.asked.append((self.daemon.now_ms, needed_head, command, result))
+        self.asked.append(Asked(self.daemon.now_ms, needed_head, command, result, self.schemas))
         return result
 
     def _attach(self, number: int) -> Attached:
@@ -200,36 +217,44 @@ class EngineServer:
             assert all(letter["sentence"] and letter["user"] for letter in told["refused"])
 
     def _check_batches(self) -> None:
-        """The same commands in two other partitions into batches: the same results, and the same bytes stored."""
+        """The same commands in two other partitions into batches: the same results, and the same bytes stored.
+        But for the clock of leases: one that ends in the batch in which it begins is never waited for."""
         images = []
         for size_max in (1, 8):
             store = MemoryStore()
-            engine = Engine(Random(self.seed).randbytes, None, self.retention, schemas=self.wins)
+            engine = Engine(Random(self.seed).randbytes, None, self.retention)
             for batch in self._batches(size_max):
+                engine.schemas = batch[0].schemas
                 with store.write() as tx:
-                    decision = engine.decide(tx, batch[0][0], [command for _, _, command, _ in batch])
+                    decision = engine.decide(tx, batch[0].now_ms, [asked.command for asked in batch])
                 results = [
                     replace(result, dropped_count=0, is_more=False) if isinstance(result, Collected) else result
                     for result in decision.results
                 ]
-                assert results == [result for _, _, _, result in batch]
-            images.append(store.image())
+                assert results == [asked.result for asked in batch]
+            images.append({key: data for key, data in store.image().items() if key != keys.meta("lease clock")})
         assert images[0] == images[1], "batches of any size come to the same"
 
-    def _batches(self, size_max: int) -> list[list[tuple[int, int, Command, Result]]]:
+    def _batches(self, size_max: int) -> list[list[Asked]]:
         """Runs of commands of one moment, none of which reads what another of its batch writes: a client cannot name a
         position before it was committed."""
-        batches: list[list[tuple[int, int, Command, Result]]] = []
+        batches: list[list[Asked]] = []
         head = committed = 0
-        for item in self.asked:
-            now, needed, command, result = item
+        for asked in self.asked:
             limit = self.random.randint(1, size_max)
-            is_alone = isinstance(command, Collect) or (batches and isinstance(batches[-1][-1][2], Collect))
-            if not batches or is_alone or batches[-1][0][0] != now or len(batches[-1]) >= limit or needed > committed:
+            last = batches[-1] if batches else []
+            is_alone = isinstance(asked.command, Collect) or (last and isinstance(last[-1].command, Collect))
+            if (
+                not last
+                or is_alone
+                or (last[0].now_ms, last[0].schemas) != (asked.now_ms, asked.schemas)
+                or len(last) >= limit
+                or asked.needed_head > committed
+            ):
                 batches.append([])
                 committed = head
-            batches[-1].append(item)
-            head = max([head, *_seqs(result)])
+            batches[-1].append(asked)
+            head = max([head, *_seqs(asked.result)])
         return batches
 
 

@@ -139,6 +139,29 @@ def test_a_change_of_an_older_version_is_read_as_one_of_the_present() -> None:
     assert past.document is not None and past.document.visible()["title"] == ["reg", "ann"]
 
 
+def test_who_makes_what_another_has_made_meanwhile_makes_no_document() -> None:
+    """A maker that is read from the store is the maker that it was: the document need not have what is required, and
+    gets no defaults, in whatever batch the second create comes."""
+    daemon, old = Daemon(), {"schema": 1}
+    daemon.push(device(1), raw(1, CREATE, ["counter.inc", *NAME, "count", 1]))
+    daemon.engine.schemas = in_force()
+    again = [raw(1, [*CREATE, old], ["counter.inc", *NAME, "count", 1, old]), raw(2, [*CREATE, old])]
+    assert [each.outcome for each in daemon.push(device(2), *again).outcomes] == ["merged", "noop"]
+    assert daemon.outcome(device(3), raw(1, [*CREATE, old])) == "merged"
+    assert fields(daemon) == {"count": 2}
+
+
+def test_the_create_that_makes_a_document_says_which_defaults_it_gets() -> None:
+    daemon, author = daemon_with(), device(1)
+    title, old = put("title", "x"), {"schema": 1}
+    daemon.push(author, raw(1, [*CREATE, old], title, CREATE))
+    assert fields(daemon) == {"title": "x", "state": "draft"}
+    daemon.push(author, raw(2, ["delete", *NAME], CREATE, title, [*CREATE, old]))
+    assert fields(daemon) == {"title": "x"}
+    daemon.push(author, raw(3, put("state", "shown"), ["delete", *NAME], [*CREATE, old], title))
+    assert fields(daemon) == {"title": "x", "state": "draft"}
+
+
 def test_a_default_gives_way_to_what_is_there() -> None:
     daemon, old = daemon_with(), {"schema": 1}
     daemon.push(device(1), raw(1, CREATE, put("title", "t"), put("state", "shown")))

@@ -8,7 +8,7 @@ says is compared with the oracle. The server is whatever keeps the three methods
 Devices carry *full version vectors*, joined as they learn of changes, and beside them the two integers that travel.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, NamedTuple, Protocol
@@ -35,10 +35,12 @@ KEY_AUTHOR = -1  # an API key: it has no memory of its own, and its changes arri
 
 
 class Step(NamedTuple):
-    """One operation to come. `ahead`: 0, or how far beyond `complete` the display was that it was made on."""
+    """One operation to come. `ahead`: 0, or how far beyond `complete` the display was that it was made on. `schema`: 0,
+    or the version of its collection's schema that the application says it knows."""
 
     wire: tuple[Any, ...]
     ahead: int = 0
+    schema: int = 0
 
 
 class Edit(NamedTuple):
@@ -72,16 +74,23 @@ class Rename(NamedTuple):
     device: int
 
 
-Event = Edit | Push | Sync | Tick | Rename
+class Configure(NamedTuple):
+    """The operator's next schemas come into force."""
+
+
+Event = Edit | Push | Sync | Tick | Rename | Configure
+Tables = Mapping[str, Mapping[str, Any]]  # name of a schema -> its table, as an operator writes it
 
 
 class History(NamedTuple):
     """`skews`: how far each device's clock is off, in ms: one device per item. `wins`: the collections in which updates
-    win over deletes that had not seen them."""
+    win over deletes that had not seen them. `laws`: the schemas that are in force one after the other
+    (`lawful.py`)."""
 
     skews: tuple[int, ...]
     events: tuple[Event, ...]
     wins: frozenset[str] = frozenset()
+    laws: tuple[Tables, ...] = ()
 
 
 # -- seeded histories -------------------------------------------------------------------------------------------------
@@ -217,7 +226,7 @@ def _with_others(event: Event, wire: Callable[[Random], tuple[Any, ...]], random
     if not isinstance(event, Edit):
         return event
     steps = [
-        Step(wire(random), step.ahead) if len(step.wire) > 3 and random.random() < share else step
+        step._replace(wire=wire(random)) if len(step.wire) > 3 and random.random() < share else step
         for step in event.steps
     ]
     return event._replace(steps=tuple(steps))
@@ -242,12 +251,13 @@ class Sent(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a server says became of a change; `met` None if it does not tell."""
+    """What a server says became of a change; `met` None if it does not tell. `schema`: which rule it broke."""
 
     outcome: str
     seq: int | None
     op: int | None
     met: tuple[tuple[int, str, int], ...] | None
+    schema: dict[str, Any] | None = None
 
 
 class Server(Protocol):
@@ -313,7 +323,7 @@ class Difference(AssertionError):
     """The server and the oracle disagree."""
 
 
-def _check(what: str, got: Any, wanted: Any) -> None:
+def check(what: str, got: Any, wanted: Any) -> None:
     if got != wanted:
         raise Difference(f"{what}:\n  server {got!r}\n  oracle {wanted!r}")
 
@@ -345,6 +355,8 @@ class World:
                     self.now += ms
                 case Rename(device=number):
                     self._rename(self._device(number))
+                case Configure():
+                    self._configure()
         for device in self.devices:
             self._push(device, len(device.outbox))
         for device in self.devices:
@@ -352,6 +364,13 @@ class World:
         self._check_happens_before()
         self.server.finish()
         return self.counts
+
+    def _configure(self) -> None:
+        raise AssertionError("a history with schemas happens in a world that knows them")
+
+    def _judged(self, sent: Sent, told: Told, answer: Answer) -> Judgement:
+        """What the oracle says of a change, which is kept if it is accepted."""
+        return self.oracle.judge(told)
 
     def _device(self, number: int) -> Device:
         return self.key if number == KEY_AUTHOR else self.devices[number % len(self.devices)]
@@ -369,7 +388,8 @@ class World:
         operations, vectors, bases = [], [], []
         for step in steps:
             seen = min(view.complete + step.ahead, self.oracle.head) if step.ahead else 0
-            operations.append([*step.wire, {"seen": seen}] if seen else list(step.wire))
+            options = {**({"seen": seen} if seen else {}), **({"schema": step.schema} if step.schema else {})}
+            operations.append([*step.wire, options] if options else list(step.wire))
             vectors.append(self._read(vector, seen))
             bases.append(max(seen, view.complete))
         clock = max(0, self.now + device.skew)
@@ -421,9 +441,9 @@ class World:
         for (sent, told, _), answer in zip(batch, answers, strict=True):
             device.taken = device.taken.advanced(told.dot)
             time = max(self.times[-1], self.now)
-            judged = self.oracle.judge(replace(told, time=time))
+            judged = self._judged(sent, replace(told, time=time), answer)
             self.counts[judged.outcome] = self.counts.get(judged.outcome, 0) + 1
-            _check(
+            check(
                 f"outcome of {sent}", (answer.outcome, answer.seq, answer.op), (judged.outcome, judged.seq, judged.op)
             )
             check_met(answer, judged)
@@ -434,10 +454,10 @@ class World:
 
     def _sync(self, device: Device) -> None:
         self.server.deltas(device.replica, device.number)
-        _check("position", device.replica.complete, self.oracle.head)
+        check("position", device.replica.complete, self.oracle.head)
         state = self.oracle.state()
-        _check("state", exact(device.replica.documents), exact(state))
-        _check("sum", sum_of(device.replica.documents), sum_of(state))
+        check("state", exact(device.replica.documents), exact(state))
+        check("sum", sum_of(device.replica.documents), sum_of(state))
         view = device.views[-1]
         vector = view.vector
         for seq, told in self.oracle.accepted[view.complete :]:

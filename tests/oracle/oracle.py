@@ -342,7 +342,7 @@ class Oracle:
 
     def judge(self, told: Told) -> Judgement:
         """Judge the next change, and keep it if it is accepted."""
-        malformed = next((i for i, operation in enumerate(told.operations) if _is_malformed(operation)), None)
+        malformed = next((i for i, operation in enumerate(told.operations) if is_malformed(operation)), None)
         if malformed is not None:
             return Judgement("invalid", None, malformed, ())
         kept = {key: list(facts) for key, facts in self.facts.items()}, dict(self.revs)
@@ -448,7 +448,7 @@ def _differ(before: tuple[bool, Any, Fact | None], after: tuple[bool, Any, Fact 
     )
 
 
-def _is_malformed(operation: tuple[Any, ...]) -> bool:
+def is_malformed(operation: tuple[Any, ...]) -> bool:
     """The few ways in which the generated histories break the form of an operation."""
     if operation[0] == "counter.inc":
         return not operation[4]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tests.oracle.oracle import Incarnation, Judgement, Key, Oracle, Told, packed, visible_fields
+from tests.oracle.oracle import Judgement, Key, Oracle, Told, is_malformed, packed, visible_fields
 
 Tables = Mapping[str, Mapping[str, Any]]  # name of a schema -> its table
 FREE = ("expect", "unique", "delete", "bounded.take", "bounded.give", "bounded.refund")
@@ -41,6 +41,8 @@ class Broken:
 
 def judged(oracle: Oracle, told: Told, versions: tuple[int, ...], tables: Tables) -> tuple[Judgement, Broken | None]:
     """Judge the next change, and keep it if it is accepted. `versions`: what each operation says, 0 if nothing."""
+    if any(map(is_malformed, told.operations)):
+        return oracle.judge(told), None  # it is no change, and breaks no rule
     of = {table["collection"]: (name, table) for name, table in tables.items()}
     operations, broken = [], None
     for index, (operation, version) in enumerate(zip(told.operations, versions, strict=True)):
@@ -61,7 +63,7 @@ def judged(oracle: Oracle, told: Told, versions: tuple[int, ...], tables: Tables
         if earlier.seq is None and broken.op:
             return earlier, None
         return Judgement(broken.outcome, None, broken.op, ()), broken
-    before = {(each[1], each[2]): _shown(oracle, (each[1], each[2])) for each in operations}
+    before = {(each[1], each[2]): _found(oracle, (each[1], each[2])) for each in operations}
     trial = oracle.copied()
     tried = trial.judge(told)
     if tried.seq is None:
@@ -102,18 +104,19 @@ def _present(table: Mapping[str, Any], operation: tuple[Any, ...], version: int)
 
 
 def _with_defaults(told: Told, versions: tuple[int, ...], of: Any, before: Any, after: Oracle) -> Told:
-    """The change, and for each document that it makes the fields that came since and that it does not write."""
+    """The change, and for each document that it makes the fields that came since the version of the create by which it
+    is made, and that the change does not write in it."""
     added = []
-    for index, (verb, collection, document, *_) in enumerate(told.operations):
-        key = (collection, document)
-        if verb != "create" or collection not in of or not _is_made(before[key], made := _shown(after, key)):
+    for key, was in before.items():
+        if key[0] not in of or not _is_made(was, _shown(after, key)):
             continue
-        written = {other[3] for other in told.operations if other[1:3] == key and len(other) > 3}
+        last = after.incarnation(key)
+        assert last is not None, "what was made is there"
+        written = {fact.name for fact in last.facts}
         given: dict[str, Any] = {}
-        for step in _steps(of[collection][1], versions[index]):
+        for step in _steps(of[key[0]][1], versions[last.makers[0].index]):
             given = {step.get("renamed", {}).get(name, name): value for name, value in given.items()}
             given.update(step.get("defaults", {}))
-        assert made is not None
         added += [("reg.set", *key, name, value) for name, value in given.items() if name not in written]
     return replace(
         told,
@@ -135,7 +138,15 @@ class _Shown:
 
 
 def _shown(oracle: Oracle, key: Key) -> _Shown | None:
-    last: Incarnation | None = oracle.incarnation(key)
+    last = oracle.incarnation(key)
+    return None if last is None or not last.is_live else _Shown(tuple(last.makers[0].dot), visible_fields(last))
+
+
+def _found(oracle: Oracle, key: Key) -> _Shown | None:
+    """What a change finds: also what it may revive, as its life then goes on with the fields that it had."""
+    last = oracle.incarnation(key)
+    if last is not None and oracle.has_body(key):
+        last.deletes.clear()
     if last is None or not last.is_live:
         return None
     return _Shown(tuple(last.makers[0].dot), visible_fields(last))
@@ -161,14 +172,14 @@ def _broken_alone(schema: tuple[str, Mapping[str, Any]], op: int, operation: tup
     if verb.partition(".")[0] != rule.get("type", verb.partition(".")[0]):
         return broken("type_mismatch", "type")
     if verb in ("reg.set", "mv.set", "max.put", "min.put", "set.add", "map.put", "list.insert"):
-        wrong = _wrong(rule, rest[-1])
-        return None if wrong is None else broken(*wrong)
+        found = wrong(rule, rest[-1])
+        return None if found is None else broken(*found)
     if verb == "text.update" and len(rest[1]) > rule.get("bytes_max", len(rest[1])):
         return broken("too_large", "bytes_max")
     return None
 
 
-def _wrong(rule: Mapping[str, Any], value: Any) -> tuple[str, str] | None:
+def wrong(rule: Mapping[str, Any], value: Any) -> tuple[str, str] | None:
     """The first rule that a value breaks."""
     if "values" in rule and type(value) not in [kind for name in rule["values"] for kind in KINDS[name]]:
         return "invalid", "values"

@@ -4,6 +4,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from tests.oracle import lawful
 from tests.oracle.histories import (
     CARELESS,
     DOCUMENTS,
@@ -72,7 +73,7 @@ def wires(draw: st.DrawFn) -> tuple[Any, ...]:
 
 def _steps() -> st.SearchStrategy[tuple[Step, ...]]:
     ahead = st.sampled_from((0, 0, 0, 0, 0, 1, 3))
-    return st.lists(st.builds(Step, wires(), ahead), min_size=1, max_size=4).map(tuple)
+    return st.lists(st.builds(Step, wires(), ahead, st.just(0)), min_size=1, max_size=4).map(tuple)
 
 
 _devices = st.integers(0, 2)
@@ -91,4 +92,9 @@ def histories() -> st.SearchStrategy[History]:
     """2-3 devices, up to 40 events."""
     skews = st.lists(st.sampled_from((0, -40, 40, 10_000, CARELESS)), min_size=2, max_size=3).map(tuple)
     wins = st.sampled_from((frozenset(), frozenset("c"), frozenset("cd")))
-    return st.builds(History, skews, st.lists(_events, max_size=40).map(tuple), wins)
+    return st.builds(History, skews, st.lists(_events, max_size=40).map(tuple), wins, st.just(()))
+
+
+def lawful_histories() -> st.SearchStrategy[History]:
+    """The same under schemas."""
+    return st.builds(lawful.lawful, histories(), st.randoms(use_true_random=False))
