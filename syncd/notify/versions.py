@@ -226,10 +226,10 @@ def configured(tx: Writer, now_ms: int, values: Mapping[str, Any]) -> None:
         known = heads.get(name)
         if known is None or known.configured != version:
             heads[name] = Head(version, version, CONFIGURATION, now_ms)
-        elif tx.get(keys.workflow_version(name, version)) is not None:
-            continue
-        # Missing also if the one that is configured was dropped while another was active.
-        _keep(tx, now_ms, name, version, made[name], CONFIGURATION, heads[name].active)
+        # One that was in force before is kept as it is: there may be runs in it. Missing is what is new, and what was
+        # dropped while another was active.
+        if tx.get(keys.workflow_version(name, version)) is None:
+            _keep(tx, now_ms, name, version, made[name], CONFIGURATION, heads[name].active)
     _put(tx, WorkflowSet(dict(values.get("policy", {})), heads, dict(values.get("category", {}))))
 
 

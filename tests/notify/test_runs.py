@@ -382,6 +382,33 @@ def test_a_run_keeps_the_version_with_which_it_began() -> None:
     office.check()
 
 
+WAITING = """
+[category.news]
+[template.t]
+title = "t"
+[workflow.w]
+category = "news"
+trigger = { event = "put" }
+cancel_on = ["bought"]
+[[workflow.w.step]]
+wait_for = "%s"
+timeout = "9d"
+[[workflow.w.step]]
+send = { templates = ["t"] }
+"""
+
+
+def test_a_version_that_comes_into_force_again_still_counts_the_runs_that_are_in_it() -> None:
+    office = Office(WAITING % "paid")
+    office.event("put")
+    office.configure(tomllib.loads(WAITING % "seen"))
+    office.configure(tomllib.loads(WAITING % "paid"))
+    office.check()
+    office.event("paid")
+    office.check()
+    assert office.outcomes() == ["sent"]
+
+
 def test_what_was_of_no_use_any_more_when_a_downtime_ended_is_not_sent() -> None:
     office = Office('[category.ads]\nexpires = "12h"\n[policy]\nquiet_hours = "22:00-08:00"', now="2026-03-02 23:00")
     office.notify(category="ads")
