@@ -26,7 +26,8 @@ Pinned = Version  # the version that a run is bound to
 @dataclass(frozen=True, slots=True)
 class Current:
     """What is in force. `on_event`, `on_threshold`: by the type of an event. `counted`: event -> the spans in ms over
-    which its faded counts are kept, 0 for the time of the latest."""
+    which its faded counts are kept, 0 for the time of the latest. `heard`: the types of events for which a run may
+    wait, or by which it may end: of all versions in which there are runs, in force or not."""
 
     policy: Policy
     workflows: Mapping[str, Pinned]
@@ -35,10 +36,11 @@ class Current:
     inactivity: Sequence[Pinned]
     scheduled: Sequence[Pinned]
     counted: Mapping[str, Sequence[int]]
+    heard: frozenset[str]
 
 
-def current_of(active: Active) -> Current:
-    """What is in force, indexed."""
+def current_of(active: Active, further: Sequence[Pinned]) -> Current:
+    """What is in force, indexed. `further`: the versions that are not, and in which there are runs."""
     pinned = active.versions
     on_event: dict[str, list[Pinned]] = {}
     on_threshold: dict[str, list[Pinned]] = {}
@@ -63,7 +65,13 @@ def current_of(active: Active) -> Current:
         tuple(each for each in pinned.values() if each.workflow.trigger.inactivity is not None),
         tuple(each for each in pinned.values() if each.workflow.trigger.schedule is not None),
         {event: tuple(sorted(spans)) for event, spans in counted.items()},
+        frozenset(event for each in (*pinned.values(), *further) for event in _heard(each.workflow)),
     )
+
+
+def _heard(workflow: Workflow) -> list[str]:
+    waits = [step.wait_for for _, step in workflow.steps() if step.wait_for is not None]
+    return [*workflow.cancel_on, *waits]
 
 
 def _conditions(workflow: Workflow) -> list[Condition]:
@@ -78,7 +86,7 @@ class Book:
     def __init__(self, zone: str = "UTC") -> None:
         self._parsed = Parsed()
         self._active: Active | None = None
-        self._current: Current = current_of(Active(Policy({}), {}))
+        self._current: Current = current_of(Active(Policy({}), {}), ())
         self._people: tuple[bytes | None, int, Sequence[float]] | None = None
         self.zone = zone
 
@@ -86,7 +94,8 @@ class Book:
         """What is in force now."""
         active = self._parsed.active(tx)
         if active is not self._active:
-            self._active, self._current = active, current_of(active)
+            # Runs begin in what is in force alone: until that changes, no further version comes to have any.
+            self._active, self._current = active, current_of(active, self._parsed.in_use(tx))
         return self._current
 
     def people(self, tx: Reader, now_ms: int) -> Sequence[float]:

@@ -26,6 +26,7 @@ _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 ZONE_CHARS_MAX = 64  # the longest name of the IANA database has 32
 ZONES_KEPT = 700  # every zone of the database: some 600
 DAYS_KEPT = 8_192  # whose offsets are at hand: two weeks in every zone, 1 MB
+MOMENTS_KEPT = 1_024  # what all people of a zone ask alike: the text of now, the end of these quiet hours; 200 KB
 
 
 class BadTime(ValueError):
@@ -77,8 +78,13 @@ def shown(at: ZoneInfo, now_ms: int) -> datetime:
 
 def written(at: ZoneInfo, now_ms: int) -> str:
     """What the clock on the wall shows, as `2026-03-02 10:00`."""
-    day, into_ms = divmod(local_ms(at, now_ms), DAY_MS)
-    hour, minute = divmod(into_ms // MINUTE_MS, 60)
+    return _written(at, now_ms // 1000)
+
+
+@lru_cache(maxsize=MOMENTS_KEPT)
+def _written(at: ZoneInfo, now_s: int) -> str:
+    day, second = divmod(now_s + offset_s(at, now_s * 1000), DAY_S)
+    hour, minute = divmod(second // 60, 60)
     return f"{_written_day(day)} {hour:02}:{minute:02}"
 
 
@@ -155,16 +161,21 @@ class QuietHours:
     def end_ms(self, at: ZoneInfo, now_ms: int) -> int:
         """The first instant from `now_ms` on that is not quiet: `now_ms` itself, the end by the clock, or the change of
         the clock that leaps over it. Back in quiet hours after a fold, the answer is the end of that second stay."""
-        for _ in range(_CHANGES_MAX):
-            into_ms = local_ms(at, now_ms) % DAY_MS
-            if not self.has(into_ms / 1000):
-                return now_ms
-            end_ms = now_ms + (self.end_s * 1000 - into_ms) % DAY_MS
-            changed_ms = _changed_ms(at, now_ms, end_ms)
-            if changed_ms is None or changed_ms > end_ms:
-                return end_ms
-            now_ms = changed_ms
-        raise AssertionError("no clock is changed so often within quiet hours")
+        return _quiet_until_ms(self, at, now_ms)
+
+
+@lru_cache(maxsize=MOMENTS_KEPT)
+def _quiet_until_ms(quiet: QuietHours, at: ZoneInfo, now_ms: int) -> int:
+    for _ in range(_CHANGES_MAX):
+        into_ms = local_ms(at, now_ms) % DAY_MS
+        if not quiet.has(into_ms / 1000):
+            return now_ms
+        end_ms = now_ms + (quiet.end_s * 1000 - into_ms) % DAY_MS
+        changed_ms = _changed_ms(at, now_ms, end_ms)
+        if changed_ms is None or changed_ms > end_ms:
+            return end_ms
+        now_ms = changed_ms
+    raise AssertionError("no clock is changed so often within quiet hours")
 
 
 def parse_quiet_hours(text: str) -> QuietHours:

@@ -13,12 +13,11 @@ the time and the draw, which is recorded. N10 a candidate that waits has a run w
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from syncd.notify import digests, profile, timing, volume
-from syncd.notify.civil import QuietHours, Span, local_ms, offset_s, written
+from syncd.notify.civil import Span, written
 from syncd.notify.desk import Delivery, Desk, identity
 from syncd.notify.gates import (
     PASSES,
@@ -33,9 +32,9 @@ from syncd.notify.gates import (
     free_ms,
     judged,
 )
-from syncd.notify.limits import SCORES_KEPT, SLOTS_MAX
 from syncd.notify.policy import PRIORITIES, Category, Policy
-from syncd.notify.profile import HOUR_MS, CategoryStats
+from syncd.notify.profile import CategoryStats
+from syncd.notify.slots import laid_out
 from syncd.notify.workflows import Window
 from syncd.store.tables import DecisionRow
 
@@ -43,8 +42,7 @@ from syncd.store.tables import DecisionRow
 EVIDENCE_MIN = volume.USUAL_SHOWN / 2
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """A candidate as its run has it. `is_learned`: whether what a person's behaviour says may hold it back."""
 
     category: Category
@@ -209,61 +207,18 @@ def _timed(
     if offer.expires_ms is not None:
         end_ms = min(end_ms, offer.expires_ms - 1)
     _, expected, week = behaviour
+    half_life_ms = category.half_life.nominal_ms
     worth = timing.Worth(
-        1.0, category.half_life.nominal_ms, expected.opened * volume.worn(week), expected.dismissed,
+        1.0, half_life_ms, expected.opened * volume.worn(week), expected.dismissed,
         volume.DISMISSAL_PRICE, volume.disturbance(week),
     )  # fmt: skip
-    slots = _slots(desk, who.wishes.quiet(policy), first_ms, end_ms)
-    scores = timing.scored(worth, slots, desk.now_ms)
+    slots = laid_out(desk.zone, who.wishes.quiet(policy), desk.now_ms, first_ms, end_ms, half_life_ms)
+    own = profile.hours_at(desk.profile, desk.now_ms)
+    scores = timing.scored(worth, slots.left, slots.receptive(own, desk.people))
     draw = desk.draw()
-    choice = timing.choose(scores, draw, may_explore=True)
-    kept = tuple([(slots[index][0], round(scores[index], 6)) for index in timing.best(scores, SCORES_KEPT)])
-    return Moments(slots[choice.at][0], kept, choice.propensity, choice.is_explored, draw)
-
-
-# The bin of each hour of a week that begins on the first of 1970, a Thursday.
-_BINS = [profile.bin_of(hour * 3600) for hour in range(168)]
-
-
-def _slots(desk: Desk, quiet: QuietHours | None, first_ms: int, end_ms: int) -> list[tuple[int, float]]:
-    """The first moment that is free, then each full hour of the clock that is, up to the end of the window; with each,
-    how likely the person is to be there (`timing.receptiveness`)."""
-    last_ms = min(max(end_ms, first_ms), first_ms + SLOTS_MAX * HOUR_MS)
-    shift_ms = offset_s(desk.zone, first_ms) * 1000
-    hour, into_ms = divmod(first_ms + shift_ms, HOUR_MS)
-    # Within two days a clock is changed once at most: where both ends have one offset, local time is an addition.
-    is_steady = shift_ms == offset_s(desk.zone, last_ms) * 1000
-    own, people = profile.hours_at(desk.profile, desk.now_ms), desk.people
-    days = {_BINS[each % 168] // timing.HOURS for each in (hour, hour + 24, (last_ms + shift_ms) // HOUR_MS)}
-    spread = [timing.density(own, people, bool(each)) if each in days or not is_steady else () for each in (0, 1)]
-
-    def receptive(bin: int, into_ms: int) -> float:
-        return timing.receptiveness(spread[bin // timing.HOURS], bin % timing.HOURS * 3600 + into_ms / 1000)
-
-    # The first is what the gates said: even silently in quiet hours.
-    slots = [(first_ms, receptive(_BINS[hour % 168], into_ms))]
-    at_ms = first_ms + HOUR_MS - into_ms
-    if is_steady:
-        by_bin = [each for found in spread for each in (timing.by_hour(found) if found else _NEVER)]
-        hours = range(hour + 1, hour + 2 + (last_ms - at_ms) // HOUR_MS)
-        is_free, bins = _free_hours(quiet), _BINS
-        slots += [(each * HOUR_MS - shift_ms, by_bin[bins[each % 168]]) for each in hours if is_free[each % 24]]
-        return slots[:SLOTS_MAX]
-    while at_ms <= last_ms and len(slots) < SLOTS_MAX:
-        hour, into_ms = divmod(local_ms(desk.zone, at_ms), HOUR_MS)
-        if quiet is None or not quiet.has((hour % 24 * HOUR_MS + into_ms) / 1000):
-            slots.append((at_ms, receptive(_BINS[hour % 168], into_ms)))
-        at_ms += HOUR_MS - into_ms
-    return slots
-
-
-_NEVER = (0.0,) * timing.HOURS  # in the place of a kind of day that the window does not touch
-
-
-@lru_cache(maxsize=1024)
-def _free_hours(quiet: QuietHours | None) -> tuple[bool, ...]:
-    """Which full hours of a day are not quiet."""
-    return tuple(quiet is None or not quiet.has(hour * 3600) for hour in range(24))
+    at, _, propensity, is_explored, ranked = timing.choose(scores, draw, may_explore=True)
+    kept = tuple([(slots.at_ms[each], round(scores[each], 6)) for each in ranked])
+    return Moments(slots.at_ms[at], kept, propensity, is_explored, draw)
 
 
 def _later(desk: Desk, found: Judgement, at_ms: int) -> Judgement:

@@ -330,6 +330,9 @@ def _compiled(node: Node) -> Evaluated:
 def _compiled_call(node: Node) -> Evaluated:
     parts, types = [_compiled(part) for part in node.parts], FUNCTIONS[node.value].arguments
     name = node.value
+    if all(part.kind == "constant" for part in node.parts):  # of the right types: that was checked when it was read
+        constants = tuple(part.value for part in node.parts)
+        return lambda facts: facts.call(name, constants)
 
     def called(facts: Facts) -> Any:
         arguments = [part(facts) for part in parts]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from syncd.notify import profile, returning
-from syncd.notify.civil import Span, shown
+from syncd.notify.civil import shown
 from syncd.notify.desk import Desk
 from syncd.notify.expressions import Facts
 from syncd.notify.limits import COUNTS_MAX
@@ -19,23 +19,24 @@ def facts(desk: Desk, event: Mapping[str, Any]) -> Facts:
     """For a condition about an event of this user."""
 
     def call(function: str, arguments: Sequence[Any]) -> Any:
-        match function, list(arguments):
-            case "count", [str(name), Span() as span]:
+        match function:
+            case "count":
+                name, span = arguments
                 return count(desk, name, span.nominal_ms)
-            case "since", [str(name)]:
-                found = desk.standing.counts.get(_key(name, 0))
+            case "since":
+                found = desk.standing.counts.get(_key(arguments[0], 0))
                 return None if found is None else max(desk.now_ms - found[1], 0) / HOUR_MS
-            case "affinity", [str(topic)]:
-                return profile.affinity_at(desk.profile, topic, desk.now_ms)
-            case "p_return", [Span() as span] if span.nominal_ms == 7 * DAY_MS:
-                return returning.chance(desk.profile, desk.now_ms)
-            case "sessions", []:
+            case "affinity":
+                return profile.affinity_at(desk.profile, arguments[0], desk.now_ms)
+            case "p_return":
+                is_known = arguments[0].nominal_ms == 7 * DAY_MS
+                return returning.chance(desk.profile, desk.now_ms) if is_known else None
+            case "sessions":
                 return desk.profile.sessions
-            case "hour", []:
+            case "hour":
                 return shown(desk.zone, desk.now_ms).hour
-            case "weekday", []:
-                return shown(desk.zone, desk.now_ms).isoweekday()
-        return None
+        assert function == "weekday", "every function of conditions has an answer"
+        return shown(desk.zone, desk.now_ms).isoweekday()
 
     return Facts(event, call)
 

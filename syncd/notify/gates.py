@@ -15,7 +15,6 @@ own category, and nothing else. G4 the outcome is a function of what is handed i
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -44,8 +43,7 @@ class Sent(NamedTuple):
     category: str
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """What a workflow or a backend would like to send. `newer_id`: a later candidate of the same person with the same
     collapse key, which is waiting or was sent. `in_segment`: whether the workflow's condition on people holds.
     `is_digest`: it is what was gathered for people who want few, so the wish for a digest does not hold it back."""
@@ -58,8 +56,7 @@ class Candidate:
     is_digest: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
+class Person(NamedTuple):
     """What is known of the recipient: their clock, choices and latest notifications. `holdout_draw`: a number in [0, 1)
     that is theirs for ever. `suppressed`: why nothing may be sent to them at all, if so."""
 
@@ -91,8 +88,7 @@ class Verdict(NamedTuple):
     until_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What becomes of a candidate: `sent`, `deferred` (until), `digested` (into), `collapsed` (by), `suppressed`,
     `held_out` or `expired`. `is_silent`: sent without a sound. `reason`: the gate that decided."""
 
@@ -104,8 +100,7 @@ class Outcome:
     is_silent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     outcome: Outcome
     verdicts: tuple[Verdict, ...]
     explanation: str

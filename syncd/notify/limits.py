@@ -10,7 +10,6 @@ PASSES_MAX = 8  # workflows of one user whose throttle remembers what it let pas
 EVENT_BYTES_MAX = 8_192  # of an event's data that a run keeps: what its workflow reads of it; APNs takes 4 KiB
 PAST_KEPT = 8  # outcomes before the last that a decision remembers
 SLOTS_MAX = 48  # moments that are weighed for one notification: two days of hours
-SCORES_KEPT = 4  # of them that are remembered: those among which may be explored
 RECENT_SESSION_MS = 30 * 60_000  # connections that follow each other so closely are one session
 FIRED_AT_ONCE = 256  # timers taken by one command: some 20 ms in which the writer does nothing else
 SCANNED_AT_ONCE = 1_024  # timers looked at by one command, while most are held back

@@ -7,6 +7,7 @@ Invariant: P1 `following` only ever leads forward, so a run ends.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from syncd.core.values import ValueRefused, encoded
@@ -15,6 +16,7 @@ from syncd.notify.limits import EVENT_BYTES_MAX
 from syncd.notify.workflows import PLACEHOLDER, Step, Template, Workflow
 
 TITLE_BYTES_MAX, BODY_BYTES_MAX = 200, 4_000  # of what is shown, as for what backends post
+TEXTS_KEPT = 1_024  # that were cut at their placeholders: those of the workflows in use
 
 
 def _around(workflow: Workflow, path: Sequence[int]) -> Sequence[Step]:
@@ -51,15 +53,21 @@ def entered(workflow: Workflow, path: Sequence[int], is_then: bool) -> list[int]
 
 def read_of(pinned: Pinned, data: Mapping[str, Any]) -> dict[str, Any]:
     """What the runs of a workflow may come to read of an event, and so keep. What would be too much is missing."""
+    wanted = {name: data[name] for name in sorted(pinned.reads & data.keys())}
+    if _size(wanted) <= EVENT_BYTES_MAX:
+        return wanted
     kept, room = {}, EVENT_BYTES_MAX
-    for name in sorted(pinned.reads & data.keys()):
-        try:
-            size = len(encoded(data[name]))
-        except ValueRefused:
-            continue
-        if size <= room:
-            kept[name], room = data[name], room - size
+    for name, value in wanted.items():
+        if (size := _size(value)) <= room:
+            kept[name], room = value, room - size
     return kept
+
+
+def _size(value: Any) -> int:
+    try:
+        return len(encoded(value))
+    except ValueRefused:
+        return EVENT_BYTES_MAX + 1
 
 
 # -- words ------------------------------------------------------------------------------------------------------------
@@ -68,18 +76,30 @@ def read_of(pinned: Pinned, data: Mapping[str, Any]) -> dict[str, Any]:
 def rendered(text: str, data: Mapping[str, Any], bytes_max: int = BODY_BYTES_MAX) -> str:
     """A text with its placeholders filled in; what the event does not have is empty."""
 
-    def value(path: str) -> str:
-        found: Any = data
-        for name in path.split("."):
-            found = found.get(name) if isinstance(found, Mapping) else None
-        if isinstance(found, bool):
-            return "true" if found else "false"
-        return str(found) if isinstance(found, str | int | float) else ""
-
-    whole = PLACEHOLDER.sub(lambda found: value(found[1]), text) if "{" in text else text
+    parts = list(_parts(text))
+    for place in range(1, len(parts), 2):
+        parts[place] = _value(data, parts[place])
+    whole = "".join(parts)
     if whole.isascii() and len(whole) <= bytes_max:
         return whole
     return whole.encode(errors="replace")[:bytes_max].decode(errors="ignore")
+
+
+@lru_cache(maxsize=TEXTS_KEPT)
+def _parts(text: str) -> tuple[str, ...]:
+    """What stands around the placeholders, and in each second place what a placeholder names."""
+    return tuple(PLACEHOLDER.split(text))
+
+
+def _value(data: Mapping[str, Any], path: str) -> str:
+    found: Any = data
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    if isinstance(found, str):
+        return found
+    if isinstance(found, bool):
+        return "true" if found else "false"
+    return str(found) if isinstance(found, int | float) else ""
 
 
 def words(template: Template, locale: str, data: Mapping[str, Any]) -> tuple[str, str]:

@@ -199,7 +199,7 @@ def _digest(desk: Desk, number: int, pinned: Pinned, frequency: str) -> bool:
     category = pinned.category
     if category.frequency == "instant":
         category = replace(category, frequency=frequency)
-    offer = replace(offer_of(desk, run, pinned), category=category, window=None)
+    offer = offer_of(desk, run, pinned)._replace(category=category, window=None)
     return _offer(desk, number, offer, content, _source(run))
 
 
@@ -236,7 +236,7 @@ def redecided(desk: Desk, number: int, is_due: bool) -> None:
         desk.end(number)
         return
     if pinned is not None:
-        offer = replace(offer_of(desk, run, pinned), topic=row.topic, expires_ms=row.expires_ms)
+        offer = offer_of(desk, run, pinned)._replace(topic=row.topic, expires_ms=row.expires_ms)
     else:
         category = desk.current.policy.categories.get(row.category) or Category(row.category)
         offer = Offer(category, row.topic, row.expires_ms, None, False, run.kind == "digest")
@@ -260,6 +260,8 @@ def closed(desk: Desk, number: int) -> None:
 def heard(desk: Desk, event: str, of: int | None = None) -> None:
     """An event of the user came: runs that it cancels end, those that wait for it go on. `of`: the only decision about
     which it is (an opened notification): it ends no run but the one that sent it."""
+    if event not in desk.current.heard:
+        return  # most events set off, and nothing waits for them: no run needs to be read
     about = None if of is None else desk.kept_decision(of)
     for number in desk.runs:
         run = desk.run(number)

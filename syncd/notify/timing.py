@@ -115,25 +115,28 @@ class Worth(NamedTuple):
     harm: float
 
 
+def left(wait_ms: int, half_life_ms: int) -> float:
+    """The part of what something is worth that is left after a wait."""
+    return float(2.0 ** (-wait_ms / half_life_ms))
+
+
 def score(worth: Worth, slot: Slot, receptive: float, now_ms: int) -> float:
     """What sending in a slot is worth: value, faded by the wait, times the chance that it is opened because it was
     sent, less what a dismissal and the disturbance cost. Breaking news has a short half-life, and goes now by the same
     formula by which a nudge waits for its hour."""
-    faded: float = worth.value * 2.0 ** (-(slot.at_ms - now_ms) / worth.half_life_ms)
+    faded = worth.value * left(slot.at_ms - now_ms, worth.half_life_ms)
     opened = min(worth.open_rate * receptive, 1.0)
     return faded * opened - worth.dismissal_cost * worth.dismissal_rate - worth.harm
 
 
-def scored(worth: Worth, times: Sequence[tuple[int, float]], now_ms: int) -> list[float]:
-    """`score` of many moments: (at, receptiveness)."""
-    value, half_life_ms, open_rate, dismissal_rate, dismissal_cost, harm = worth
+def scored(worth: Worth, parts_left: Sequence[float], receptive: Sequence[float]) -> list[float]:
+    """`score` of many moments, by what is `left` at each and how likely the person is to be there."""
+    value, _, open_rate, dismissal_rate, dismissal_cost, harm = worth
     cost = dismissal_cost * dismissal_rate
-    found = []
-    for at_ms, receptive in times:
-        opened = open_rate * receptive
-        faded = value * 2.0 ** ((now_ms - at_ms) / half_life_ms)
-        found.append(faded * (opened if opened < 1.0 else 1.0) - cost - harm)
-    return found
+    return [
+        value * part * (opened if (opened := open_rate * there) < 1.0 else 1.0) - cost - harm
+        for part, there in zip(parts_left, receptive, strict=True)
+    ]
 
 
 def best(scores: Sequence[float], count: int) -> list[int]:
@@ -143,12 +146,13 @@ def best(scores: Sequence[float], count: int) -> list[int]:
 
 class Choice(NamedTuple):
     """The slot that was chosen: its place among those offered, its score, the probability of being chosen, and whether
-    it was chosen to learn."""
+    it was chosen to learn. `ranked`: the places of those that may be, the best first."""
 
     at: int
     score: float
     propensity: float
     is_explored: bool
+    ranked: Sequence[int]
 
 
 def choose(scores: Sequence[float], draw: float, may_explore: bool) -> Choice:
@@ -158,9 +162,9 @@ def choose(scores: Sequence[float], draw: float, may_explore: bool) -> Choice:
     ranked = best(scores, EXPLORED_SLOTS)
     first, count = ranked[0], len(ranked)
     if not may_explore or count == 1:
-        return Choice(first, scores[first], 1.0, False)
+        return Choice(first, scores[first], 1.0, False, ranked)
     chosen, is_explored = first, draw < EXPLORED_SHARE
     if is_explored:
         chosen = ranked[min(int(draw / EXPLORED_SHARE * count), count - 1)]
     propensity = EXPLORED_SHARE / count + (1.0 - EXPLORED_SHARE) * (chosen == first)
-    return Choice(chosen, scores[chosen], propensity, is_explored)
+    return Choice(chosen, scores[chosen], propensity, is_explored, ranked)

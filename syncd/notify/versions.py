@@ -16,6 +16,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from syncd.notify.policy import Category, Policy
@@ -161,6 +162,12 @@ class Parsed:
             self._versions.popitem(last=False)
         return found
 
+    def in_use(self, tx: Reader) -> list[Version]:
+        """All versions in which there are runs."""
+        rows = VERSION_USES.scan(tx, keys.table_range(keys.VERSION_USE))
+        used = [keys.parse_version_use(key) for key, use in rows if use.runs]
+        return [version for each in used if (version := self.version(tx, each)) is not None]
+
 
 def policy_of(found: WorkflowSet) -> Policy:
     """The operator's policy, without categories."""
@@ -170,8 +177,15 @@ def policy_of(found: WorkflowSet) -> Policy:
 def _version(name: str, version: str, values: Mapping[str, Any]) -> Version:
     found = definitions(values)
     workflow = found.workflows[name]
-    category, reads = found.policy.categories[workflow.category], _reads(workflow, found.templates)
+    category, reads = _one(found.policy.categories[workflow.category]), _reads(workflow, found.templates)
     return Version(name, version, workflow, category, found.templates, reads)
+
+
+@lru_cache(maxsize=PARSED_MAX)
+def _one(category: Category) -> Category:
+    """The same object for categories that say the same, so that a run sees at a look whether its own is the one in
+    force, whichever workflow that was read from."""
+    return category
 
 
 def _reads(workflow: Workflow, templates: Mapping[str, Template]) -> frozenset[str]:

@@ -453,6 +453,11 @@ def version_use(version: str) -> bytes:
     return VERSION_USE + bytes.fromhex(version)
 
 
+def parse_version_use(key: bytes) -> str:
+    """The version."""
+    return key[1:].hex()
+
+
 # -- notifications ----------------------------------------------------------------------------------------------------
 
 POPULATION = PROFILE  # the profile of all people together: no hash is empty

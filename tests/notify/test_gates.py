@@ -31,7 +31,7 @@ def seen(*hours_ago: float, category: str = "news") -> tuple[Sent, ...]:
 
 
 def wishing(**documents: dict[str, object]) -> Person:
-    return replace(SOMEBODY, wishes=preferences({name.replace("_", ":"): fields for name, fields in documents.items()}))
+    return SOMEBODY._replace(wishes=preferences({name.replace("_", ":"): fields for name, fields in documents.items()}))
 
 
 def told(judgement: Judgement) -> tuple[str, str | None, str]:
@@ -56,19 +56,19 @@ def told(judgement: Judgement) -> tuple[str, str | None, str]:
             ("suppressed", "mute", "Not sent: everything is muted until 13:00."),
         ),
         (
-            NEWS, POLICY, replace(SOMEBODY, suppressed="the account is closed"), NOON_MS,
+            NEWS, POLICY, SOMEBODY._replace(suppressed="the account is closed"), NOON_MS,
             ("suppressed", "suppression", "Not sent: the account is closed."),
         ),
         (
-            replace(NEWS, in_segment=False), POLICY, SOMEBODY, NOON_MS,
+            NEWS._replace(in_segment=False), POLICY, SOMEBODY, NOON_MS,
             ("suppressed", "segment", "Not sent: not among those it is for."),
         ),
         (
-            replace(NEWS, newer_id="d7"), POLICY, SOMEBODY, NOON_MS,
+            NEWS._replace(newer_id="d7"), POLICY, SOMEBODY, NOON_MS,
             ("collapsed", "collapse", "Not sent: a newer one of its kind took its place (d7)."),
         ),
         (
-            replace(NEWS, expires_ms=NOON_MS), POLICY, SOMEBODY, NOON_MS,
+            NEWS._replace(expires_ms=NOON_MS), POLICY, SOMEBODY, NOON_MS,
             ("expired", "expiry", "Not sent: of no use since 12:00."),
         ),
         (
@@ -90,23 +90,23 @@ def told(judgement: Judgement) -> tuple[str, str | None, str]:
             ("suppressed", "quiet hours", "Not sent: the quiet hours 22:00-08:00 drop it."),
         ),
         (
-            NEWS, POLICY, replace(SOMEBODY, sent=seen(20, 3)), NOON_MS,
+            NEWS, POLICY, SOMEBODY._replace(sent=seen(20, 3)), NOON_MS,
             ("deferred", "caps",
              "Would have been sent at 12:00 but for this: cap 2 / 24h of news is full, free again at 16:00."
              " It is tried again at 16:00."),
         ),
         (  # the cap would be free at three in the night, which is no time to send
-            NEWS, POLICY, replace(SOMEBODY, sent=seen(9, 3)), NOON_MS,
+            NEWS, POLICY, SOMEBODY._replace(sent=seen(9, 3)), NOON_MS,
             ("deferred", "caps",
              "Would have been sent at 12:00 but for this: cap 2 / 24h of news is full, free again at"
              " 2026-11-29 03:00. It is tried again at 2026-11-29 08:00."),
         ),
         (
-            replace(NEWS, expires_ms=NIGHT_MS + HOUR_MS), POLICY, SOMEBODY, NIGHT_MS,
+            NEWS._replace(expires_ms=NIGHT_MS + HOUR_MS), POLICY, SOMEBODY, NIGHT_MS,
             ("expired", "quiet hours", "Not sent: quiet hours 22:00-08:00 end at 2026-11-29 08:00."),
         ),
         (  # every reason is told
-            NEWS, POLICY, replace(SOMEBODY, sent=seen(3, 2), wishes=preferences({"all": {"frequency": "off"}})),
+            NEWS, POLICY, SOMEBODY._replace(sent=seen(3, 2), wishes=preferences({"all": {"frequency": "off"}})),
             NIGHT_MS,
             ("suppressed", "preference",
              "Not sent: turned off by the choice for everything (and cap 2 / 24h of news is full, free"
@@ -114,8 +114,8 @@ def told(judgement: Judgement) -> tuple[str, str | None, str]:
         ),
         (
             Candidate("alert"), replace(POLICY, holdout=1.0),
-            replace(
-                SOMEBODY, sent=seen(1, 2, 3, 4),
+            SOMEBODY._replace(
+                sent=seen(1, 2, 3, 4),
                 wishes=preferences({"all": {"frequency": "off", "mute_until": NIGHT_MS * 2}}),
             ),
             NIGHT_MS, ("sent", None, "Sent at 23:00."),

@@ -7,7 +7,19 @@ import pytest
 
 from syncd.core.changes import parsed_change
 from syncd.core.ids import INBOX, PREFERENCES, PROFILE
-from syncd.engine.commands import Attach, Attached, Push, Pushed, Refused, Started, StartWorkflow
+from syncd.engine.commands import (
+    Attach,
+    Attached,
+    Configure,
+    Done,
+    Event,
+    PostEvents,
+    Push,
+    Pushed,
+    Refused,
+    Started,
+    StartWorkflow,
+)
 from syncd.notify import runs
 from syncd.notify.desk import Desk
 from syncd.notify.firing import TrustedClock
@@ -396,6 +408,26 @@ timeout = "9d"
 [[workflow.w.step]]
 send = { templates = ["t"] }
 """
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_run_hears_what_its_own_version_waits_for_whatever_is_in_force_by_now(is_restarted: bool) -> None:
+    office = Office(WAITING % "paid")
+    office.event("put")
+    office.event("put", user="bob")
+    without = tomllib.loads((WAITING % "seen").replace('cancel_on = ["bought"]', ""))
+    put = Event(b"e" * 16, "https://shop", "e", "put", "cy", office.now_ms, {})
+    # In one transaction: the last run of the old version begins, and the new version comes into force.
+    assert office.decide(PostEvents(KEY, (put,), DAY_MS), Configure(without)).results[1] == Done()
+    if is_restarted:
+        office.restart()
+    for user in ("ann", "cy"):
+        office.event("paid", user=user)
+        assert office.outcomes(user) == ["sent"]
+    assert len(office.runs("bob")) == 1
+    office.event("bought", user="bob")
+    assert office.runs("bob") == []
+    office.check()
 
 
 def test_a_version_that_comes_into_force_again_still_counts_the_runs_that_are_in_it() -> None:

@@ -19,6 +19,7 @@ from syncd.notify.timing import (
     by_hour,
     choose,
     density,
+    left,
     receptiveness,
     score,
     scored,
@@ -69,7 +70,8 @@ def test_many_moments_are_scored_and_ranked_as_each_alone(times: list[tuple[int,
     shares = st.floats(0, 1)
     half_life_ms = data.draw(st.integers(60_000, 30 * DAY_MS))
     worth = Worth(data.draw(shares), half_life_ms, *(data.draw(shares) for _ in range(4)))
-    found = scored(worth, [(NOW_MS + wait_ms, receptive) for wait_ms, receptive in times], NOW_MS)
+    parts_left = [left(wait_ms, half_life_ms) for wait_ms, _ in times]
+    found = scored(worth, parts_left, [receptive for _, receptive in times])
     alone = [score(worth, Slot(NOW_MS + wait_ms, 0.0, False), receptive, NOW_MS) for wait_ms, receptive in times]
     assert found == alone
     assert best(found, 4) == sorted(range(len(alone)), key=lambda index: (-alone[index], index))[:4]
