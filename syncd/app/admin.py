@@ -79,7 +79,8 @@ DEVICES_PAGE, DEVICES_PAGE_MAX = 100, 1_000
 DEVICES_READ = 10_000  # rows looked at for one page: some 20 ms of the loop
 LETTER_BYTES_MAX = 8 * 1024 * 1024  # operations of 256 KiB as JSON, whatever they hold
 LETTERS_PAGE = 100
-LETTERS_PAGE_MAX = 1_000  # a page is read in one go on the loop
+LETTERS_PAGE_MAX = 1_000
+LETTERS_BYTES_MAX = 2 * 1024 * 1024  # looked at for one page, which is read in one go on the loop: some 50 ms
 
 AnyCommitter = Committer[Command, Result, Any]
 
@@ -148,20 +149,26 @@ def _device_id(text: str) -> bytes:
     return device
 
 
-def dead_letters(tx: Reader, space: str, first: int, limit: int, kind: str | None = None) -> list[dict[str, Any]]:
-    """The dead letters of a space from the number `first` on, oldest first, of one kind or of all. Raises `BadName`."""
+def dead_letters(tx: Reader, space: str, first: int, limit: int, kind: str | None = None) -> dict[str, Any]:
+    """`letters`: of a space from the number `first` on, oldest first, of one kind or of all. `next`: from which number
+    on to ask, if `LETTERS_BYTES_MAX` were looked at before the limit was reached. Raises `BadName`."""
     row = space_row(tx, check_space(space))
+    found: list[dict[str, Any]] = []
     if row is None:
-        return []
-    stop = keys.space_range(keys.LETTER, row.id)[1]
-    found = []
-    rows = LETTERS.scan(tx, (keys.letter(row.id, first), stop))
-    for key, letter in islice(((key, letter) for key, letter in rows if kind in (None, letter.kind)), limit):
-        fields = letter._asdict()
-        fields |= {"letter": int.from_bytes(key[-8:]), "device": letter.device.hex()}
-        fields |= {"payload": json_value(decoded(letter.payload)), "replay": json_value(letter.replay)}
-        found.append(fields)
-    return found
+        return {"letters": found}
+    size = 0
+    for key, letter in LETTERS.scan(tx, (keys.letter(row.id, first), keys.space_range(keys.LETTER, row.id)[1])):
+        number = int.from_bytes(key[-8:])
+        if len(found) == limit:
+            break
+        if size > LETTERS_BYTES_MAX:
+            return {"letters": found, "next": number}
+        size += len(letter.payload)
+        if kind in (None, letter.kind):
+            fields = letter._asdict() | {"letter": number, "device": letter.device.hex()}
+            fields |= {"payload": json_value(decoded(letter.payload)), "replay": json_value(letter.replay)}
+            found.append(fields)
+    return {"letters": found}
 
 
 def consumers_of(tx: Reader, space: str) -> list[dict[str, Any]]:
@@ -376,7 +383,7 @@ class Admin:
     async def _get_letter(self, call: _Call) -> Response:
         space, number = _letter_of(call)
         with self._store.read() as tx:
-            found = dead_letters(tx, space, number, 1)
+            found = dead_letters(tx, space, number, 1)["letters"]
         if not found or found[0]["letter"] != number:
             raise raised("not-found", f"there is no dead letter {number} in {space}")
         return json_content(200, found[0])
@@ -419,8 +426,7 @@ class Admin:
         first = _count(call.query, "from", 0, 2**53 - 1)
         limit = _count(call.query, "limit", LETTERS_PAGE, LETTERS_PAGE_MAX)
         with self._store.read() as tx:
-            letters = dead_letters(tx, call.query["space"], first, limit, call.query.get("kind"))
-        return json_content(200, {"letters": letters})
+            return json_content(200, dead_letters(tx, call.query["space"], first, limit, call.query.get("kind")))
 
     async def _list_leases(self, call: _Call) -> Response:
         if "space" not in call.query:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -356,10 +357,20 @@ def deadletters() -> None:
 @_json_option
 def list_letters(space: str, first: int, limit: int, file: Path | None, state_dir: Path | None, as_json: bool) -> None:
     """Show the dead letters of a space, oldest first."""
-    query = {"space": space, "from": first, "limit": limit}
-    found = _asked(_loaded(file, state_dir), ("admin", "deadletters"), query,
-                   lambda tx: {"letters": admin.dead_letters(tx, space, first, limit)})  # fmt: skip
-    show.letters(space, found["letters"], as_json)
+    show.letters(space, _letters(_loaded(file, state_dir), space, first, limit, None), as_json)
+
+
+def _letters(settings: Settings, space: str, first: int, limit: int, kind: str | None) -> list[dict[str, Any]]:
+    """Dead letters by as many pages as it takes: one that has looked at much may end early."""
+    found: list[dict[str, Any]] = []
+    start: int | None = first
+    while start is not None and len(found) < limit:
+        place, left = start, limit - len(found)
+        query = {"space": space, "from": place, "limit": left} | ({} if kind is None else {"kind": kind})
+        read = partial(admin.dead_letters, space=space, first=place, limit=left, kind=kind)
+        page = _asked(settings, ("admin", "deadletters"), query, read)
+        found, start = found + page["letters"], page.get("next")
+    return found
 
 
 @deadletters.command("show")
@@ -371,7 +382,7 @@ def show_letter(space: str, letter: int, file: Path | None, state_dir: Path | No
     """Show one dead letter whole, and what came of its replay."""
     found = _asked(
         _loaded(file, state_dir), ("admin", "deadletters", str(letter)), {"space": space},
-        lambda tx: next(iter(admin.dead_letters(tx, space, letter, 1)), None),
+        lambda tx: next(iter(admin.dead_letters(tx, space, letter, 1)["letters"]), None),
     )  # fmt: skip
     if found is None or found["letter"] != letter:
         raise Failure(f"there is no dead letter {letter} in {space}")
@@ -416,12 +427,7 @@ def drop_letter(space: str, letter: int, file: Path | None, state_dir: Path | No
 @_json_option
 def lost(space: str, file: Path | None, state_dir: Path | None, as_json: bool) -> None:
     """Show the changes of a space that neither the restored backup nor their device has any more: from n to n."""
-    query = {"space": space, "kind": "lost", "limit": admin.LETTERS_PAGE_MAX}
-    found = _asked(
-        _loaded(file, state_dir), ("admin", "deadletters"), query,
-        lambda tx: {"letters": admin.dead_letters(tx, space, 0, admin.LETTERS_PAGE_MAX, "lost")},
-    )  # fmt: skip
-    show.letters(space, found["letters"], as_json)
+    show.letters(space, _letters(_loaded(file, state_dir), space, 0, admin.LETTERS_PAGE_MAX, "lost"), as_json)
 
 
 @cli.group()

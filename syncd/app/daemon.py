@@ -90,6 +90,7 @@ CUT_OFFS_S = 60.0  # between two lines about connections that were cut off
 ADMIN_CONNECTIONS_MAX = 64  # operators and probes; more of them are a mistake or an attack
 COMMAND_BYTES = 500  # of a command's own objects, beside what it carries
 WEIGHED_DEPTH_MAX = 32  # of what is posted: operations nest 2 + 16 deep
+VOIDED_MAX = 16  # numbers given up at once that add no data to speak of: each is a row, of 600 bytes with its reason
 OPERATION_BYTES = 300  # of an operation's objects, beside its encoding
 
 # Containers made since the last look for garbage, before the youngest are looked at. Nearly everything that a change
@@ -494,7 +495,7 @@ def adds_data(command: Command) -> bool:
             return False
         case Push():
             return not all(
-                isinstance(change, Void)
+                (isinstance(change, Void) and change.last - change.n < VOIDED_MAX)
                 or (isinstance(change, Change) and all(operation.verb == "delete" for operation in change.operations))
                 for change in command.changes
             )
@@ -507,7 +508,7 @@ def size_bytes(command: Command) -> int:
     match command:
         case Push():
             return COMMAND_BYTES + sum(
-                COMMAND_BYTES
+                COMMAND_BYTES + OPERATION_BYTES * (change.last - change.n + 1)
                 if isinstance(change, Void)
                 else COMMAND_BYTES + 2 * len(change.payload) + OPERATION_BYTES * len(getattr(change, "operations", ()))
                 for change in command.changes

@@ -110,6 +110,11 @@ class RefusedChange:
     payload: bytes
 
 
+def numbers_of(changes: Iterable[Change | Void | RefusedChange]) -> int:
+    """How many numbers of their device these use up: each is a row and an outcome, also of those given up together."""
+    return sum(change.last - change.n + 1 if isinstance(change, Void) else 1 for change in changes)
+
+
 class _ChangeRefused(Exception):
     def __init__(self, outcome: str, op: int | None, reason: str) -> None:
         super().__init__(reason)

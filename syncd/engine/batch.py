@@ -66,7 +66,7 @@ SERVER_SLOT = 0
 # Dead letters kept per space; the oldest go, so that a broken client cannot fill the store. Each has 256 KiB at most.
 LETTERS_MAX = 2_000
 SETTLED_KEPT = 1000  # settled entries that a device's log keeps: a push older than that, sent again, is a fork
-TRIMMED_AT_ONCE = 2000  # entries dropped by one ack: bounds the time that it holds the writer
+TRIMMED_AT_ONCE = 2000  # entries dropped by the acks of one batch: bounds the time that they hold the writer
 UNSTORED_BYTES = 96  # of a record that does not exist yet: number, rev, born, makers, writers, CRC at their longest
 
 DocumentName = tuple[str, str]  # (collection, id)
@@ -449,11 +449,12 @@ class Touched(NamedTuple):
 class Batch:
     """One write transaction. `entropy(size)` gives random bytes for epochs and the server's nonces. `alarms` collects
     defects of ours that were contained, `touched` what whoever decides about notifications is to be told after the
-    command. `due_ms`: the earliest timer that was set. `is_trimmed`: all idempotency rows that had expired are gone."""
+    command. `due_ms`: the earliest timer that was set. `is_trimmed`: all idempotency rows that had expired are gone.
+    `trims_left`: how many entries of device logs its acks may still drop."""
 
     __slots__ = (
         *("_folding", "_held", "_schemas", "_tx", "alarms", "due_ms", "entropy", "is_trimmed", "late_count", "now_ms"),
-        *("_uses", "quotas", "revocation_grace_ms", "spaces", "touched"),
+        *("_uses", "quotas", "revocation_grace_ms", "spaces", "touched", "trims_left"),
     )
 
     def __init__(
@@ -480,6 +481,7 @@ class Batch:
         self.touched: list[Touched] = []
         self.due_ms: int | None = None
         self.is_trimmed = False
+        self.trims_left = TRIMMED_AT_ONCE
         self.late_count = 0  # accepted or not: changes that were made before what every active device has by now
 
     @property

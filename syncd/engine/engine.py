@@ -318,7 +318,9 @@ def _ack(batch: Batch, command: Ack) -> Result:
     replica = replica._replace(
         low=low, applied=max(replica.applied, command.applied), settled=settled, seen_ms=work.now_ms
     )
-    work.set_replica(author.device, work.trimmed(replica))
+    trimmed = work.trimmed(replica, batch.trims_left)  # what is left over goes with the next ack
+    batch.trims_left -= trimmed.trimmed - replica.trimmed
+    work.set_replica(author.device, trimmed)
     return Done()
 
 

@@ -18,7 +18,9 @@ from syncd.store.api import Reader
 from syncd.store.tables import DEVICES, DOCUMENTS, LETTERS, SpaceRow
 
 LOOKED_MAX = 500  # changes of the document, the newest: some 20 ms in which the loop does nothing else
-LETTERS_MAX = 200  # of the newest, looked at: each may have 256 KiB to decode
+LOOKED_BYTES_MAX = 1024 * 1024  # of the changes that they are part of, each of which may have 256 KiB: as long
+LETTERS_MAX = 200  # of the newest, looked at
+LETTERS_BYTES_MAX = 1024 * 1024  # of them; each may have 256 KiB to decode
 CHANGES_MAX = 50  # told, the newest
 
 
@@ -52,17 +54,22 @@ def explained(tx: Reader, space: str, collection: str, document_id: str, field: 
 
 def _changes(tx: Reader, space_id: int, document: Document, name: DocumentName, field: str | None) -> list[Made]:
     """The changes that touched the document since it was born, newest first, as far as device logs are kept: of the
-    newest `LOOKED_MAX` those that concern the field, and the last writers of its fields however old they are."""
+    newest `LOOKED_MAX` those that concern the field, and the last writers of its fields however old they are. Whatever
+    they are, `LOOKED_BYTES_MAX` and two changes are read at most."""
     found: list[Made] = []
-    looked = 0
+    size = 0
     for looked, change in enumerate(backwards(tx, space_id, name, document.touched), 1):
-        found += _about(change, field)
-        if change.seq <= document.born or looked == LOOKED_MAX or len(found) == CHANGES_MAX:
+        found, size = found + _about(change, field), size + change.bytes
+        if change.seq <= document.born or looked == LOOKED_MAX or len(found) == CHANGES_MAX or size > LOOKED_BYTES_MAX:
             break
     known = {change.seq for change in found}
-    for seq in {kept.seq for each, kept in document.fields.items() if field in (None, each)} - known:
+    size = 0 if field is not None else size  # its last writer is what is asked for
+    for seq in sorted({kept.seq for each, kept in document.fields.items() if field in (None, each)} - known)[::-1]:
+        if len(found) >= 2 * CHANGES_MAX or size > LOOKED_BYTES_MAX:
+            break
         older = made_at(tx, space_id, name, seq)
-        found += [] if older is None or len(found) == 2 * CHANGES_MAX else _about(older, field)
+        if older is not None:
+            found, size = found + _about(older, field), size + older.bytes
     return sorted(found, key=lambda change: -change.seq)
 
 
@@ -73,9 +80,15 @@ def _about(change: Made, field: str | None) -> list[Made]:
 
 def _refused(tx: Reader, row: SpaceRow, collection: str, document_id: str) -> list[dict[str, Any]]:
     """Dead letters about the document, newest first, among the newest of the space."""
-    found = []
-    first = max(0, row.letter_next - LETTERS_MAX)
-    for key, letter in LETTERS.scan(tx, (keys.letter(row.id, first), keys.letter(row.id, row.letter_next))):
+    found: list[dict[str, Any]] = []
+    size = 0
+    for number in range(row.letter_next - 1, max(0, row.letter_next - LETTERS_MAX) - 1, -1):
+        if len(found) == CHANGES_MAX or size > LETTERS_BYTES_MAX:
+            break
+        letter = LETTERS.get(tx, keys.letter(row.id, number))
+        if letter is None:
+            continue  # it was dropped
+        size += len(letter.payload)
         if letter.kind == "change":
             operations = decoded(letter.payload)
             about = isinstance(operations, list) and any(
@@ -86,7 +99,7 @@ def _refused(tx: Reader, row: SpaceRow, collection: str, document_id: str) -> li
         if about:
             found.append(
                 {
-                    "letter": int.from_bytes(key[5:13]),
+                    "letter": number,
                     "kind": letter.kind,
                     "device": letter.device.hex(),
                     "user": _user(tx, letter.device),
@@ -99,8 +112,7 @@ def _refused(tx: Reader, row: SpaceRow, collection: str, document_id: str) -> li
                 }
             )
             found[-1]["sentence"] = _kept(found[-1])
-            del found[:-CHANGES_MAX]
-    return found[::-1]
+    return found
 
 
 def _user(tx: Reader, device: bytes) -> str:

@@ -11,8 +11,9 @@ know the certificates that it gave out after the backup was made. Who has a back
 
 After a restore (a space with a parent epoch), what was granted beyond the fork is unknown here but may be in use on
 devices that are offline. So the space is frozen (`freeze`): its reserves give nothing out until an operator releases
-them or the longest ttl has passed. A certificate from beyond the fork is honoured once: its units move from the
-reserve to the lease, and what the reserve lacks is recorded as a deficit.
+them or the longest ttl has passed. A certificate from beyond the fork of any epoch that ended is honoured once: its
+units move from the reserve to the lease, and what the reserve lacks is recorded as a deficit. When such a lease is
+ended, its id is remembered (`spend`) for as long as there is the store: a strict certificate has no other end.
 """
 
 import hmac
@@ -35,7 +36,7 @@ from syncd.core.leases import (
 from syncd.core.values import encoded
 from syncd.store import keys
 from syncd.store.api import Reader, Writer
-from syncd.store.tables import LEASE_ENDS, LEASES, META, LeaseRow, SpaceRow
+from syncd.store.tables import EPOCHS, LEASE_ENDS, LEASES, META, LeaseRow, SpaceRow
 
 GUARDED = frozenset({"bounded.lease", "bounded.take", "bounded.give", "bounded.end"})
 KEY_BYTES = 32
@@ -94,6 +95,11 @@ def release(tx: Writer, space_id: int) -> None:
     tx.delete(keys.lease_freeze(space_id))
 
 
+def spend(tx: Writer, space_id: int, lease_id: bytes) -> None:
+    """An honoured lease was ended: the book forgets it, and its certificate must not bring it back."""
+    META.put(tx, keys.lease_spent(space_id, lease_id), (1,))
+
+
 # -- certificates -----------------------------------------------------------------------------------------------------
 
 
@@ -143,13 +149,18 @@ def certificates(
 def _is_genuine(
     tx: Reader, row: SpaceRow, space: str, device: bytes, operation: Operation, born: int, certificate: Certificate
 ) -> bool:
-    """Whether this server granted the lease to this device, in an epoch before this one and beyond the fork: then the
-    book cannot know of it. One granted before the fork is known, or has ended."""
+    """Whether this server granted the lease to this device, in an epoch that has ended and beyond where it did: then
+    the book cannot know of it, however many restores ago that was. One granted before is known, or has ended."""
     key = META.get(tx, _KEY)
-    if row.parent is None or key is None or certificate[3] <= row.fork:
+    if row.parent is None or key is None:
         return False
-    wanted = _mac(key[0], row.parent, space, operation, born, device, certificate)
-    return hmac.compare_digest(wanted, certificate[4])
+    for epoch_key, ended in EPOCHS.scan(tx, keys.space_range(keys.EPOCH, row.id)):
+        if certificate[3] > ended.fork:
+            epoch = keys.parse_epoch(epoch_key)[1]
+            wanted = _mac(key[0], epoch, space, operation, born, device, certificate)
+            if hmac.compare_digest(wanted, certificate[4]):
+                return True
+    return False
 
 
 # -- what may go on to the book ---------------------------------------------------------------------------------------
@@ -200,6 +211,8 @@ def _is_to_be_honoured(asker: Asker, operation: Operation, document: Document, s
         return False
     until = named[2]
     if until is not None and until + LEASE_GRACE_MS <= asker.now_ms:
+        return False
+    if META.get(asker.tx, keys.lease_spent(asker.row.id, named[0])) is not None:
         return False
     return _is_genuine(asker.tx, asker.row, asker.space, asker.device, operation, document.born, named)
 

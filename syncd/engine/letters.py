@@ -123,8 +123,12 @@ def replayed(batch: Batch, command: ReplayLetter) -> Result:
         batch.device_made(command.author)
         stamp = row.stamp if row.kind == CHANGE else None
         entry = authored(batch, work, command.author, role, base, operations, stamp)
-        row = row._replace(replay=[entry.outcome, entry.seq, entry.detail])
-        LETTERS.put(batch.tx, keys.letter(work.row.id, command.number), row)
+        row, key = (
+            row._replace(replay=[entry.outcome, entry.seq, entry.detail]),
+            keys.letter(work.row.id, command.number),
+        )
+        if LETTERS.get(batch.tx, key) is not None:  # else a letter of the replay's own has just pushed it out
+            LETTERS.put(batch.tx, key, row)
     outcome, seq, detail = row.replay or ()
     return Posted(outcome, seq, detail, Position(work.row.epoch, work.head))
 

@@ -41,6 +41,7 @@ from syncd.store.tables import (
 from syncd.wire.messages import Delta, DocumentEntry, OutcomeEntry
 
 PAGE_BYTES = 262144  # aimed at: some 2 ms of work, so that one returning device does not hold up ten thousand others
+LISTED_BYTES_MAX = 2 * 1024 * 1024  # of documents looked at for one page of a list: some 20 ms
 PAGE_ROWS_MAX = 4096  # rows looked at for one page, so that a run of skipped tombstones is bounded too
 
 
@@ -276,7 +277,8 @@ class Found:
 @dataclass(frozen=True, slots=True)
 class Listing:
     """A page of documents. `after`: where the next one goes on, None if nothing follows. A page may hold fewer than
-    were asked for, even none, before the end: it looks at `PAGE_ROWS_MAX` rows at most, tombstones included."""
+    were asked for, even none, before the end: it looks at `PAGE_ROWS_MAX` rows, and at `LISTED_BYTES_MAX` and one
+    document, at most. Tombstones count: where updates win they are as long as documents."""
 
     found: tuple[Found, ...]
     after: DocumentName | None
@@ -309,9 +311,12 @@ def documents(tx: Reader, space: str, collection: str | None, after: DocumentNam
         if after is not None:
             start = keys.document(row.id, *after) + b"\0"
     found: list[Found] = []
-    last = after
-    for count, (key, stored) in enumerate(DOCUMENTS.scan(tx, (start, stop))):
-        if count == PAGE_ROWS_MAX or (stored.is_live and len(found) == limit):
+    last, size = after, 0
+    for count, (key, record) in enumerate(tx.scan(start, stop)):
+        if count == PAGE_ROWS_MAX or size > LISTED_BYTES_MAX:
+            return Listing(tuple(found), last)
+        stored, size = DOCUMENTS.row(key, record), size + len(record)
+        if stored.is_live and len(found) == limit:
             return Listing(tuple(found), last)
         _, *name = keys.parse_document(key)
         last = (name[0], name[1])

@@ -23,10 +23,10 @@ from syncd.core.leases import LEASE_GRACE_MS, Lease, book_of, lease_of
 from syncd.engine.batch import Batch, SpaceWork
 from syncd.engine.commands import ConfirmLeaseClock, Done, EndLease, Refused, ReleaseLeases, Result, Tended, TendLeases
 from syncd.engine.grants import Role
-from syncd.engine.leases import ConfirmedClock, confirmed_clock, frozen, release, set_confirmed_clock
+from syncd.engine.leases import ConfirmedClock, confirmed_clock, frozen, release, set_confirmed_clock, spend
 from syncd.engine.posting import SERVER, authored
 from syncd.store import keys
-from syncd.store.api import Reader
+from syncd.store.api import Reader, Writer
 from syncd.store.tables import (
     DOCUMENTS,
     LEASE_ENDS,
@@ -39,6 +39,7 @@ from syncd.store.tables import (
     SpaceRow,
 )
 
+RELEASED_AT_ONCE = 1_000  # frozen spaces released by one look: a row each
 ENDED_AT_ONCE = 64  # leases ended by one look: each is a change, some 0.2 ms in which the writer does nothing else
 
 
@@ -57,12 +58,24 @@ def tended(batch: Batch, command: TendLeases) -> Result:
         over.append(keys.parse_lease_end(key)[1])
     for lease_key in over:
         _end(batch, lease_key)
-    for key, row in list(META.scan(tx, keys.lease_freezes_range())):
-        if row[0] <= confirmed_ms:
-            release(tx, keys.parse_lease_freeze(key))
+    released = _released(tx, confirmed_ms)
     is_idle = not over and not _is_waiting(tx)
     set_confirmed_clock(tx, None if is_idle else ConfirmedClock(confirmed_ms, command.run, command.mono_ms))
-    return Tended(len(over), None if is_idle else now_ms - confirmed_ms, len(over) == ENDED_AT_ONCE)
+    has_more = len(over) == ENDED_AT_ONCE or released == RELEASED_AT_ONCE
+    return Tended(len(over), None if is_idle else now_ms - confirmed_ms, has_more)
+
+
+def _released(tx: Writer, confirmed_ms: int) -> int:
+    """Let the reserves of some spaces give out again whose freeze is over; how many. A restore freezes all spaces until
+    one moment, so one that is not over stands for those behind it: a look does not read a row for each space."""
+    over: list[bytes] = []
+    for key, row in META.scan(tx, keys.lease_freezes_range()):
+        if row[0] > confirmed_ms or len(over) == RELEASED_AT_ONCE:
+            break
+        over.append(key)
+    for key in over:
+        release(tx, keys.parse_lease_freeze(key))
+    return len(over)
 
 
 def _is_waiting(tx: Reader) -> bool:
@@ -86,8 +99,11 @@ def _end_in(
     batch: Batch, work: SpaceWork, collection: str, document_id: str, field: str, lease_id: bytes
 ) -> str | None:
     """Send the units of a lease back to the reserve, by a change of the server. Returns why there is no such lease."""
-    if _lease_in(work.document((collection, document_id)), field, lease_id) is None:
+    lease = _lease_in(work.document((collection, document_id)), field, lease_id)
+    if lease is None:
         return f"{collection}/{document_id} has no lease {lease_id.hex()} in its field {field}"
+    if lease.is_honoured:
+        spend(batch.tx, work.row.id, lease_id)
     operation = ["bounded.end", collection, document_id, field, lease_id]
     entry = authored(batch, work, SERVER, Role.OWNER, work.head, [operation])
     assert entry.seq is not None, f"a lease could not be ended: {entry.outcome} {entry.detail}"

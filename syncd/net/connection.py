@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import trio
 
+from syncd.core.changes import numbers_of
 from syncd.engine import commands, reading
 from syncd.engine.commands import Attached, Author, Command, Done, Forget, Lose, Purge, Pushed, Result
 from syncd.engine.grants import Role
@@ -398,7 +399,7 @@ class Connection:
         command = commands.Push(self._known(), message.space, message.epoch, message.changes)
         if self._submit(command, partial(self._pushed, message.space, floor), message.space):
             self._in_flight += 1
-            await self._pause(self._services.gate.changes_pause_s(self._known().user, len(message.changes)))
+            await self._pause(self._services.gate.changes_pause_s(self._known().user, numbers_of(message.changes)))
 
     def _pushed(self, space: str, floor: int, result: Result) -> None:
         self._in_flight -= 1

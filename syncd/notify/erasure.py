@@ -13,12 +13,13 @@ Y3 no byte of the user's id is left in a
 table of notifications.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from syncd.core.ids import INBOX, PREFERENCES, PROFILE, BadName, user_space
+from syncd.core.leases import book_of
 from syncd.engine import reading
-from syncd.engine.batch import Batch
+from syncd.engine.batch import Batch, SpaceWork
 from syncd.engine.grants import Role
 from syncd.engine.posting import SERVER, authored
 from syncd.notify import profile
@@ -28,7 +29,9 @@ from syncd.store.api import Reader
 from syncd.store.tables import DECISIONS, DISPATCHES, PROFILES, RUNS, STANDINGS, RunRow
 
 DOCUMENTS_AT_ONCE = 100  # deleted by one change, which alters 128 at most
-TOLD_MAX = 1_000  # documents of the inbox in one export; the rest is read as documents
+ENDED_AT_ONCE = 500  # leases ended by one change, which has 1,000 operations at most
+TOLD_MAX = 1_000  # documents of a collection in one export; the rest is read as documents
+TOLD_READS_MAX = 2  # pages read for them, of `reading.LISTED_BYTES_MAX`: the loop waits
 COLLECTIONS = (PREFERENCES, PROFILE, INBOX)
 
 
@@ -51,15 +54,14 @@ def exported(tx: Reader, user: str, now_ms: int) -> dict[str, Any]:
     runs = RUNS.scan(tx, keys.of_user_range(keys.RUN, owner))
     decisions = DECISIONS.scan(tx, keys.of_user_range(keys.DECISION, owner))
     dispatches = DISPATCHES.scan(tx, keys.of_user_range(keys.DISPATCH, owner))
-    found = {collection: list(_documents(tx, user, collection, TOLD_MAX + 1)) for collection in COLLECTIONS}
+    found = {collection: _told_of(tx, user, collection) for collection in COLLECTIONS}
     return {
         "user": user,
         "exported_ms": now_ms,
         "documents": {
-            collection: {each.id: dict(each.fields) for each in each_of[:TOLD_MAX]}
-            for collection, each_of in found.items()
+            collection: {each.id: dict(each.fields) for each in each_of} for collection, (each_of, _) in found.items()
         },
-        "more_documents": any(len(each_of) > TOLD_MAX for each_of in found.values()),
+        "more_documents": any(is_more for _, is_more in found.values()),
         "learned": None if row is None else _learned(profile.of_row(row), now_ms),
         "standing": None if standing is None else _plain(standing._asdict()),
         "runs": [{"number": keys.parse_of_user(key)[1], **_plain(run._asdict())} for key, run in runs],
@@ -93,20 +95,29 @@ def _plain(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else value
 
 
-def _documents(tx: Reader, user: str, collection: str, most: int) -> Iterator[reading.Found]:
+def _told_of(tx: Reader, user: str, collection: str) -> tuple[list[reading.Found], bool]:
+    """The first documents of a collection, and whether there may be more."""
+    found: list[reading.Found] = []
+    for count, listing in enumerate(_listings(tx, user, collection, TOLD_MAX), 1):
+        found += listing.found
+        if listing.after is None or len(found) >= TOLD_MAX or count == TOLD_READS_MAX:
+            return found[:TOLD_MAX], listing.after is not None or len(found) > TOLD_MAX
+    return found, False
+
+
+def _listings(tx: Reader, user: str, collection: str, limit: int) -> Iterator[reading.Listing]:
+    """Pages of the documents of a collection in a user's own space."""
     try:
         space = user_space(user)
     except BadName:  # too long for a space: such a user has none
         return
     after: tuple[str, str] | None = None
-    count = 0
-    while count < most:
-        listing = reading.documents(tx, space, collection, after, most - count)
-        yield from listing.found
-        count += len(listing.found)
-        if listing.after is None:
-            return
+    while True:
+        listing = reading.documents(tx, space, collection, after, limit)
+        yield listing
         after = listing.after
+        if after is None:
+            return
 
 
 # -- forgetting -------------------------------------------------------------------------------------------------------
@@ -115,23 +126,37 @@ def _documents(tx: Reader, user: str, collection: str, most: int) -> Iterator[re
 def erased(batch: Batch, user: str) -> Erased:
     """One step of forgetting."""
     rows = _forgotten(batch, keys.owner(user))  # Y2: there are a few hundred at most, and mostly none
-    documents = 0
     for collection in COLLECTIONS:
-        names = [each.id for each in _documents(batch.tx, user, collection, DOCUMENTS_AT_ONCE - documents)]
-        documents += _deleted(batch, user, collection, names)
-        if documents >= DOCUMENTS_AT_ONCE:
-            break
-    return Erased(documents, rows, bool(documents))
+        pages = _listings(batch.tx, user, collection, DOCUMENTS_AT_ONCE)
+        found = next((page.found for page in pages if page.found), ())
+        if found:
+            return Erased(_deleted(batch, user, collection, found), rows, is_more=True)
+    return Erased(0, rows, is_more=False)
 
 
-def _deleted(batch: Batch, user: str, collection: str, names: list[str]) -> int:
-    work = batch.space(user_space(user)) if names else None
-    if work is None:
-        return 0
-    operations = [["delete", collection, name] for name in names]
-    entry = authored(batch, work, SERVER, Role.OWNER, work.head, operations)
+def _deleted(batch: Batch, user: str, collection: str, found: Sequence[reading.Found]) -> int:
+    """How many are gone: none, if they had so many leases that these come first."""
+    work = batch.space(user_space(user))
+    assert work is not None, "documents are in a space"
+    ends, deletes = _ends(work, collection, found), [["delete", collection, each.id] for each in found]
+    is_enough = len(ends) > ENDED_AT_ONCE
+    entry = authored(
+        batch, work, SERVER, Role.OWNER, work.head, ends[:ENDED_AT_ONCE] if is_enough else [*ends, *deletes]
+    )
     assert entry.seq is not None, "a deletion of what is there is accepted"
-    return len(names)
+    return 0 if is_enough else len(found)
+
+
+def _ends(work: SpaceWork, collection: str, found: Sequence[reading.Found]) -> list[list[Any]]:
+    """Operations that end the leases of documents, which cannot be deleted before. Nobody leases what is in an inbox,
+    but a device may, and would be kept for ever."""
+    ends: list[list[Any]] = []
+    for each in found:
+        document = work.document((collection, each.id))
+        for name, field in ({} if document is None else document.fields).items():
+            if field.has_leases:
+                ends += [["bounded.end", collection, each.id, name, lease] for lease in book_of(field.state).leases]
+    return ends
 
 
 def _forgotten(batch: Batch, owner: bytes) -> int:

@@ -411,6 +411,11 @@ def parse_lease_freeze(key: bytes) -> int:
     return int(_U32.unpack_from(key, len(key) - _U32.size)[0])
 
 
+def lease_spent(space: int, lease_id: bytes) -> bytes:
+    """Of a lease that was honoured after a restore, and has been ended."""
+    return meta("lease spent ") + _U32.pack(space) + lease_id
+
+
 def holder(space: int, owner_hash: bytes, device_id: bytes) -> bytes:
     return b"".join((_SPACE_ONLY.pack(HOLDER, space), owner_hash, device_id))
 

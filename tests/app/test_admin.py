@@ -27,6 +27,7 @@ from syncd.engine.commands import (
 )
 from syncd.engine.grants import Grant, Role
 from syncd.net.exchange import Health, Request, Response
+from syncd.store.committer import CommitterLimits
 from tests.http.harness import Server
 from tests.http.test_decisions import configure, notified
 
@@ -230,6 +231,7 @@ def push(*operations: list[Any]) -> Push:
         (push(DELETE, DELETE), False),
         (push(["bad"]), True),
         (Push(AUTHOR, "a", None, (Void(1, 9, b"n" * 8, "gone"),)), False),
+        (Push(AUTHOR, "a", None, (Void(1, 1_000, b"n" * 8, "gone"),)), True),
         (Ack(AUTHOR, "a", b"e" * 16, 1, 1, 1), False),
         (Forget(AUTHOR, "a"), False),
         (RevokeKey("a"), False),
@@ -353,3 +355,9 @@ async def test_the_admin_socket_answers_the_same_and_erases_in_steps(operators: 
         ("POST", "/admin/erase"),
     ):
         assert (await operators.ask(method, target, admin=operators.open))[0] == 404, "only where the caller is trusted"
+
+
+def test_voids_of_many_numbers_fill_a_batch_as_many_changes_do() -> None:
+    """Each number is a row that the writer writes: what is 50 bytes on the wire must not be 64,000 rows in a batch."""
+    long = Push(AUTHOR, "a", None, (Void(1, 1_000, b"n" * 8, "gone"),))
+    assert 2 <= CommitterLimits().batch_bytes_max // daemon.size_bytes(long) <= 5

@@ -16,6 +16,7 @@ from syncd.core.changes import (
     ChangeMalformed,
     RefusedChange,
     Void,
+    numbers_of,
     parsed_change,
 )
 from syncd.core.values import VALUE_BYTES_MAX, decoded, encoded, is_same
@@ -199,3 +200,8 @@ def test_a_void_gives_up_a_bounded_range() -> None:
     assert parsed_change(["void", 5, 4 + VOID_COUNT_MAX, NONCE, "lost"]) == Void(5, 4 + VOID_COUNT_MAX, NONCE, "lost")
     with pytest.raises(ChangeMalformed):
         parsed_change(["void", 5, 5 + VOID_COUNT_MAX, NONCE, "lost"])
+
+
+def test_numbers_that_are_given_up_count_one_by_one() -> None:
+    changes = (parsed_change(["void", 5, 4 + VOID_COUNT_MAX, NONCE, "lost"]), parsed_change(["void", 9, 9, NONCE, ""]))
+    assert numbers_of(changes) == VOID_COUNT_MAX + 1

@@ -1,15 +1,20 @@
 """What one who means harm, or is lost, can ask of the engine: bounded work, an answer that leads on, no trap left."""
 
 import json
+from collections.abc import Iterator
 
 from syncd.core.changes import VOID_COUNT_MAX, RefusedChange, parsed_change
 from syncd.core.ids import Position
-from syncd.engine import changes
-from syncd.engine.commands import Attach, Attached, Event, Expired, Post, PostEvents, Push, Refused
+from syncd.core.schemas import Schema
+from syncd.engine import changes, reading
+from syncd.engine.batch import TRIMMED_AT_ONCE
+from syncd.engine.commands import Ack, Attach, Attached, Event, Expired, Post, PostEvents, Push, Refused
 from syncd.engine.explaining import explained
-from syncd.engine.grants import Role
+from syncd.engine.grants import Grant, Role
 from syncd.engine.posting import TRIMMED_PER_BATCH
+from syncd.engine.schemas import Schemas
 from syncd.store import keys
+from syncd.store.api import Reader
 from syncd.wire.codec import json_value
 from tests.engine.kit import SPACE, Daemon, api_key, device, nonce, one, raw
 
@@ -119,3 +124,75 @@ def test_expired_keys_do_not_pile_up_under_batches_of_events() -> None:
     with daemon.store.read() as tx:
         rows = sum(1 for _ in tx.scan(*keys.table_range(keys.IDEMPOTENCY)))
     assert rows <= 2 * count
+
+
+def test_the_acks_of_one_batch_drop_no_more_entries_than_one_ack_may() -> None:
+    daemon, spaces = Daemon(), [f"a/{number}" for number in range(4)]
+    for space in spaces:
+        for first in range(1, 4_000, 1_000):
+            daemon.push(ANN, ["void", first, first + 999, nonce(first), ""], space=space)
+
+    def acked() -> int:
+        acks = [Ack(ANN, space, daemon.epoch(space) or b"", 0, 0, 4_000) for space in spaces]
+        before = len(daemon.store.image())
+        daemon.decide(*acks)
+        return before - len(daemon.store.image())
+
+    assert [acked() for _ in range(8)] == [TRIMMED_AT_ONCE] * 6 + [0] * 2, "and later ones the rest"
+
+
+def test_to_explain_a_field_reads_a_bounded_number_of_bytes_however_many_changes_and_letters_there_are() -> None:
+    daemon, text = Daemon(), "x" * 60_000
+    fill = [["reg.set", "c", "i", f"f{j}", text] for j in range(4)]
+    daemon.push(ANN, raw(1, ["create", "c", "i"], ["reg.set", "c", "i", "old", 1]))
+    for n in range(2, 42):
+        daemon.push(ANN, raw(n, *fill, base=n - 1))
+        daemon.push(device(2), raw(n - 1, *fill[:3], ["counter.inc", "c", "i", "f0", 1], base=n))
+
+    for field in ("old", None):
+        with daemon.store.read() as tx:
+            counting = Counting(tx)
+            answer = explained(counting, SPACE, "c", "i", field)
+        assert counting.bytes < 4 * 1024 * 1024, "and not the 20 MiB that are there"
+        assert field is None or answer["fields"]["old"]["winner"]["seq"] == 1
+        assert 0 < len(answer["refused"]) < 40 and answer["refused"][0]["letter"] == daemon.row().letter_next - 1
+
+
+def test_a_list_reads_a_bounded_number_of_bytes_also_of_bodies_that_are_kept_of_what_is_deleted() -> None:
+    schema = Schema("posts", "c", 1, None, {}, update_wins=True)
+    daemon, text = Daemon(), "x" * 60_000
+    daemon.engine.schemas = Schemas([(Grant("**", Role.OWNER), schema)])
+    daemon.attach(device(2))  # who has not heard of the deletes
+    for n in range(1, 31):
+        daemon.push(ANN, raw(n, ["create", "c", str(n)], *(["reg.set", "c", str(n), f"f{j}", text] for j in range(4))))
+    daemon.push(ANN, raw(31, ["create", "d", "last"]))
+    daemon.push(ANN, *(raw(31 + n, ["delete", "c", str(n)], base=31) for n in range(1, 31)))
+    found: list[str] = []
+    after, pages = None, 0
+    while pages == 0 or after is not None:
+        with daemon.store.read() as tx:
+            counting = Counting(tx)
+            page = reading.documents(counting, SPACE, None, after, 100)
+        assert counting.bytes < reading.LISTED_BYTES_MAX + 600_000
+        found, after, pages = found + [each.id for each in page.found], page.after, pages + 1
+    assert found == ["last"] and pages >= 3
+
+
+class Counting:
+    """A transaction of which the bytes are counted that are read."""
+
+    def __init__(self, tx: Reader) -> None:
+        self._tx, self.bytes = tx, 0
+
+    def get(self, key: bytes) -> bytes | None:
+        found = self._tx.get(key)
+        self.bytes += len(found or b"")
+        return found
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        for key, value in self._tx.scan(start, stop):
+            self.bytes += len(value)
+            yield key, value
+
+    def last(self, start: bytes, stop: bytes) -> tuple[bytes, bytes] | None:
+        return self._tx.last(start, stop)

@@ -1,5 +1,6 @@
 """Leases through the engine: who is told of them, what ends them, and what a restored server makes of them."""
 
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from syncd.core.leases import LEASE_GRACE_MS, LEASE_TTL_MS_MAX, LEASES_MAX
 from syncd.engine import leases
-from syncd.engine.batch import space_row
+from syncd.engine.batch import Batch, space_row
 from syncd.engine.commands import (
     ConfirmLeaseClock,
     Done,
@@ -20,8 +21,10 @@ from syncd.engine.commands import (
     Tended,
     TendLeases,
 )
-from syncd.engine.reclaiming import ENDED_AT_ONCE, listed
+from syncd.engine.epochs import renewed
+from syncd.engine.reclaiming import ENDED_AT_ONCE, RELEASED_AT_ONCE, listed, tended
 from syncd.store import fsck, keys
+from syncd.store.api import Writer
 from syncd.store.tables import DOCUMENTS, EPOCHS, SPACES, EpochRow
 from syncd.wire.messages import OutcomeEntry
 from tests.engine.kit import SPACE, Daemon, api_key, device, one, raw
@@ -84,13 +87,13 @@ class Shop:
         with self.daemon.store.read() as tx:
             return {each.lease: each.left for each in listed(tx, SPACE, 2000)}
 
-    def restore(self, fork: int) -> None:
+    def restore(self, fork: int, epoch: bytes = b"e" * 16) -> None:
         """What a restore does: a new epoch that shares the seqs up to `fork` with the one before."""
         with self.daemon.store.write() as tx:
             row = space_row(tx, SPACE)
             assert row is not None
             EPOCHS.put(tx, keys.epoch(row.id, row.epoch), EpochRow(fork, 0))
-            SPACES.put(tx, keys.space(SPACE), row._replace(epoch=b"e" * 16, parent=row.epoch, fork=fork))
+            SPACES.put(tx, keys.space(SPACE), row._replace(epoch=epoch, parent=row.epoch, fork=fork))
             leases.freeze(tx, row.id, self.daemon.now_ms)
 
     def check(self) -> None:
@@ -432,3 +435,77 @@ def test_the_answers_of_pushes_are_pushes() -> None:
     with shop.daemon.store.read() as tx:
         row = space_row(tx, SPACE)
         assert row is not None and row.letter_next == 1, "what is refused is kept"
+
+
+def test_a_certificate_of_a_lost_grant_is_honoured_also_after_another_restore() -> None:
+    """The grant is lost from the first restore on; what was backed up since knows nothing of it either."""
+    shop, certificate = restored()
+    shop.restore(shop.daemon.head(), b"f" * 16)
+    shop.restore(shop.daemon.head(), b"g" * 16)
+    assert shop.outcome(BEN, op("take", 1, certificate)) == "lease_expired", "another device's"
+    assert shop.outcome(ANN, op("take", 3, certificate)) == "applied"
+    assert shop.leases() == {L: 1}
+    shop.restore(shop.daemon.head(), b"h" * 16)
+    assert shop.outcome(ANN, op("take", 2, certificate)) == "precondition", "it is known now, and has one left"
+    shop.check()
+
+
+def test_an_honoured_lease_that_an_operator_ended_is_not_brought_back_by_its_certificate() -> None:
+    shop, certificate = restored()
+    assert shop.outcome(ANN, op("take", 3, certificate)) == "applied"
+    assert shop.daemon.ask(EndLease(SPACE, *WHERE, L)) == Done()
+    assert shop.outcome(ANN, op("take", 3, certificate)) == "lease_expired"
+    assert shop.daemon.ask(ReleaseLeases(SPACE)) == Done()
+    assert shop.outcome(ANN, op("take", 3, certificate)) == "merged", "from the reserve, as of any lease that ended"
+    assert shop.leases() == {} and shop.value()["taken"] == 6
+    shop.restore(shop.daemon.head(), b"f" * 16)
+    assert shop.outcome(ANN, op("take", 1, certificate)) == "lease_expired", "nor after the next restore"
+    shop.check()
+
+
+def test_a_look_reads_and_releases_a_bounded_number_of_frozen_spaces() -> None:
+    daemon, count = Daemon(), RELEASED_AT_ONCE + 50
+    for number in range(count):
+        daemon.attach(ANN, f"a/{number}")
+    with daemon.store.write() as tx:
+        assert renewed(tx, Random(0).randbytes, daemon.now_ms, b"", 10 * count)[0] == count
+    look = TendLeases(RUN, 0)
+
+    def rows_read() -> int:
+        with daemon.store.write() as tx:
+            counting = Counting(tx)
+            tended(Batch(counting, daemon.now_ms, Random(0).randbytes), look)
+            return counting.rows
+
+    assert rows_read() < 20, "while nothing is over"
+    daemon.now_ms += LEASE_TTL_MS_MAX + LEASE_GRACE_MS
+    daemon.ask(look)
+    daemon.ask(ConfirmLeaseClock())
+    assert [one(daemon.ask(look), Tended).has_more for _ in range(2)] == [True, False]
+    with daemon.store.read() as tx:
+        assert not any(leases.frozen(tx, number) for number in range(1, count + 1))
+
+
+class Counting:
+    """A transaction of which the rows are counted that are read."""
+
+    def __init__(self, tx: Writer) -> None:
+        self._tx, self.rows = tx, 0
+
+    def get(self, key: bytes) -> bytes | None:
+        self.rows += 1
+        return self._tx.get(key)
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        for item in self._tx.scan(start, stop):
+            self.rows += 1
+            yield item
+
+    def last(self, start: bytes, stop: bytes) -> tuple[bytes, bytes] | None:
+        return self._tx.last(start, stop)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._tx.put(key, value)
+
+    def delete(self, key: bytes) -> bool:
+        return self._tx.delete(key)

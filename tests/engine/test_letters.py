@@ -3,6 +3,7 @@
 from typing import Any
 
 from syncd.core.changes import Void
+from syncd.engine.batch import LETTERS_MAX
 from syncd.engine.commands import Done, DropLetter, Expired, Posted, Refused, ReplayLetter, RetireDevice
 from syncd.engine.posting import SERVER
 from syncd.store import fsck, keys
@@ -107,3 +108,16 @@ def test_a_retired_id_is_told_what_it_is_owed_and_nothing_new_is_taken() -> None
     # The device goes on under another id, and has seen what it did under the old one.
     change = [*raw(1, SET), [[ANN.device, 1, 1]]]
     assert daemon.outcome(BEN, change) == "applied"
+
+
+def test_a_letter_that_its_own_replay_pushes_out_is_not_kept_for_ever() -> None:
+    """A replay that is refused is a letter, too: the newest one, for which the oldest goes. That was put back."""
+    daemon = Daemon()
+    daemon.push(ANN, *(raw(n, SET) for n in range(1, LETTERS_MAX + 1)))
+    oldest = min(letters(daemon))
+    assert len(letters(daemon)) == LETTERS_MAX and oldest == daemon.row().letter_next - LETTERS_MAX
+    asked = ReplayLetter(SERVER, SPACE, oldest, None)
+    assert one(daemon.ask(asked), Posted).outcome == "gone"
+    assert len(letters(daemon)) == LETTERS_MAX
+    assert min(letters(daemon)) == daemon.row().letter_next - LETTERS_MAX
+    assert one(daemon.ask(asked), Refused).reason == "unknown", "it gave way like any other"

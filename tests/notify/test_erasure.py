@@ -114,3 +114,27 @@ def test_of_one_who_was_never_heard_of_nothing_is_told_or_erased() -> None:
     assert office.store.image() == before
     with office.store.read() as tx:
         assert erasure.exported(tx, "n" * 500, 0)["learned"] is None
+
+
+def test_documents_with_leases_are_erased_too() -> None:
+    """A device may lease what it likes of its user's own; a document with leases is not deleted."""
+    office = Office()
+    stock = [INBOX, "1", "left"]
+    leases = [["bounded.lease", *stock, number.to_bytes(16), 1, None] for number in range(600)]
+    office.writes(["create", INBOX, "1"], ["bounded.restock", *stock, 600], *leases)
+    office.writes(["create", INBOX, "2"])
+    steps = erase(office, "ann")
+    assert [step.documents for step in steps] == [0, 2, 0] and not office.alarms
+    with office.store.read() as tx:
+        assert not reading.documents(tx, "user/ann", INBOX, None, 10).found
+
+
+def test_an_export_reads_a_bounded_part_of_what_is_large_and_says_so() -> None:
+    office, text = Office(), "x" * 60_000
+    for number in range(40):
+        office.writes(
+            ["create", INBOX, str(number)], *(["reg.set", INBOX, str(number), f"f{j}", text] for j in range(4))
+        )
+    with office.store.read() as tx:
+        told = erasure.exported(tx, "ann", office.now_ms)
+    assert 0 < len(told["documents"][INBOX]) < 25 and told["more_documents"]
