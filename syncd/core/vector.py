@@ -30,7 +30,7 @@ class VersionVector:
         return self._entries.get(device, 0)
 
     def __contains__(self, dot: Dot) -> bool:
-        return self[dot.device] >= dot.n
+        return self._entries.get(dot.device, 0) >= dot.n
 
     def __iter__(self) -> Iterator[Dot]:
         return (Dot(device, n) for device, n in self._entries.items())
@@ -48,7 +48,10 @@ class VersionVector:
 
     def joined(self, other: "VersionVector") -> "VersionVector":
         """The least vector that descends both."""
-        return VersionVector.of([*self, *other])
+        entries = dict(self._entries)
+        for device, n in other._entries.items():
+            entries[device] = max(n, entries.get(device, 0))
+        return VersionVector(entries)
 
     def advanced(self, dot: Dot) -> "VersionVector":
         """This vector with `dot` added: the vector of a change is what it had seen, plus its own dot."""

@@ -26,6 +26,7 @@ ACCEPTED = ("applied", "merged", "noop")
 FIELD_TYPES = ("reg", "mv", "counter", "max", "min", "set", "flag", "map", "bounded", "list", "text")
 
 Key = tuple[str, str]
+Shown = tuple[int, dict[str, list[Any]]]  # rev, visible fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,8 @@ def packed(value: Any) -> bytes:
 
 
 def _unseen_by_later(facts: Sequence[Fact]) -> list[Fact]:
-    return [fact for fact in facts if not any(other.saw(fact) for other in facts if other is not fact)]
+    # What saw a fact came after it: from the end on, one is soon found.
+    return [fact for fact in facts if not any(other.saw(fact) for other in reversed(facts) if other is not fact)]
 
 
 def winner(facts: Sequence[Fact]) -> Fact | None:
@@ -288,6 +290,10 @@ class Oracle:
         self.accepted: list[tuple[int, Told]] = []
         self.facts: dict[Key, list[Fact]] = {}
         self.revs: dict[Key, int] = {}
+        # What a live document shows is made of its facts alone, and the same last one has the same before it at all
+        # times: it was appended once. So nothing is computed again until something is done to the document.
+        self._visible: dict[Key, tuple[Fact, dict[str, list[Any]]]] = {}
+        self._shown: dict[Key, tuple[Fact, int, Shown | None]] = {}
 
     def copied(self) -> "Oracle":
         copy = Oracle(self.wins)
@@ -331,14 +337,27 @@ class Oracle:
         """Whether a document that was deleted may be revived."""
         return key[0] in self.wins and self.revs.get(key, 0) > self.frontier
 
-    def state(self) -> dict[Key, tuple[int, dict[str, list[Any]]]]:
-        """(collection, id) -> (rev, visible fields) of all live documents."""
+    def state(self) -> dict[Key, Shown]:
+        """(collection, id) -> (rev, visible fields) of all live documents. Nobody may alter what it returns."""
         shown = {}
-        for key in self.facts:
-            last = self.incarnation(key)
-            if last is not None and last.is_live:
-                shown[key] = (self.revs[key], visible_fields(last))
+        for key, facts in self.facts.items():
+            rev, known = self.revs.get(key, 0), self._shown.get(key)
+            if known is None or known[0] is not facts[-1] or known[1] != rev:
+                last = self.incarnation(key)
+                is_live = last is not None and last.is_live
+                known = self._shown[key] = (facts[-1], rev, (rev, self._fields(key, last)) if is_live else None)
+            if known[2] is not None:
+                shown[key] = known[2]
         return shown
+
+    def _fields(self, key: Key, last: Incarnation | None) -> dict[str, list[Any]]:
+        """What can be seen of a document, of which this is the last life. Nobody may alter it."""
+        if last is None or not last.is_live:
+            return {}
+        newest, known = self.facts[key][-1], self._visible.get(key)
+        if known is None or known[0] is not newest:
+            known = self._visible[key] = (newest, visible_fields(last))
+        return known[1]
 
     def judge(self, told: Told) -> Judgement:
         """Judge the next change, and keep it if it is accepted."""
@@ -382,7 +401,7 @@ class Oracle:
             min(told.stamp, told.time),
             frontier=self.frontier,
         )
-        before = last is not None and last.is_live, visible_fields(last), last.makers[0] if last else None
+        before = last is not None and last.is_live, self._fields(key, last), last.makers[0] if last else None
         back: list[tuple[str, int]] = []
         if last is not None and not last.is_live and self.has_body(key):
             if verb not in ("delete", "expect") and self._revives(last, fact):
@@ -408,7 +427,7 @@ class Oracle:
             verdict = "merged" if met else ""
         self.facts.setdefault(key, []).append(fact)
         last = self.incarnation(key)
-        after = last is not None and last.is_live, visible_fields(last), last.makers[0] if last else None
+        after = last is not None and last.is_live, self._fields(key, last), last.makers[0] if last else None
         altered = _differ(before, after)
         if altered:
             self.revs[key] = seq

@@ -23,7 +23,7 @@ from syncd.core.vector import VersionVector
 from tests.oracle.histories import Answer, Difference, check_met
 from tests.oracle.members import MEMBERS, Asker, role_of, said_of
 from tests.oracle.members import judged as judged_member
-from tests.oracle.oracle import Key, Oracle, Told, packed
+from tests.oracle.oracle import Key, Oracle, Shown, Told, packed
 from tests.oracle.replica import sum_of
 
 WRITER, READER = 2, 1
@@ -90,6 +90,7 @@ class SpaceAudit:
     posts: int = 0
     regrants: list[tuple[int, dict[str, int | None]]] = field(default_factory=list)  # at which seq whose role changed
     lives: dict[Key, list[tuple[int, bool]]] = field(default_factory=dict)  # from which seq on it lives, or does not
+    summed: dict[Key, tuple[Shown, int]] = field(default_factory=dict)  # what was added up last of each document
 
     def copied(self) -> "SpaceAudit":
         """As it is now, whatever becomes of this one. What was accepted never changes, and is shared."""
@@ -102,12 +103,22 @@ class SpaceAudit:
     def ended(self) -> None:
         """The head is one at which someone may read."""
         head, state = self.oracle.head, self.oracle.state()
-        self.sums[head] = sum_of(state)
+        self.sums[head] = self._sum(state)
         self.committed_s[head] = trio.current_time()
         for key in {**dict.fromkeys(self.lives), **dict.fromkeys(state)}:
             life = self.lives.setdefault(key, [])
             if (life[-1][1] if life else False) != (key in state):
                 life.append((head, key in state))
+
+    def _sum(self, state: Mapping[Key, Shown]) -> int:
+        """The checksum, of which each document is a summand: those that are as they were are not hashed again."""
+        total = 0
+        for key, shown in state.items():
+            known = self.summed.get(key)
+            if known is None or known[0] is not shown:
+                known = self.summed[key] = (shown, sum_of({key: shown}))
+            total += known[1]
+        return total % 2**64
 
     def is_live(self, key: Key, seq: int) -> bool:
         """Whether the document lived when this seq, at which someone could read, was the head."""

@@ -1,8 +1,8 @@
 """A trio run that the seed decides alone: same seed, same order of every step, in any process.
 
 Owns the only two private names of trio that the project touches. Trio shuffles each batch of runnable tasks on purpose;
-with these two it shuffles a sorted batch by a generator that we seed. The garbage collector stays off during a run: it
-calls finalisers at moments that depend on what was allocated before.
+with these two it shuffles a sorted batch by a generator that we seed. The garbage collector stays off during a run
+(`uncollected`): it calls finalisers at moments that depend on what was allocated before.
 
 `Time` is the clock of a run, through trio's public interface. It stands still while any task can run, and then leaps to
 whatever comes next: a deadline of trio, or an entry of its own agenda. The agenda is for what happens at a time without
@@ -10,7 +10,8 @@ a task that waits for it, as the arrival of a packet: a scope with a deadline co
 """
 
 import gc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from heapq import heappop, heappush
 from math import inf
 from typing import Any, TypeVar
@@ -87,13 +88,27 @@ async def sleep(seconds: float) -> None:
     await time().sleep(seconds)
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """The garbage collector is off, and at the end everything is collected that was made in the block. So the block
+    has to hold a run from its making on: what outlives the block, or is older, is not looked through again, and a world
+    is one large cycle."""
+    was_collecting = gc.isenabled()
+    gc.disable()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.collect()
+        gc.unfreeze()
+        if was_collecting:
+            gc.enable()
+
+
 def run(seed: int, main: Callable[[], Awaitable[T]]) -> T:
     """`trio.run` on a virtual clock."""
     private: Any = trio_run
     was_allowed, state = private._ALLOW_DETERMINISTIC_SCHEDULING, private._r.getstate()
-    was_collecting = gc.isenabled()
-    gc.disable()
-    gc.freeze()  # what was there before the run is not looked through after it
     private._ALLOW_DETERMINISTIC_SCHEDULING = True
     private._r.seed(seed)
     try:
@@ -101,7 +116,3 @@ def run(seed: int, main: Callable[[], Awaitable[T]]) -> T:
     finally:
         private._ALLOW_DETERMINISTIC_SCHEDULING = was_allowed
         private._r.setstate(state)
-        gc.collect()
-        gc.unfreeze()
-        if was_collecting:
-            gc.enable()

@@ -107,9 +107,10 @@ def _check_device(world: "World", device: "SimDevice") -> None:
 
 def _is_excused(world: "World", device: "SimDevice", space: str, nonce: bytes, is_offered: bool) -> bool:
     """A restored store lost this change: its device has it no more, or may not push it again."""
+    own = device.id
     lost = [
         each for (name, author, _), each in world.auditor.lost.items()
-        if name == space and author == device.id and each.entry.nonce == nonce
+        if name == space and author == own and each.entry.nonce == nonce
     ]  # fmt: skip
     is_barred = is_offered and not world.may_write(device, space)
     return world.auditor.is_gone(space, nonce) or (bool(lost) and is_barred)
@@ -119,12 +120,13 @@ def _check_outcomes(world: "World", device: "SimDevice", space: str) -> None:
     """Every change that was committed on this machine ended once, as the server has it, whatever id it went under."""
     client, audit = device.client, world.auditor.space(space)
     assert client is not None
+    own = device.id  # it is read from the store each time
     recorded: dict[bytes, list[Recorded]] = {}
     forgotten: set[bytes] = set()  # answered so long ago that the client keeps it no more
     known_from = client.space(space).row.next_n - OUTCOMES_PER_SPACE_MAX
     for (author, n), entry in audit.recorded.items():
         recorded.setdefault(entry.nonce, []).append(entry)
-        if author == device.id and n < known_from:
+        if author == own and n < known_from:
             forgotten.add(entry.nonce)
     held = {entry.nonce for entry in client.store.outbox(space)}
     kept = {entry.nonce for entry in client.store.kept(space)}

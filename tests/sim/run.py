@@ -91,7 +91,12 @@ def _watched(world: World) -> Iterator[None]:
 
 
 def simulate(seed: int, profile: str = "swarm") -> Report:
-    """One whole run."""
+    """One whole run, of which nothing is left but the report."""
+    with determinism.uncollected():
+        return _simulate(seed, profile)
+
+
+def _simulate(seed: int, profile: str) -> Report:
     directory = Path(tempfile.mkdtemp(prefix="sim-", dir=MEMORY if MEMORY.is_dir() else None))
     world = World(seed, profile, directory)
     defects, logger = Defects(), logging.getLogger("syncd")

@@ -3,6 +3,7 @@
 Many seeds are `make sim`; a seed that found something has a hand-written twin beside the code that it concerns.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -67,6 +68,7 @@ def test_what_never_occurs_fails_a_long_run_and_is_not_held_against_a_short_one(
 
 def test_the_same_seed_is_the_same_run_in_any_process() -> None:
     here = simulate(6)
+    assert not any(isinstance(each, world.World) for each in gc.get_objects()), "a run leaves its world behind"
     line = f"PASS seed=6 profile=swarm events={here.events} hash={here.hash}"
     for hash_seed in ("1", "31337"):
         told = subprocess.run(

@@ -18,6 +18,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields as fields_of
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +45,9 @@ KEPT_PER_SPACE_MAX = 1_000
 KEPT_BYTES_PER_SPACE_MAX = 4 * 1024 * 1024  # of their operations: a phone has other uses for its room
 
 _SPACE_COLUMNS = [field.name for field in fields_of(SpaceRow)]
+_SPACE_VALUES = attrgetter(*_SPACE_COLUMNS)
+# Those that SQLite keeps in another form: its integers are signed and 64 bits long, a sum is unsigned.
+_SUM, _IS_SUBSCRIBED, _CONTEXT = (_SPACE_COLUMNS.index(name) for name in ("sum", "is_subscribed", "context"))
 
 _SCHEMA = f"""
 CREATE TABLE setting (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -117,12 +121,10 @@ def _document(row: tuple[Any, ...]) -> DocumentRow:
 
 
 def _space(row: tuple[Any, ...]) -> SpaceRow:
-    values = dict(zip(_SPACE_COLUMNS, row, strict=True))
-    # A sum is unsigned and 64 bits long, SQLite's integers are signed: it is kept as 8 bytes.
-    values["sum"] = int.from_bytes(values["sum"], "big")
-    return SpaceRow(
-        **{**values, "is_subscribed": bool(values["is_subscribed"]), "context": _context(values["context"])}
-    )
+    values = list(row)
+    values[_SUM] = int.from_bytes(values[_SUM], "big")
+    values[_IS_SUBSCRIBED], values[_CONTEXT] = bool(values[_IS_SUBSCRIBED]), _context(values[_CONTEXT])
+    return SpaceRow(*values)
 
 
 class Store:
@@ -260,9 +262,9 @@ class Store:
         return [_space(row) for row in self._rows(_SPACES)]
 
     def put_space(self, row: SpaceRow) -> None:
-        values = {name: getattr(row, name) for name in _SPACE_COLUMNS}
-        values["sum"], values["context"] = row.sum.to_bytes(8, "big"), _packed_context(row.context)
-        self._db.execute(_PUT_SPACE, list(values.values()))
+        values = list(_SPACE_VALUES(row))
+        values[_SUM], values[_CONTEXT] = sum_bytes(row.sum), _packed_context(row.context)
+        self._db.execute(_PUT_SPACE, values)
 
     def setting(self, name: str) -> Value:
         return _unpacked(self._one("SELECT value FROM setting WHERE name = ?", name))
