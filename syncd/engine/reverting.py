@@ -4,18 +4,20 @@ Owns which operations bring a document's visible state back, and what cannot be 
 was found (`history.py`), nor who asks. History is not undone: the change is judged, ordered, merged and delivered like
 any other, on top of all that came since, by an author who has seen all of it.
 
-Invariants: V1 after a revert that was accepted, each field that is not named as left has the value that it had. V2
-nothing that a rule forbids is tried: a lattice does not go down, a promise of stock is not taken back, no key is taken
-from another document; what is left as it is, is said with its reason.
+Invariants: V1 after a revert that was accepted, each field that is not named as left has the value that it had (a text,
+the updates). V2 nothing that a rule forbids is tried: a lattice does not go down, a promise of stock is not taken back,
+no update of a text is taken away, no key is taken from another document; what is left as it is, is said with its
+reason. V3 a text that is too long to be brought back costs the other fields nothing.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from syncd.core.changes import CHANGE_BYTES_MAX, OPERATIONS_MAX
 from syncd.core.documents import Document, reservations
 from syncd.core.fields import ELEMENT_BYTES
 from syncd.core.ids import Position
-from syncd.core.values import Value, encoded, is_same
+from syncd.core.values import VALUE_BYTES_MAX, Value, encoded, is_same
 from syncd.engine.batch import Batch, DocumentName
 from syncd.engine.commands import Posted, Refused, Result, Revert, Reverted
 from syncd.engine.grants import Role
@@ -24,6 +26,7 @@ from syncd.engine.posting import authored
 Shown = list[Value] | None  # [type, value] of a field that is visible
 Left = dict[str, Any]  # `field` or `unique`, and the `reason`
 
+UPDATE_BYTES_MAX = VALUE_BYTES_MAX - 3  # of one update: as a value it is encoded in three bytes more
 _LOWER = {"max": "a max takes no lower value", "min": "a min takes no higher value"}
 
 
@@ -56,6 +59,7 @@ def operations_to(
     is_live = document is not None and document.is_live
     operations: list[Any] = [] if is_live else [["create", *name]]
     left: list[Left] = []
+    texts: dict[str, list[Any]] = {}
     now = document.visible() if document is not None and is_live else {}
     types = {field: item.type for field, item in document.fields.items()} if document is not None and is_live else {}
     for field in sorted({*fields, *now}):
@@ -64,7 +68,9 @@ def operations_to(
             left.append({"field": field, "reason": f"its type is {types[field]} now, and was {kind}"})
             continue
         made, reason = _field(kind, [*name, field], fields.get(field), now.get(field))
-        operations += made
+        if kind == "text":
+            texts[field] = made
+        operations += made if kind != "text" else []
         if reason is not None:
             left.append({"field": field, "reason": reason})
     held = reservations(document) if is_live else {}  # a new incarnation holds nothing
@@ -80,7 +86,19 @@ def operations_to(
             left.append({"unique": under, "reason": f"{other[0]}/{other[1]} holds the key {wanted!r} now"})
         else:
             operations.append(["unique", *name, under, wanted])
+    for field, made in texts.items():
+        if _fits([*operations, *made]):
+            operations += made
+        else:
+            left.append({"field": field, "reason": f"its {len(made)} updates do not fit into one change with the rest"})
     return operations, left
+
+
+def _fits(operations: list[Any]) -> bool:
+    """Whether operations, of which the last may be updates of a text, are a change. What was merged may be too long."""
+    longest = max((len(operation[-1]) for operation in operations if operation[0] == "text.update"), default=0)
+    is_short = len(operations) <= OPERATIONS_MAX and longest <= UPDATE_BYTES_MAX
+    return is_short and len(encoded(operations)) <= CHANGE_BYTES_MAX
 
 
 def _field(kind: str, where: list[Any], then: Shown, now: Shown) -> tuple[list[Any], str | None]:
@@ -101,6 +119,8 @@ def _field(kind: str, where: list[Any], then: Shown, now: Shown) -> tuple[list[A
             return made, None if then is not None else f"it was not there then; a {kind} stays, and is made empty"
         case "bounded":
             return [], "units were sold or promised since: restock says what there is"
+        case "text":
+            return _text(where, then[1] if then else None, now[1] if now else None)
     return [], f"a field of type {kind} cannot be brought back"
 
 
@@ -140,6 +160,19 @@ def _list(where: list[Any], then: list[Value] | None, now: list[Value] | None) -
         elif are[name][0] != position:
             made.append(["list.move", *where, position])
     return made or ([["list.remove", *where, b"\0" * (ELEMENT_BYTES - 1) + b"\1"]] if now is None else [])
+
+
+def _text(where: list[Any], then: Value, now: Value) -> tuple[list[Any], str | None]:
+    """A text that is not there is given the updates that it had. Of one that is, updates cannot be taken away: what an
+    update did is told by a library that reads them, and an author's later ones may hang on it."""
+    if then is None:
+        return [], "it was not there then: a text stays, and an editor can empty it"
+    if now is None:
+        return [["text.update", *where, data] for _, data in then[1]], None
+    (*_, (last, _)), (*_, (newest, _)) = then[1], now[1]
+    if last == newest or [data for _, data in then[1]] == [data for _, data in now[1]]:
+        return [], None  # one of them may be merged
+    return [], f"updates came since seq {last}, and only an editor, which reads them, can take back what they did"
 
 
 _DIFFERENCES: dict[str, Callable[..., list[Any]]] = {

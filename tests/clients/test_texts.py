@@ -107,6 +107,35 @@ async def test_what_was_refused_is_made_anew_under_another_client_id(tmp_path: P
         assert not editor.refresh()
 
 
+async def test_a_text_that_is_there_again_as_it_was_is_gone_on_with_under_another_client_id(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Its document was deleted and made anew with earlier updates: later ones of this id would wait for ever."""
+    peer, first = Peer(), update_of("base")
+    async with device_at(tmp_path, peer) as device:
+        space = device.space(SPACE)
+        space.subscribe()
+        wire = await joined(peer, 1)
+        await wire.delta(0, 1, [["notes", "n1", 1, 1, {"body": ["text", [0, [[1, first]]]]}]])
+        await space.wait_complete()
+        editor = editor_of(space)
+        before = editor.client_id
+        editor.insert(4, " more")
+        made = editor.commit()
+        ((n, nonce, *_, operations),) = (await wire.expect(p.PUSH, skipping=(p.ACK,)))["changes"]
+        await wire.outcomes([n, nonce, "applied", 2])
+        assert (await made.outcome()).seq == 2
+        await wire.delta(1, 2, [["notes", "n1", 2, 0, {"body": ["text", [1, [[2, operations[0][4]]]]]}]])
+        await wire.delta(2, 3, [["notes", "n1", 3, 2, {}]])
+        await wire.delta(3, 4, [["notes", "n1", 4, 1, {"body": ["text", [0, [[4, first]]]]}]])
+        await device.wait_until(lambda: space.text_field("notes", "n1", "body").updates() == [first])
+        assert str(editor_of(space)) == "base"
+        editor.refresh()
+        assert str(editor) == "base more" and editor.client_id != before
+        push = await wire.expect(p.PUSH, skipping=(p.ACK,))
+        assert shown_by(first, push["changes"][0][4][0][4]) == "base more"
+
+
 async def test_an_editor_is_an_editor_of_texts(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with device_at(tmp_path, Peer(), online=False) as device:
         space = device.space(SPACE)

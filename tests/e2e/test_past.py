@@ -13,6 +13,10 @@ from tests.e2e.test_process import asked
 ROOM = 1 << 30
 
 
+def _typed(update: str) -> list[object]:
+    return ["text.update", "notes", "n", "body", {"$b": update}]
+
+
 def test_the_past_of_a_document_is_shown_reverted_and_audited(tmp_path: Path) -> None:
     state = tmp_path / "state"
     with running(state) as daemon:
@@ -39,6 +43,16 @@ def test_the_past_of_a_document_is_shown_reverted_and_audited(tmp_path: Path) ->
         assert traced["acknowledged_by"] == traced["not_yet_by"] == []  # backends acknowledge nothing
         (place,) = json.loads(daemon.run("trace", user, "--space", "shop", "--json"))
         assert (place["highest"], place["head"]) == (3, 4)
+        token = daemon.token("42", "pad:writer")
+        for operations in (
+            [["create", "notes", "n"], _typed("AQ")],
+            [["reg.set", "notes", "n", "of", 1]],
+            [_typed("Ag")],
+        ):
+            assert asked(f"{daemon.url}/v1/spaces/pad/changes", token, {"operations": operations})[0] == 200
+        reverted = json.loads(daemon.run("revert", "pad", "notes/n", "--at", "1", "--json"))
+        assert reverted["outcome"] == "applied" and [each["field"] for each in reverted["left"]] == ["body"]
+        assert "updates came since seq 1, and only an editor" in daemon.run("revert", "pad", "notes/n", "--at", "1")
         daemon.signal(signal.SIGTERM)
         assert daemon.process.wait(20) == 0
     assert "is live (rev 4)" in run(state, "history", "shop", "orders/1").stdout

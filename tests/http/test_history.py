@@ -111,6 +111,24 @@ async def test_a_revert_is_a_change_like_any_other(server: Server) -> None:
     assert again["outcome"] == "noop" and "seq" not in again
 
 
+async def test_a_revert_says_which_text_it_leaves_and_brings_back_one_that_is_gone(server: Server) -> None:
+    token = server.token(any="writer")
+    await edited(server, token, 1)
+    positions = []
+    for update in ("AQ", "Ag"):
+        made = await server.change(token, "shop", ["text.update", "orders", "1", "note", {"$b": update}])
+        positions.append(made.json["position"])
+    left = (await server.ask("POST", f"{DOCUMENT}/revert", token, {"at": positions[0]})).json
+    assert (left["outcome"], "seq" in left) == ("noop", False)
+    (note,) = left["left"]
+    assert note["field"] == "note" and note["reason"].startswith("updates came since seq 3, and only an editor")
+    await server.change(token, "shop", ["delete", "orders", "1"])
+    told = (await server.ask("POST", f"{DOCUMENT}/revert", token, {"at": positions[0]})).json
+    assert (told["outcome"], told["left"]) == ("applied", [])
+    fields = (await server.ask("GET", DOCUMENT, token)).json["fields"]
+    assert fields == {"step": 0, "note": [0, [[told["seq"], {"$b": "AQ"}]]]}
+
+
 async def test_a_revert_needs_the_role_writer_and_a_position_at_which_there_was_something(server: Server) -> None:
     position = (await edited(server, server.token(any="writer"), 1))[0]
     target = f"{DOCUMENT}/revert"
