@@ -151,6 +151,8 @@ class Connection:
                             break  # also what came behind a `hello` that was refused; a `bye` has yet to be handled
                     if read_s > READ_S_MAX:
                         await trio.sleep(read_s)
+                    if self._author is not None and (grown := inbound.grown()):  # at once: much may come compressed
+                        await self._pause(self._services.gate.input_pause_s(self._author.user, grown))
                 began_s = trio.current_time()
             if inbound.held_bytes and self._inbound is not None:
                 unfinished.hold(self, inbound.held_bytes)

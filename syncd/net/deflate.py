@@ -104,7 +104,15 @@ class Inflating(Extension):
     can become 1 GiB. `bytes_max` bounds both, what comes and what becomes of it: blocks that hold nothing have no end.
     """
 
-    __slots__ = ("_inflater", "_is_control", "_is_deflated", "_left_bytes", "_left_in_bytes", "bytes_max")
+    __slots__ = (
+        "_inflater",
+        "_is_control",
+        "_is_deflated",
+        "_left_bytes",
+        "_left_in_bytes",
+        "bytes_max",
+        "grown_bytes",
+    )
 
     name = NAME
 
@@ -113,6 +121,7 @@ class Inflating(Extension):
         self._inflater: zlib._Decompress | None = None
         self._is_control = self._is_deflated = False
         self._left_bytes = self._left_in_bytes = 0  # of this message, to give out and to take
+        self.grown_bytes = 0  # by so much more was given out than taken, of all messages
 
     def enabled(self) -> bool:
         return True
@@ -158,6 +167,7 @@ class Inflating(Extension):
         except zlib.error:
             raise _unreadable() from None
         self._left_bytes -= len(inflated)
+        self.grown_bytes += len(inflated) - len(data)
         if self._left_bytes < 0 or inflater.unconsumed_tail:
             raise self._too_big()
         # A final block ends the data; one byte may follow it (RFC 7692, 7.2.3.4). zlib would keep the rest for us.

@@ -160,6 +160,13 @@ class Inbound:
         """Of a message that has not come whole."""
         return 0 if self._buffer is None else len(self._buffer)
 
+    def grown(self) -> int:
+        """By how many bytes what came has grown since this was asked last, because it was compressed."""
+        if self._inflating is None:
+            return 0
+        grown, self._inflating.grown_bytes = max(0, self._inflating.grown_bytes), 0
+        return grown
+
     def allow(self, payload_bytes_max: int) -> None:
         """Another bound, from the next message on."""
         self._payload_bytes_max = payload_bytes_max

@@ -5,6 +5,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.events import BytesMessage
+from wsproto.extensions import PerMessageDeflate
 
 from syncd.net.counters import Counters
 from syncd.net.gate import Gate, counted_as
@@ -179,6 +180,34 @@ async def test_one_who_sends_too_many_bytes_is_read_more_slowly_and_loses_nothin
         assert least_s <= trio.current_time() - began_s < (20 * 20_000 - 20_000) / 10_000 * 1.1
         assert w.hub.counters.rate_limited["bytes"] > 0
         assert len(w.hub.members) == 2, "silence while we do not read is not held against it"
+
+
+async def test_bytes_count_as_what_they_become_when_they_came_compressed(autojump_clock: MockClock) -> None:
+    """A kilobyte can be a megabyte of changes: it is parsed, held and stored like any other."""
+    async with world(NetLimits(user_bytes=Rate(per_s=10_000, burst=20_000))) as w:
+        client = await w.client(deflate=PerMessageDeflate())
+        began_s = trio.current_time()
+        for index in range(10):
+            await client.push(
+                client.change(["create", "c", str(index)], ["reg.set", "c", str(index), "f", "x" * 20_000])
+            )
+        answered = 0
+        while answered < 10:
+            answered += (await client.receive()).name == "outcomes"
+        least_s = (9 * 20_000 - 20_000) / 10_000
+        assert 0.95 * least_s <= trio.current_time() - began_s < 1.5 * least_s
+
+
+async def test_numbers_that_a_void_gives_up_count_as_changes(autojump_clock: MockClock) -> None:
+    async with world(NetLimits(user_changes=Rate(per_s=100, burst=1_000))) as w:
+        client = await w.client()
+        began_s = trio.current_time()
+        for index in range(4):
+            await client.push(["void", 1_000 * index + 1, 1_000 * index + 1_000, bytes(8), ""])
+        answered = 0
+        while answered < 4:
+            answered += (await client.receive()).name == "outcomes"
+        assert trio.current_time() - began_s >= 20
 
 
 async def test_who_is_not_read_for_long_hears_that_the_server_is_there(autojump_clock: MockClock) -> None:
