@@ -111,9 +111,12 @@ def consumers(tx: Reader, space: str, owner: str | None = None) -> Iterator[Cons
 
 
 def _told(row: SpaceRow, name: str, found: ConsumerRow, *, is_new: bool = False) -> Consumer:
-    place = Place(found.epoch, found.complete, found.resume, found.start)
     head = Position(row.epoch, row.head)
-    return Consumer(name, found.owner, place, head, found.made_ms, found.used_ms, is_new)
+    return Consumer(name, found.owner, _place(found), head, found.made_ms, found.used_ms, is_new)
+
+
+def _place(found: ConsumerRow) -> Place:
+    return Place(found.epoch, found.complete, found.resume, found.start)
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
@@ -121,7 +124,7 @@ def _told(row: SpaceRow, name: str, found: ConsumerRow, *, is_new: bool = False)
 
 def consumer_made(batch: Batch, command: PutConsumer) -> Result:
     """Make a consumer, unless it is there: every worker may ask for it when it starts, and none moves the others. One
-    whose epoch is over is made anew, as there is nothing left of what it stood for."""
+    whose place does not hold any more is made anew, as there is nothing left of what it stood for."""
     row = _readable(batch, command.author, command.space)
     if isinstance(row, Refused):
         return row
@@ -130,7 +133,7 @@ def consumer_made(batch: Batch, command: PutConsumer) -> Result:
     owner = owner_hash(command.owner)
     key = keys.consumer(row.id, owner, command.name)
     found = CONSUMERS.get(batch.tx, key)
-    if found is not None and found.epoch == row.epoch:
+    if found is not None and refused_place(batch.tx, row, command.space, _place(found)) is None:
         return _told(row, command.name, found)
     place = started(row, command.start)
     refusal = refused_place(batch.tx, row, command.space, place)

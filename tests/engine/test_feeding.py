@@ -420,6 +420,17 @@ def test_a_consumer_of_an_epoch_that_is_over_is_told_and_can_be_made_anew() -> N
     assert one(backend.ack(new), Consumer).place == new
 
 
+def test_a_consumer_that_stands_before_what_is_known_of_deletions_can_be_made_anew() -> None:
+    """It was told 410 whatever it asked, and to ask for it again, as for one whose epoch is over, left it there."""
+    backend = Following("head")
+    backend.write([["create", "c", "b"]])
+    backend.write([["delete", "c", "b"]])
+    altered(backend, floor=2)
+    assert backend.refused(backend.consumer().place) == Expired(SPACE, backend.row.epoch, 0, 0)
+    made = one(backend.daemon.ask(PutConsumer(KEY, OWNER, SPACE, "mailer", "0")), Consumer)
+    assert made.is_new and backend.refused(made.place) is None and made.place == backend.start
+
+
 def test_an_acknowledgement_that_was_never_given_out_is_refused() -> None:
     backend = Following()
     epoch = backend.row.epoch

@@ -188,9 +188,8 @@ async def test_bytes_count_as_what_they_become_when_they_came_compressed(autojum
         client = await w.client(deflate=PerMessageDeflate())
         began_s = trio.current_time()
         for index in range(10):
-            await client.push(
-                client.change(["create", "c", str(index)], ["reg.set", "c", str(index), "f", "x" * 20_000])
-            )
+            document = ["c", str(index)]
+            await client.push(client.change(["create", *document], ["reg.set", *document, "f", "x" * 20_000]))
         answered = 0
         while answered < 10:
             answered += (await client.receive()).name == "outcomes"
