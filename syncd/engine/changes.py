@@ -37,7 +37,9 @@ MET_MAX = 16  # concurrent changes named in an outcome: enough to explain, bound
 DELTA_BYTES_MAX = DEFAULT.delta_bytes_max
 # The documents that one seq alters have this at most; the rest of a delta is names and frame.
 ALTERED_BYTES_MAX = DELTA_BYTES_MAX - 131072
-LOADED_BYTES_MAX = 16 * 1024 * 1024  # stored documents that a batch reads, some ten times as much once decoded
+# Of stored documents that a batch reads, by `SpaceWork.loaded_bytes`: some 100 ms, and ten times as much once decoded.
+LOADED_BYTES_MAX = 16 * 1024 * 1024
+CHANGE_FIELDS_MAX = 32_768  # of the documents that one change names, together: a batch does that at least, in 200 ms
 # Changes of roles in one batch, after which the rest of a push is left to be sent again: each ends a delta, and so
 # costs every subscriber a frame.
 REGRANTS_MAX = 16
@@ -322,6 +324,7 @@ def _effect(work: SpaceWork, author: Author, role: Role, change: Change, by: Obs
     name: DocumentName = ("", "")  # no document's
     schema: Schema | None = None
     head, floor, number = work.row.head, work.row.floor, work.number_next
+    fields = 0
     for index, operation in enumerate(change.operations):
         verb, collection, document_id, _, _, seen, _ = operation
         if document_id != name[1] or collection != name[0]:  # most changes stay with one document
@@ -330,7 +333,12 @@ def _effect(work: SpaceWork, author: Author, role: Role, change: Change, by: Obs
                 raise _ChangeRefused("forbidden", index, f"the collection {name[0]!r} is reserved")
             found = drafts.get(name)
             if found is None:
-                found = drafts[name] = Draft(work.document(name), by, work.update_wins(collection))
+                stored = work.document(name)
+                fields += 0 if stored is None else len(stored.fields)
+                if fields > CHANGE_FIELDS_MAX:
+                    reason = f"the documents of one change have at most {CHANGE_FIELDS_MAX} fields together"
+                    raise _ChangeRefused("too_large", index, reason)
+                found = drafts[name] = Draft(stored, by, work.update_wins(collection))
                 effect.bounds[name] = work.bytes_bound(name) + len(change.payload)
             draft, schema = found, work.schemas.get(collection)
         if schema is not None:

@@ -3,8 +3,8 @@
 Owns the dispatch of commands and the rules around changes: roles, epochs, positions, device binding, acks, API keys.
 Must not know connections, threads, clocks or the disk: the transaction, the time and random bytes are handed in.
 
-Invariants: E1 every command gets exactly one result, in order. E2 a refused command leaves no trace. E3 nothing is read
-from or written to a space without the role for it at this moment.
+Invariants: E1 every command that is carried out gets exactly one result, in order. E2 a refused command leaves no
+trace. E3 nothing is read from or written to a space without the role for it at this moment.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from syncd.core.changes import Change, RefusedChange, Void
 from syncd.core.texts import Merging
 from syncd.engine import devices, letters, reading
 from syncd.engine.batch import Batch, SpaceWork, is_other
-from syncd.engine.changes import take
+from syncd.engine.changes import LOADED_BYTES_MAX, take
 from syncd.engine.commands import (
     Ack,
     AckConsumer,
@@ -97,12 +97,17 @@ class Engine:
         self._revocation_grace_ms, self._further, self._merging = revocation_grace_ms, further, merging
 
     def decide(self, tx: Writer, now_ms: int, commands: Sequence[Command]) -> Decision:
-        """Carry out the commands in order, in one transaction that the caller commits. Raises only `StoreError`, and
-        what a defect raises: the caller then aborts and tries the commands one by one."""
+        """Carry out the commands in order, in one transaction that the caller commits: all of them, or the first ones,
+        if these had to read so much that the rest is for another. Raises only `StoreError`, and what a defect raises:
+        the caller then aborts and tries the commands one by one."""
         batch = Batch(
             tx, now_ms, self._entropy, self._quotas, self._revocation_grace_ms, self._merging, self.schemas
         )  # fmt: skip
-        results = [self._carried_out(batch, command) for command in commands]
+        results: list[Result] = []
+        for command in commands:
+            if results and batch.loaded_bytes > LOADED_BYTES_MAX:
+                break
+            results.append(self._carried_out(batch, command))
         trim_idempotency(batch)
         return Decision(
             tuple(results), batch.flush(), tuple(batch.alarms), batch.late_count, batch.regrants, batch.due_ms

@@ -11,7 +11,8 @@ low-water (no reader that went away keeps history from being dropped), and these
 
 Invariants: G1 floor <= frontier <= every low-water in the index, but that of a device which came back after it had
 lapsed: that one is not below the floor. G2 frontier and floor never move back. G3 what is dropped lies at or below a
-floor that is committed no later than the drop. G4 a step touches `STEP_ROWS_MAX` rows at most. G5 with collection
+floor that is committed no later than the drop. G4 a step touches `STEP_ROWS_MAX` rows
+at most, and reads no more when it has read `STEP_BYTES_MAX`. G5 with collection
 switched off, all of it happens but the drops, and no answer to anyone differs.
 
 Where updates win, a deleted document keeps its body until the frontier has passed the delete; from then on the body
@@ -21,7 +22,7 @@ counts as absent (batch.py, B7), and its bytes go with the tombstone.
 from dataclasses import dataclass
 
 from syncd.core.documents import reservations
-from syncd.engine.batch import Batch, SpaceWork
+from syncd.engine.batch import FIELD_BYTES, Batch, SpaceWork
 from syncd.engine.commands import Collect, Collected
 from syncd.store import keys
 from syncd.store.api import Reader, Writer
@@ -30,6 +31,8 @@ from syncd.store.tables import BYREV, DEVICES, DOCUMENTS, ENTRIES, LAPSED, LOG, 
 DAY_MS = 86_400_000
 # Of all tables together, for one step: some 2 ms in which the writer serves nobody else.
 STEP_ROWS_MAX = 128
+# Of what is read for it: bodies that are kept where updates win, and changes, may have 256 KiB each. As long.
+STEP_BYTES_MAX = 512 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +107,15 @@ def collected(batch: Batch, command: Collect, retention: Retention) -> Collected
     frontier = max(row.frontier, least)
     floor = _risen(tx, row.id, row.floor, least, now_ms - retention.recent_ms)
     work.row = row._replace(frontier=frontier, floor=floor)
-    dropped = 0
+    dropped = read_bytes = 0
     if retention.is_collecting:
-        dropped = _drop_tombstones(batch, work, STEP_ROWS_MAX - lapsed)
-        dropped += _drop_log(batch, work, now_ms - retention.history_ms, STEP_ROWS_MAX - lapsed - dropped)
-    return Collected(name, lapsed, dropped, is_more=lapsed + dropped >= STEP_ROWS_MAX)
+        dropped, read_bytes = _drop_tombstones(batch, work, STEP_ROWS_MAX - lapsed)
+        if read_bytes < STEP_BYTES_MAX:
+            before_ms = now_ms - retention.history_ms
+            count, more_bytes = _drop_log(batch, work, before_ms, STEP_ROWS_MAX - lapsed - dropped, read_bytes)
+            dropped, read_bytes = dropped + count, read_bytes + more_bytes
+    is_more = lapsed + dropped >= STEP_ROWS_MAX or read_bytes >= STEP_BYTES_MAX
+    return Collected(name, lapsed, dropped, is_more)
 
 
 # -- lapsing ----------------------------------------------------------------------------------------------------------
@@ -181,37 +188,48 @@ def _risen(tx: Reader, space_id: int, floor: int, least: int, before_ms: int) ->
     return low
 
 
-def _drop_tombstones(batch: Batch, work: SpaceWork, count_max: int) -> int:
+def _drop_tombstones(batch: Batch, work: SpaceWork, count_max: int) -> tuple[int, int]:
+    """How many went, and how many bytes were read for it."""
     tx, space_id = batch.tx, work.row.id
     gone: list[bytes] = []
     for key, _ in tx.scan(*keys.tombstones_range(space_id, work.row.floor)):
         if len(gone) >= count_max:
             break
         gone.append(key)
+    count = read_bytes = 0
     for key in gone:
+        count += 1
         _, rev, number = keys.parse_tombstone(key)
         place = keys.byrev(space_id, rev, number)
         named = BYREV.get(tx, place)
         assert named is not None, "a tombstone has its place by rev"
-        _free_keys(tx, space_id, (named[0], named[1]))
+        read_bytes += _free_keys(tx, space_id, (named[0], named[1]))
         tx.delete(keys.document(space_id, *named))
         tx.delete(place)
         tx.delete(key)
-    return len(gone)
+        if read_bytes >= STEP_BYTES_MAX:
+            break
+    return count, read_bytes
 
 
-def _free_keys(tx: Writer, space_id: int, name: tuple[str, str]) -> None:
-    """What a kept body held, if nobody has taken it since the frontier passed the delete."""
-    for under, key in reservations(DOCUMENTS.get(tx, keys.document(space_id, *name))).items():
+def _free_keys(tx: Writer, space_id: int, name: tuple[str, str]) -> int:
+    """What a kept body held, if nobody has taken it since the frontier passed the delete. How much was read, by what a
+    field costs beside its bytes."""
+    where = keys.document(space_id, *name)
+    record = tx.get(where)
+    document = None if record is None else DOCUMENTS.row(where, record)
+    for under, key in reservations(document).items():
         row = keys.unique(space_id, under, key)
         holder = UNIQUE.get(tx, row)
         if holder is not None and (holder[0], holder[1]) == name:
             tx.delete(row)
+    return len(record or b"") + (0 if document is None else FIELD_BYTES * len(document.fields) // 8)
 
 
-def _drop_log(batch: Batch, work: SpaceWork, before_ms: int, count_max: int) -> int:
+def _drop_log(batch: Batch, work: SpaceWork, before_ms: int, count_max: int, read_bytes: int) -> tuple[int, int]:
     """The log below the floor, which itself keeps its row: a position there still has a chain value. With each row goes
-    the payload of its change, if its device has the outcome for good."""
+    the payload of its change, if its device has the outcome for good. `read_bytes`: by this step before. How many went,
+    and how many bytes were read for it."""
     tx, space_id = batch.tx, work.row.id
     gone: list[tuple[bytes, int, int]] = []
     for key, log in LOG.scan(tx, keys.log_range(space_id, work.row.floor)):
@@ -219,7 +237,9 @@ def _drop_log(batch: Batch, work: SpaceWork, before_ms: int, count_max: int) -> 
             break
         gone.append((key, log.slot, log.n))
     settled: dict[int, int] = {}
+    count, before_bytes = 0, read_bytes
     for key, slot, n in gone:
+        count += 1
         tx.delete(key)
         if slot not in settled:
             settled[slot] = _settled(batch, work, slot, 0 if settled else STEP_ROWS_MAX)
@@ -227,7 +247,10 @@ def _drop_log(batch: Batch, work: SpaceWork, before_ms: int, count_max: int) -> 
         entry = ENTRIES.get(tx, entry_key) if n <= settled[slot] else None
         if entry is not None and entry.payload is not None:
             ENTRIES.put(tx, entry_key, entry._replace(payload=None))
-    return len(gone)
+            read_bytes += len(entry.payload)
+            if read_bytes >= STEP_BYTES_MAX:
+                break
+    return count, read_bytes - before_bytes
 
 
 def _settled(batch: Batch, work: SpaceWork, slot: int, trimmed_max: int) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 from syncd.core.documents import Document
 from syncd.core.ids import RESERVED_DEVICE_PREFIX, Position
 from syncd.core.sums import CHAIN_START
-from syncd.engine.batch import DocumentName, entry_of, is_other, space_row
+from syncd.engine.batch import FIELD_BYTES, DocumentName, entry_of, is_other, space_row
 from syncd.engine.changes import outcome_entry
 from syncd.engine.commands import Attach, Attached, Author, Bound, Expired, Refused
 from syncd.engine.epochs import fork_of, safe_seq
@@ -315,7 +315,8 @@ def documents(tx: Reader, space: str, collection: str | None, after: DocumentNam
     for count, (key, record) in enumerate(tx.scan(start, stop)):
         if count == PAGE_ROWS_MAX or size > LISTED_BYTES_MAX:
             return Listing(tuple(found), last)
-        stored, size = DOCUMENTS.row(key, record), size + len(record)
+        stored = DOCUMENTS.row(key, record)
+        size += len(record) + FIELD_BYTES * len(stored.fields) // 8  # it is read, and not written
         if stored.is_live and len(found) == limit:
             return Listing(tuple(found), last)
         _, *name = keys.parse_document(key)

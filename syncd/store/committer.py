@@ -110,11 +110,12 @@ class _Batch(Generic[C, R, D]):
 
 
 class Committer(Generic[C, R, D]):
-    """Injected: `decide` (pure over the transaction; runs in the writer thread), `results` (of a decision: one per
-    command, in order), `publish`, `failed(reason, detail)` (the result of a command that could not be carried out:
-    `store_full`, `internal`), `adds_data` (whether a command is refused when the store is nearly full), `size_bytes`
-    (about how much memory a command holds), `observe` (of each commit: how many commands, how many seconds). `done`
-    callbacks run in the loop thread and must not raise."""
+    """Injected: `decide` (pure over the transaction; runs in the writer thread; it may carry out the first commands
+    only, if they are enough for one transaction), `results` (of a decision: one for each command that it carried out,
+    in order), `publish`, `failed(reason, detail)` (the result of a command that could not be carried out: `store_full`,
+    `internal`), `adds_data` (whether a command is refused when the store is nearly full), `size_bytes` (about how much
+    memory a command holds), `observe` (of each commit: how many commands, how many seconds). `done` callbacks run in
+    the loop thread and must not raise."""
 
     def __init__(
         self,
@@ -240,6 +241,8 @@ class Committer(Generic[C, R, D]):
         decision: D | None = None
         try:
             results, decision = await self._committed(tried)
+            if len(results) < len(tried):
+                entries, tried = self._put_back(entries, tried[len(results)]), tried[: len(results)]
         except StoreFull:
             # In spite of the mark: free pages may lie too scattered, or the file system be full below the limit.
             is_grown = self._store.grow()
@@ -261,6 +264,15 @@ class Committer(Generic[C, R, D]):
             self._failures += 1
         await ready.send(_Batch(entries, self._completed(entries, tried, results), decision))
 
+    def _put_back(self, entries: Sequence[_Entry[C, R]], first: _Entry[C, R]) -> Sequence[_Entry[C, R]]:
+        """A decision ended before this entry: from there on they wait again, ahead of all others. Returns those before
+        it."""
+        at = next(number for number, entry in enumerate(entries) if entry is first)
+        for entry in reversed(entries[at:]):
+            self._queue.appendleft(entry)
+            self._queue_bytes += entry.size_bytes
+        return entries[:at]
+
     async def _committed(self, entries: Sequence[_Entry[C, R]]) -> tuple[Sequence[R], D | None]:
         if not entries:
             return [], None
@@ -275,9 +287,9 @@ class Committer(Generic[C, R, D]):
         self._faults.reach("commit.after")
         self._commit_ms_last = max(0, self._clock.now_ms() - began_ms)
         if self._observe is not None:
-            self._observe(len(commands), trio.current_time() - began_s)
+            self._observe(len(results), trio.current_time() - began_s)
         self._batches += 1
-        self._commands += len(commands)
+        self._commands += len(results)
         return results, decision
 
     def _transact(self, now_ms: int, commands: Sequence[C]) -> tuple[Sequence[R], D]:
@@ -285,7 +297,7 @@ class Committer(Generic[C, R, D]):
         with self._store.write() as tx:
             decision = self._decide(tx, now_ms, commands)
             results = self._results(decision)
-            assert len(results) == len(commands), "a decision has one result per command"
+            assert 0 < len(results) <= len(commands), "a decision has one result for each command that it is about"
         return results, decision
 
     def _completed(

@@ -2,19 +2,22 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
+
+import pytest
 
 from syncd.core.changes import VOID_COUNT_MAX, RefusedChange, parsed_change
 from syncd.core.ids import Position
 from syncd.core.schemas import Schema
-from syncd.engine import changes, reading
-from syncd.engine.batch import TRIMMED_AT_ONCE
-from syncd.engine.commands import Ack, Attach, Attached, Event, Expired, Post, PostEvents, Push, Refused
+from syncd.engine import changes, engine, reading
+from syncd.engine.batch import TRIMMED_AT_ONCE, Batch
+from syncd.engine.commands import Ack, Attach, Attached, Collect, Event, Expired, Post, PostEvents, Push, Refused
 from syncd.engine.explaining import explained
+from syncd.engine.frontier import STEP_BYTES_MAX, Retention, collected
 from syncd.engine.grants import Grant, Role
 from syncd.engine.posting import TRIMMED_PER_BATCH
 from syncd.engine.schemas import Schemas
-from syncd.store import keys
-from syncd.store.api import Reader
+from syncd.store import fsck, keys
 from syncd.wire.codec import json_value
 from tests.engine.kit import SPACE, Daemon, api_key, device, nonce, one, raw
 
@@ -141,6 +144,26 @@ def test_the_acks_of_one_batch_drop_no_more_entries_than_one_ack_may() -> None:
     assert [acked() for _ in range(8)] == [TRIMMED_AT_ONCE] * 6 + [0] * 2, "and later ones the rest"
 
 
+def test_a_step_of_collection_reads_a_bounded_number_of_bytes_of_bodies_and_changes() -> None:
+    schema = Schema("posts", "c", update_wins=True)
+    daemon, text = Daemon(retention=Retention(recent_ms=0, history_ms=0)), "x" * 60_000
+    daemon.engine.schemas = Schemas([(Grant("**", Role.OWNER), schema)])
+    for n in range(1, 31):
+        daemon.push(ANN, raw(n, ["create", "c", str(n)], *(["reg.set", "c", str(n), f"f{j}", text] for j in range(4))))
+    daemon.push(ANN, *(raw(30 + n, ["delete", "c", str(n)], base=30) for n in range(1, 31)))
+    daemon.attach(ANN, complete=60, resume=60, epoch=daemon.epoch())
+    daemon.ack(ANN, 60, 60)
+    steps = []
+    while not steps or steps[-1].is_more:
+        with daemon.store.write() as tx:
+            steps.append(collected(Batch(counting := Counting(tx), 1_000, bytes), Collect(SPACE), daemon.retention))
+        assert counting.bytes < STEP_BYTES_MAX + 300_000
+    assert len(steps) > 20 and daemon.collect() == 0
+    assert not [key for key in daemon.store.image() if key[:1] in (keys.DOCUMENT, keys.TOMBSTONE)]
+    with daemon.store.read() as tx:
+        assert not list(fsck.check(tx))
+
+
 def test_to_explain_a_field_reads_a_bounded_number_of_bytes_however_many_changes_and_letters_there_are() -> None:
     daemon, text = Daemon(), "x" * 60_000
     fill = [["reg.set", "c", "i", f"f{j}", text] for j in range(4)]
@@ -178,14 +201,53 @@ def test_a_list_reads_a_bounded_number_of_bytes_also_of_bodies_that_are_kept_of_
     assert found == ["last"] and pages >= 3
 
 
+def counters(daemon: Daemon, documents: int) -> int:
+    """Documents of 800 counters, 13 KB each; the n of the last change."""
+    for i in range(documents):
+        document = ["c", str(i)]
+        changes = raw(
+            i + 1, ["create", *document], *(["counter.inc", *document, f"{j:x}", 1] for j in range(800)), base=i
+        )
+        assert daemon.outcome(ANN, changes) == "applied"
+    return documents
+
+
+def test_documents_of_many_small_fields_weigh_as_what_they_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """54 KB in 3,200 counters take as long as a megabyte of text: 64 of them held the writer for more than a second."""
+    for module in (changes, engine):
+        monkeypatch.setattr(module, "LOADED_BYTES_MAX", 4 * 1024 * 1024)
+    daemon = Daemon()
+    n = counters(daemon, 10)
+    small = [["counter.inc", "c", str(i), "0", 1] for i in range(10)]
+    result = daemon.push(ANN, *(raw(n + 1 + i, small[i], base=n) for i in range(10)))
+    assert (len(result.outcomes), result.gap) == (6, n + 7), "what is not taken is asked for again"
+    epoch = daemon.epoch()
+    pushes = [Push(device(2 + i), SPACE, epoch, (parsed_change(raw(1, small[i], base=n)),)) for i in range(10)]
+    with daemon.store.write() as tx:
+        decision = daemon.engine.decide(tx, daemon.now_ms, pushes)
+    assert len(decision.results) == 6, "the rest is for another transaction"
+
+
+def test_a_change_that_names_too_many_fields_is_refused_before_they_are_all_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(changes, "CHANGE_FIELDS_MAX", 2_500)
+    daemon = Daemon()
+    n = counters(daemon, 5)
+    deletes = [["delete", "c", str(i)] for i in range(5)]
+    (refused,) = daemon.push(ANN, raw(n + 1, *deletes, base=n)).outcomes
+    assert refused.outcome == "too_large" and refused.detail is not None and refused.detail["op"] == 3
+    assert daemon.outcome(ANN, raw(n + 2, *deletes[:3], base=n)) == "applied"
+
+
 class Counting:
     """A transaction of which the bytes are counted that are read."""
 
-    def __init__(self, tx: Reader) -> None:
+    def __init__(self, tx: Any) -> None:
         self._tx, self.bytes = tx, 0
 
     def get(self, key: bytes) -> bytes | None:
-        found = self._tx.get(key)
+        found: bytes | None = self._tx.get(key)
         self.bytes += len(found or b"")
         return found
 
@@ -195,4 +257,11 @@ class Counting:
             yield key, value
 
     def last(self, start: bytes, stop: bytes) -> tuple[bytes, bytes] | None:
-        return self._tx.last(start, stop)
+        found: tuple[bytes, bytes] | None = self._tx.last(start, stop)
+        return found
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._tx.put(key, value)
+
+    def delete(self, key: bytes) -> bool:
+        return bool(self._tx.delete(key))

@@ -42,7 +42,7 @@ class CommitReader:
         if decision.alarms:
             raise Violation("S15", f"the engine contained a defect: {decision.alarms[0]}")
         delivered = delivered_by(decision) if self.is_deciding else {}
-        for command, result in zip(commands, results, strict=True):
+        for command, result in zip(commands[: len(results)], results, strict=True):
             match command, result:
                 case Push(author, space, _, changes), Pushed():
                     role = int(role_on(author.grants, space))

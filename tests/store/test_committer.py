@@ -402,3 +402,44 @@ async def test_the_loop_reads_while_the_thread_writes(tmp_path: Path) -> None:
     store.close()
     assert seen == sorted(seen)  # commits become visible whole and in order
     assert set(seen) <= {0, 64, 128, 192, 200}
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+async def test_what_a_decision_leaves_over_comes_next_in_order_and_once(autojump_clock: MockClock, most: int) -> None:
+    """Also among commands that are refused for want of room, and behind one whose decision is a defect."""
+
+    def some(tx: Writer, now_ms: int, commands: Sequence[Command]) -> Decided:
+        return decide(tx, now_ms, commands[:most])
+
+    bench = memory_bench(decision=some)
+
+    async def work() -> None:
+        bench.submit(0)
+        await trio.sleep(0.005)
+        for name in range(1, 9):
+            bench.submit(name, -1 if name == 4 else name % 3)
+
+    await bench.drained(work)
+    assert [name for name, _ in bench.told] == list(range(9))
+    assert [name for name, result in bench.told if result[0] != "done"] == [4]
+    assert [name for names in bench.published for name in names] == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert max(map(len, bench.published)) == most
+    stats = bench.committer.stats()
+    assert (stats.commands, stats.queue_count, stats.queue_bytes) == (8, 0, 0)
+
+
+async def test_what_a_decision_leaves_over_keeps_its_place_among_what_is_refused(autojump_clock: MockClock) -> None:
+    def some(tx: Writer, now_ms: int, commands: Sequence[Command]) -> Decided:
+        return decide(tx, now_ms, commands[:1])
+
+    bench = memory_bench(decision=some)
+
+    async def work() -> None:
+        bench.submit(0, 1_000_000)  # beyond the mark
+        await trio.sleep(0.005)
+        for name in range(1, 9):
+            bench.submit(name, name % 2)
+
+    await bench.drained(work)
+    assert [name for name, _ in bench.told] == list(range(9))
+    assert [name for name, result in bench.told if result[0] == "store_full"] == [1, 3, 5, 7]
