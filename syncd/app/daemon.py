@@ -523,13 +523,19 @@ def size_bytes(command: Command) -> int:
 
 def _weight(value: object, depth: int = 0) -> int:
     """About how many bytes a decoded value takes. What lies deeper than any value may is not looked at: it will be
-    refused, and there can be little of it for what is above."""
-    match value:
-        case str() | bytes():
-            return 50 + len(value)
-        case dict() if depth < WEIGHED_DEPTH_MAX:
-            return 100 + sum(_weight(key) + _weight(item, depth + 1) for key, item in value.items())
-        case list() | tuple() if depth < WEIGHED_DEPTH_MAX:
-            return 60 + sum(8 + _weight(item, depth + 1) for item in value)
-        case _:
-            return 30
+    refused, and there can be little of it for what is above. Exact types are asked for, as decoders make no others."""
+    kind = type(value)
+    if kind is str or kind is bytes:
+        return 50 + len(value)  # type: ignore[arg-type]
+    if depth < WEIGHED_DEPTH_MAX:
+        if kind is dict:
+            weight = 100
+            for key, item in value.items():  # type: ignore[attr-defined]
+                weight += _weight(key) + _weight(item, depth + 1)
+            return weight
+        if kind is list or kind is tuple:
+            weight = 60
+            for item in value:  # type: ignore[attr-defined]
+                weight += 8 + _weight(item, depth + 1)
+            return weight
+    return 30

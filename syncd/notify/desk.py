@@ -31,6 +31,7 @@ from syncd.notify.policy import NO_PREFERENCES, Preferences, preferences
 from syncd.notify.profile import Profile
 from syncd.notify.reports import Series, count
 from syncd.store import keys
+from syncd.store.api import Reader
 from syncd.store.tables import (
     DECISIONS,
     DISPATCHES,
@@ -64,6 +65,11 @@ def parse_identity(text: str) -> tuple[bytes, int] | None:
         return None
     size = keys.HASH_BYTES + 4
     return (raw[: keys.HASH_BYTES], int.from_bytes(raw[keys.HASH_BYTES :])) if len(raw) == size else None
+
+
+def is_known(tx: Reader, user: str) -> bool:
+    """Whether anything is kept of a user by which a happening could matter: a desk would have a standing."""
+    return tx.get(keys.standing(keys.owner(user))) is not None
 
 
 @dataclass(frozen=True, slots=True)

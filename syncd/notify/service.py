@@ -4,7 +4,9 @@ Owns the order of what an event leads to: it is learned first, then runs hear of
 condition that counts sees the event itself. Must not know how any of these is done.
 
 Invariants: S1 no defect here keeps a device from its changes or a backend from its events: it is contained, leaves
-nothing behind, and is told as an alarm. S2 what is about nobody (an event without a subject) does nothing.
+nothing behind, and is told as an alarm. S2 what is about nobody (an event without a subject) does nothing. S3 an event
+of which nothing is learned, that nothing in force asks about, of a user of whom nothing is kept (no run that may wait
+for it, no zone that may have changed) is left at that: it would have made a desk that writes nothing.
 """
 
 import traceback
@@ -18,7 +20,7 @@ from syncd.engine.commands import Attend, Author, Event, Fire, Refused, Result, 
 from syncd.engine.posting import SERVER
 from syncd.notify import firing, learning, runs, watches
 from syncd.notify.book import Book
-from syncd.notify.desk import Desk
+from syncd.notify.desk import Desk, is_known
 from syncd.store.api import StoreError
 
 
@@ -38,11 +40,16 @@ class Decider:
             return None  # no user is called so; what the event is about is no person
         if shown is not None and (refusal := batch.refused_space(space, author)) is not None:
             return refusal.detail
-        data = {**(event.data if isinstance(event.data, dict) else {}), "type": event.type, "source": event.source}
+        given = event.data if isinstance(event.data, dict) else {}
         is_receipt = author.kind == "device" and event.type in learning.RECEIPTS
+
+        def is_of_no_concern() -> bool:
+            return shown is None and not is_receipt and self._is_of_no_concern(batch, user, event.type, given)
+
         at_ms = batch.now_ms if event.time_ms is None else event.time_ms
 
         def happened(desk: Desk) -> None:
+            data = {**given, "type": event.type, "source": event.source}
             if is_receipt:
                 for name, decision in learning.received(desk, str(data.get("document")), [event.type], at_ms):
                     runs.heard(desk, name, decision)
@@ -57,8 +64,21 @@ class Decider:
             if shown is not None:
                 runs.direct(desk, event.key.hex(), shown)
 
-        problem = self._contained(batch, user, author, happened)
+        problem = self._contained(batch, user, author, happened, is_of_no_concern)
         return problem if shown is not None else None
+
+    def _is_of_no_concern(self, batch: Batch, user: str, event: str, given: Mapping[str, Any]) -> bool:
+        """Whether an event leads to nothing (S3)."""
+        current = self._book.current(batch.tx)
+        return not (
+            event in (learning.SESSION_START, learning.SESSION_END)
+            or "topic" in given
+            or event in current.counted
+            or event in current.on_event
+            or event in current.on_threshold
+            or current.inactivity
+            or current.scheduled
+        ) and not is_known(batch.tx, user)
 
     def bound(self, batch: Batch, author: Author) -> None:
         if author.kind != "device":
@@ -110,9 +130,18 @@ class Decider:
             made.append((number, problem or (None if number is not None else "as many runs as there may be")))
         return Started(tuple(made))
 
-    def _contained(self, batch: Batch, user: str, author: Author, happened: Callable[[Desk], None]) -> str | None:
+    def _contained(
+        self,
+        batch: Batch,
+        user: str,
+        author: Author,
+        happened: Callable[[Desk], None],
+        is_of_no_concern: Callable[[], bool] = lambda: False,
+    ) -> str | None:
         """Let something happen to a user; what went wrong, if anything (S1)."""
         try:
+            if is_of_no_concern():
+                return None
             desk = Desk(batch, self._book, user, author)
             happened(desk)
             desk.flush()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from syncd.env.ports import host_of
 from syncd.env.real import (
@@ -192,6 +193,33 @@ async def test_a_call_that_has_begun_is_waited_for_in_spite_of_cancellation() ->
         assert not ended
         go.set()
     assert ended
+    offload.close()
+
+
+async def test_a_call_that_waits_for_its_turn_is_given_up_by_cancellation_and_the_next_one_has_it() -> None:
+    offload = ThreadOffload("test")
+    begun, go = threading.Event(), threading.Event()
+    order: list[int] = []
+
+    def first() -> None:
+        begun.set()
+        go.wait()
+        order.append(1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(offload.run, first)
+        await trio.to_thread.run_sync(begun.wait)
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(offload.run, order.append, 2)
+            await trio.testing.wait_all_tasks_blocked()
+            waiting.cancel_scope.cancel()
+        for number in (3, 4):
+            nursery.start_soon(offload.run, order.append, number)
+            await trio.testing.wait_all_tasks_blocked()
+        go.set()
+    assert order == [1, 3, 4]
+    await offload.run(order.append, 5)
+    assert order == [1, 3, 4, 5]
     offload.close()
 
 
