@@ -23,7 +23,6 @@ from tests.oracle.members import Asker
 from tests.sim.auditor import Violation
 from tests.sim.device import SimDevice
 from tests.sim.planted import Mutant
-from tests.sim.restores import RESTORES
 from tests.sim.topic import Topic, Work
 
 if TYPE_CHECKING:
@@ -44,6 +43,9 @@ class Steps:
     heads: list[int] = field(default_factory=list)
     counted_ms: list[float] = field(default_factory=list)
     at_ms: int = 0  # by the server's clock, the last one
+
+    def copied(self) -> "Steps":
+        return Steps(list(self.heads), list(self.counted_ms), self.at_ms)
 
 
 class KeepingWork(Work):
@@ -114,6 +116,17 @@ class KeepingWork(Work):
             answer = ("applied", head + 1, None, head + 1)
             self.world.auditor.posted_change(now_ms, space, Asker(None, 3), None, None, [["delete", *key]], answer)
             self.count("deleted as too old")
+            if self.world.auditor.restores:
+                self.count("deleted as too old, after a restore")
+
+    # -- backups -------------------------------------------------------------------------------------------------
+
+    def remembered(self) -> dict[str, Steps]:
+        return {space: steps.copied() for space, steps in self._steps.items()}
+
+    def put_back(self, remembered: dict[str, Steps]) -> None:
+        """What came since the backup has not been, and the time since then is one part at most, as every leap."""
+        self._steps = {space: steps.copied() for space, steps in remembered.items()}
 
     # -- at rest -------------------------------------------------------------------------------------------------
 
@@ -147,5 +160,4 @@ MUTANTS = (
 
 KEEPING = Topic(
     "kept for days", KeepingWork, share=0.15, expected=("deleted as too old", "edit of what is gone"), mutants=MUTANTS,
-    never_with=(RESTORES,),
 )  # fmt: skip

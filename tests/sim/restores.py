@@ -55,10 +55,11 @@ OF_AN_EPOCH = ("subscribed", "delta", "outcomes", "differ", "repair")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Backup:
-    """`known`: the epochs of each space that this store knows. `heads`: of its spaces."""
+    """`topics`: what each knew. `known`: the epochs of each space that this store knows. `heads`: of its spaces."""
 
     image: Mapping[bytes, bytes]
     truth: Truth
+    topics: Mapping[str, Any]
     known: Mapping[str, frozenset[bytes]]
     heads: Mapping[str, tuple[bytes, int]]
 
@@ -121,7 +122,8 @@ class RestoreWork(Work):
             heads = {name: (bytes.fromhex(epoch), head) for part in marks(tx) for name, epoch, head in part}
         self.world.trace.record("nemesis", f"backup {len(self._backups)}")
         self.count("backup")
-        backup = Backup(image, self.world.auditor.truth(), dict(self._known), heads)
+        topics = {name: work.remembered() for name, work in self.world.works.items()}
+        backup = Backup(image, self.world.auditor.truth(), topics, dict(self._known), heads)
         self._backups.append(backup)
         if len(self._backups) > BACKUPS_KEPT:
             del self._backups[self.random.randrange(BACKUPS_KEPT)]
@@ -160,6 +162,8 @@ class RestoreWork(Work):
         for _ in renewing(server.store, self.random.randbytes, server.clock.now_ms()):
             pass
         auditor.put_back(backup.truth)
+        for name, work in world.works.items():
+            work.put_back(backup.topics[name])
         # Backups of the history that is given up now are of no use: see tests/README.md.
         del self._backups[self._backups.index(backup) + 1 :]
         self._known = {name: frozenset(known) for name, known in backup.known.items()}

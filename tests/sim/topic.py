@@ -74,6 +74,12 @@ class Work:
     def decided(self, now_ms: int, commands: Sequence[Command], decision: Decision) -> None:
         """All of one transaction was told by `committed` and `delivered`."""
 
+    def remembered(self) -> Any:
+        """A copy of what this topic knows of the server's store, for a backup that is made now."""
+
+    def put_back(self, remembered: Any) -> None:
+        """The store is the one of a backup; `remembered` is what was known of it then, and may be needed once more."""
+
     def unfinished(self) -> list[str]:
         """What has not come to rest yet; asked once a second when all is healed."""
         return []
