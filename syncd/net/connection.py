@@ -308,15 +308,18 @@ class Connection:
             with services.store.read() as tx:
                 result = reading.attached(tx, command)
             if result is not None:
-                self._attached(channel, message, result)
+                self._attached(channel, message, command.author, result)
                 return
-        if not self._submit(command, partial(self._attached, channel, message), space):
+        if not self._submit(command, partial(self._attached, channel, message, command.author), space):
             delivery.refused(channel)
 
-    def _attached(self, channel: Channel, message: m.Subscribe, result: Result) -> None:
+    def _attached(self, channel: Channel, message: m.Subscribe, author: Author, result: Result) -> None:
         delivery = self.delivery
         if delivery.channels.get(channel.space) is not channel or channel.state is not Subscription.ATTACHING:
             return  # taken back, or asked anew, while this was on its way
+        if author is not self._known():
+            self._subscribe(message)  # the engine has judged by the token of then, and `refresh` has brought another
+            return
         match result:
             case Attached(_, space_id):
                 cursor = Cursor(channel.space, space_id, message.complete, message.resume, message.start)

@@ -205,6 +205,26 @@ async def test_refresh_judges_all_subscriptions_again(autojump_clock: MockClock)
         assert (await client.expect("delta"))["space"] == "hall/1"
 
 
+async def test_a_subscription_under_way_is_judged_by_the_token_that_has_come_meanwhile(
+    autojump_clock: MockClock,
+) -> None:
+    """The engine had judged it by the old token, nobody did by the new one, and a device at the head went live."""
+    async with world() as w:
+        writer = await w.client(1)
+        await writer.push(writer.change(["create", "c", "1"]))
+        epoch = (await writer.expect("outcomes"))["epoch"]
+        reader = await w.client(2)
+        asked = reader.encoded("subscribe", space=SPACE, epoch=epoch, complete=1, resume=1, settled=0)
+        refreshed = reader.encoded("refresh", token=w.token(pattern="elsewhere/*"))
+        await reader.send_event(BytesMessage(data=asked + refreshed))
+        assert (await reader.expect("revoked"))["space"] == SPACE
+        await writer.push(writer.change(["create", "c", "2"], base=1))
+        await reader.send("probe")
+        await reader.expect("pong")
+        await trio.sleep(1)
+        assert not reader.messages
+
+
 async def test_refresh_keeps_the_user(autojump_clock: MockClock) -> None:
     async with world() as w:
         client = await w.client(1)
