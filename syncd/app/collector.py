@@ -3,8 +3,9 @@
 Owns the sweep over all spaces, and its pace. Must not know what a step does (`engine/frontier`, `engine/keeping`), nor
 hold the writer: what is due is looked up in read transactions, and a step is asked for only while no command waits.
 
-Invariants: C1 one step at a time, and none while somebody else's command waits. C2 a look is `LOOK_SPACES` spaces at
-most. C3 between two steps at least as long a pause as the step took, so that half of the writer's time is the most.
+Invariants: C1 one step at a time, and for `PATIENCE_S` none while somebody else's command waits. C2 a look is
+`LOOK_SPACES` spaces at most. C3 between two steps at least as long a pause as the step took, so that half of the
+writer's time is the most.
 """
 
 from collections.abc import Callable
@@ -25,6 +26,9 @@ from syncd.store.tables import SPACES
 LOOK_SPACES: Final = 64  # some 2 ms in which the loop does nothing else
 LOOK_S: Final = 0.25  # between two looks: 256 spaces a second, for 1 % of a processor
 SWEEP_S: Final = 60.0  # between two sweeps: what is due now may wait a minute
+# A step waits so long for a moment in which nobody else does. Under a load that leaves none, some milliseconds each
+# time are little to those who wait, and keep the disk from filling with what nobody needs.
+PATIENCE_S: Final = 1.0
 
 _log = getLogger(__name__)
 
@@ -75,10 +79,10 @@ class Collector:
         """Such steps in one space until nothing is left to do, or the committer takes none."""
         is_more = True
         while is_more:
+            for _ in range(int(PATIENCE_S / LOOK_S)):  # C1
+                if self._committer.stats().queue_count:
+                    await trio.sleep(LOOK_S)
             began_s = trio.current_time()
-            if self._committer.stats().queue_count:
-                await trio.sleep(LOOK_S)  # C1
-                continue
             try:
                 result = await self._committer.execute(step)
             except Overloaded:
@@ -88,5 +92,7 @@ class Collector:
             if not isinstance(result, Collected | DeletedOld):
                 _log.error("a step of collection failed", extra={"step": str(step), "result": str(result)})
                 return
-            is_more = result.is_more
+            # One that could do nothing came behind others of its space: the next sweep tries again, other spaces wait.
+            is_idle = isinstance(result, Collected) and not result.lapsed_count + result.dropped_count
+            is_more = result.is_more and not is_idle
             await trio.sleep(max(0.001, trio.current_time() - began_s))  # C3

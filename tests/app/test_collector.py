@@ -4,12 +4,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from syncd.app.collector import LOOK_SPACES, SWEEP_S, Collector
+from syncd.app.collector import LOOK_SPACES, PATIENCE_S, SWEEP_S, Collector
 from syncd.core.schemas import Schema
-from syncd.engine.commands import Collect, DeleteOld, Post
+from syncd.engine.commands import Collect, DeleteOld, Post, Result, UseConsumer
 from syncd.engine.frontier import Retention
 from syncd.engine.grants import parsed_grant
 from syncd.engine.schemas import Schemas
+from syncd.env.memory import InlineOffload
 from syncd.store import fsck, keys
 from syncd.store.tables import SPACES
 from tests.engine.kit import api_key
@@ -113,3 +114,22 @@ async def test_a_schema_that_goes_takes_its_marks_along(autojump_clock: MockCloc
         w.engine.schemas = Schemas()
         await trio.sleep(2 * SWEEP_S)
         assert rows(w, keys.KEEPING) == 0
+
+
+async def test_a_committer_that_is_never_idle_does_not_keep_everything_for_ever(autojump_clock: MockClock) -> None:
+    """It waited for a moment in which nobody else waits: under a load that leaves none, the disk would fill."""
+    async with world(retention=SOON, offload=InlineOffload(0.05)) as w:
+        for number in range(3):
+            operations = [["create", "c", f"{number}"], ["delete", "c", f"{number}"]]
+            await w.committer.execute(Post(api_key(), f"s/{number}", operations, None, None, None))
+        await trio.sleep(1)
+
+        def again(result: Result | None) -> None:
+            w.committer.submit(UseConsumer("key:backend", "s/0", "none"), again)
+
+        for _ in range(3 * w.committer.limits.batch_count_max):
+            again(None)
+        w.nursery.start_soon(Collector(w.store, w.committer, Clock().now_ms, SOON, Schemas).run)
+        await trio.sleep(10 * PATIENCE_S)
+        assert w.committer.stats().queue_count > w.committer.limits.batch_count_max, "it is busy"
+        assert tombstones(w) == 0

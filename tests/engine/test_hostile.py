@@ -11,7 +11,18 @@ from syncd.core.ids import Position
 from syncd.core.schemas import Schema
 from syncd.engine import changes, engine, reading
 from syncd.engine.batch import TRIMMED_AT_ONCE, Batch
-from syncd.engine.commands import Ack, Attach, Attached, Collect, Event, Expired, Post, PostEvents, Push, Refused
+from syncd.engine.commands import (
+    Ack,
+    Attach,
+    Attached,
+    Collect,
+    Event,
+    Expired,
+    Post,
+    PostEvents,
+    Push,
+    Refused,
+)
 from syncd.engine.explaining import explained
 from syncd.engine.frontier import STEP_BYTES_MAX, Retention, collected
 from syncd.engine.grants import Grant, Role
