@@ -75,9 +75,9 @@ def _engine() -> Engine:
     return Engine(os.urandom, further=carried_out, notices=Decider(Book()))
 
 
-def _event(number: int, type: str, people: int) -> PostEvents:
+def _event(number: int, type: str, people: int, now_ms: int) -> PostEvents:
     data = {"item": "Shoes", "text": "Only two are left in your size", "price": 20}
-    event = Event(number.to_bytes(16), "/bench", str(number), type, f"user-{number % people}", NOW_MS, data)
+    event = Event(number.to_bytes(16), "/bench", str(number), type, f"user-{number % people}", now_ms, data)
     return PostEvents(KEY, (event,), 60_000)
 
 
@@ -125,8 +125,9 @@ def _decisions(directory: Path, people: int, runs: int, say: Callable[[str], Non
         for run in range(runs + 1):
             used = 0.0
             for _ in range(people // EVENTS):
-                commands = [_event(number + index, "viewed", people) for index in range(EVENTS)]
-                number, now_ms = number + EVENTS, now_ms + BETWEEN_MS
+                now_ms += BETWEEN_MS
+                commands = [_event(number + index, "viewed", people, now_ms) for index in range(EVENTS)]
+                number += EVENTS
                 with store.write() as tx:
                     if run == runs:  # the last run: one by one, for how long the slowest take
                         for command in commands:

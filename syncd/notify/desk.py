@@ -52,6 +52,9 @@ _KEY = keys.meta("notice key")
 KEY_BYTES = 32
 
 
+_NOTHING = {"reason": None, "until_ms": None, "into": None, "by": None, "document": None}  # of an outcome, if not told
+
+
 def identity(owner: bytes, number: int) -> str:
     """The id of a decision outside: 40 hexadecimal digits."""
     return (owner + number.to_bytes(4)).hex()
@@ -291,10 +294,8 @@ class Desk:
         row = self.decision(number)
         assert row.outcome in ("", "deferred"), "what is final is not decided again (D4)"
         if row.outcome:
-            past = [*row.past, (row.decided_ms, row.outcome, row.reason, row.until_ms)][-PAST_KEPT:]
-            row = row._replace(past=past)
-        empty = {"reason": None, "until_ms": None, "into": None, "by": None, "document": None}
-        row = row._replace(decided_ms=self.now_ms, **{**empty, **changes})
+            changes["past"] = [*row.past, (row.decided_ms, row.outcome, row.reason, row.until_ms)][-PAST_KEPT:]
+        row = row._replace(**{**_NOTHING, "decided_ms": self.now_ms, **changes})
         self._decisions[number] = row
         self._dirty[number] = None
         return row

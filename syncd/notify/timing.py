@@ -87,8 +87,8 @@ def receptiveness(spread: Sequence[float], second: float) -> float:
 
 def by_hour(spread: Sequence[float]) -> list[float]:
     """`receptiveness` at each full hour of the day."""
-    # The order of these steps is that of `receptiveness`, so the numbers are the same to the last bit.
-    return [(later + now) * HOURS / WINDOW_H for now, later in zip(spread, (*spread[1:], spread[0]), strict=True)]
+    # These steps are those of `receptiveness` (a half and a double are exact): the same numbers to the last bit.
+    return [(later + now) * (HOURS / WINDOW_H) for now, later in zip(spread, (*spread[1:], spread[0]), strict=True)]
 
 
 assert WINDOW_H == 2, "by_hour adds two hours"

@@ -64,10 +64,15 @@ def disturbance(sent_this_week: int) -> float:
     return DISTURBANCE_PRICE * (sent_this_week + 1)
 
 
+_BY_SENT = [(worn(sent), disturbance(sent)) for sent in range(BUDGET_MAX)]
+
+
 def weekly_budget(expected: Rates) -> int:
     """How many a week are worth their disturbance (V2)."""
-    for sent in range(BUDGET_MAX):
-        if worth_of_next(expected, sent) <= 0:
+    opened, dismissed = expected
+    cost = DISMISSAL_PRICE * dismissed
+    for sent, (part, harm) in enumerate(_BY_SENT):
+        if opened * part - cost - harm <= 0:  # `worth_of_next`, which is asked a dozen times for one decision
             return sent
     return BUDGET_MAX
 
