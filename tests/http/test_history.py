@@ -1,10 +1,15 @@
 """The past of a document over HTTP: as of a position, and the list of its changes."""
 
+from typing import Any
+
 import pytest
+import trio
 
 from syncd.engine.commands import Collect, Collected
 from syncd.engine.frontier import DAY_MS
+from syncd.store.memory import MemoryStore
 from tests.engine.kit import one
+from tests.http import harness
 from tests.http.harness import Server
 
 DOCUMENT = "/v1/spaces/shop/documents/orders/1"
@@ -140,3 +145,55 @@ async def test_a_revert_needs_the_role_writer_and_a_position_at_which_there_was_
     assert (await server.ask("POST", target, token, {"at": "x"})).problem == "invalid-request"
     assert (await server.ask("POST", target, token, {})).problem == "invalid-request"
     assert (await server.ask("POST", target, token, {"at": position.replace("1@", "9@", 1)})).problem == "bad-position"
+
+
+class Counted(MemoryStore):
+    """A store that counts what is read of it in one turn of the loop, at most."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(limit_bytes)
+        self.now = self.most = 0
+
+    def read(self) -> Any:
+        self.now += 1
+        return super().read()
+
+
+class Turns(trio.abc.Instrument):
+    def __init__(self, store: Counted) -> None:
+        self._store = store
+
+    def after_io_wait(self, timeout: float) -> None:
+        self._store.most, self._store.now = max(self._store.most, self._store.now), 0
+
+
+@pytest.mark.parametrize(
+    ("target", "most"),
+    [
+        (f"{DOCUMENT}?at=", 30),  # each looks once whether there is such a document
+        (f"{DOCUMENT}/history", 1),
+        ("/v1/spaces/shop/explain/orders/1", 1),
+        ("/v1/spaces/shop/documents", 1),
+        ("/v1/spaces/shop/letters", 1),
+        ("/v1/users/42/data", 1),
+    ],
+)
+async def test_of_many_who_read_for_long_one_does_so_in_a_turn_of_the_loop(
+    monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery, target: str, most: int
+) -> None:
+    """A hundred who look into the past at the same time held it for as long as a hundred steps take."""
+    monkeypatch.setattr(harness, "MemoryStore", Counted)
+    server = Server()
+    assert isinstance(server.store, Counted)
+    await nursery.start(server.committer.run)
+    token = server.token(any="writer")
+    target += (await edited(server, token, 5))[3] if target.endswith("=") else ""
+    server.store.now = server.store.most = 0
+    trio.lowlevel.add_instrument(turns := Turns(server.store))
+    async with trio.open_nursery() as asking:
+        for _ in range(30):
+            asking.start_soon(server.ask, "GET", target, token)
+    await trio.lowlevel.checkpoint()
+    trio.lowlevel.remove_instrument(turns)
+    assert 0 < server.store.most <= most
+    server.committer.close()

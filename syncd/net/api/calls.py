@@ -6,12 +6,13 @@ resource. Whatever is wrong with a request is raised as a problem that says what
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 import orjson
+import trio
 
 from syncd.core.ids import (
     ID_BYTES,
@@ -66,7 +67,9 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ApiServices:
-    """What handlers use of the daemon."""
+    """What handlers use of the daemon. `turns`: held by who reads for longer than some milliseconds in one go. Each of
+    a hundred who read so at the same time is no longer than it may be; together they would hold the loop for seconds.
+    """
 
     store: Store
     committer: Executor
@@ -77,6 +80,7 @@ class ApiServices:
     waiters: Waiters
     live: Live
     uniform: Callable[[float, float], float]  # a number between two, for jitter
+    turns: trio.Lock = field(default_factory=trio.Lock)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,6 @@ Invariant: Y1 the role is judged in each transaction in which something is read.
 import re
 from typing import Any
 
-import trio
-
 from syncd.core.documents import reservations
 from syncd.core.ids import Position
 from syncd.engine import reading
@@ -35,16 +33,16 @@ async def past_document(call: Call, space: str, name: DocumentName, at: Position
     there was none, or nobody knows."""
     rewind = Rewind(space, name, at.seq)
     while True:
-        with call.services.store.read() as tx:
-            check_role(call, tx, space, role)
-            row = space_row(tx, space)
-            if row is None:
-                raise raised("not-found", f"there is no space {space}")
-            _check_position(tx, row, at)
-            found = rewind.step(tx)
+        async with call.services.turns:
+            with call.services.store.read() as tx:
+                check_role(call, tx, space, role)
+                row = space_row(tx, space)
+                if row is None:
+                    raise raised("not-found", f"there is no space {space}")
+                _check_position(tx, row, at)
+                found = rewind.step(tx)
         if found is not None:
             break
-        await trio.lowlevel.checkpoint()
     if found.known_from is not None:
         raise history_gone(name, found.known_from)
     if not found.is_live:

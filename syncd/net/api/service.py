@@ -73,7 +73,8 @@ _JSON: Final = "application/json"
 @dataclass(frozen=True, slots=True)
 class Route:
     """`template`: as in OpenAPI, each `{name}` one whole segment. `query`: the parameters it knows. `produces`: the
-    media types of its answer when all goes well, of which `Accept` chooses. `is_open`: needs no credentials."""
+    media types of its answer when all goes well, of which `Accept` chooses. `is_open`: needs no credentials. `is_long`:
+    it may read for tens of milliseconds in one go; such requests take turns (`calls.ApiServices.turns`)."""
 
     method: str
     template: str
@@ -81,6 +82,7 @@ class Route:
     query: tuple[str, ...] = ()
     produces: tuple[str, ...] = (_JSON,)
     is_open: bool = False
+    is_long: bool = False
 
 
 _SPACE: Final = "/v1/spaces/{space}"
@@ -98,14 +100,14 @@ ROUTES: Final = (
     Route("DELETE", f"{_SPACE}/consumers/{{name}}", delete_consumer),
     Route("GET", f"{_SPACE}/consumers/{{name}}/changes", get_consumer_changes, ("wait", "limit")),
     Route("POST", f"{_SPACE}/consumers/{{name}}/ack", post_ack),
-    Route("GET", f"{_SPACE}/documents", get_documents, ("limit", "after")),
-    Route("GET", f"{_SPACE}/documents/{{collection}}", get_documents, ("limit", "after")),
+    Route("GET", f"{_SPACE}/documents", get_documents, ("limit", "after"), is_long=True),
+    Route("GET", f"{_SPACE}/documents/{{collection}}", get_documents, ("limit", "after"), is_long=True),
     Route("GET", f"{_SPACE}/documents/{{collection}}/{{id}}", get_document, ("at",)),
-    Route("GET", f"{_SPACE}/documents/{{collection}}/{{id}}/history", get_history, ("from", "limit")),
+    Route("GET", f"{_SPACE}/documents/{{collection}}/{{id}}/history", get_history, ("from", "limit"), is_long=True),
     Route("POST", f"{_SPACE}/documents/{{collection}}/{{id}}/revert", post_revert),
-    Route("GET", f"{_SPACE}/explain/{{collection}}/{{id}}", get_explanation),
-    Route("GET", f"{_SPACE}/explain/{{collection}}/{{id}}/{{field}}", get_explanation),
-    Route("GET", f"{_SPACE}/letters", get_letters, ("from", "limit")),
+    Route("GET", f"{_SPACE}/explain/{{collection}}/{{id}}", get_explanation, is_long=True),
+    Route("GET", f"{_SPACE}/explain/{{collection}}/{{id}}/{{field}}", get_explanation, is_long=True),
+    Route("GET", f"{_SPACE}/letters", get_letters, ("from", "limit"), is_long=True),
     Route("GET", f"{_SPACE}/letters/{{letter}}", get_letter),
     Route("DELETE", f"{_SPACE}/letters/{{letter}}", delete_letter),
     Route("POST", f"{_SPACE}/letters/{{letter}}/replay", post_replay),
@@ -123,7 +125,7 @@ ROUTES: Final = (
     Route("PATCH", f"{_USER}/preferences", patch_preferences),
     Route("GET", f"{_USER}/opt-out", get_opt_out_link, ("category",)),
     Route("GET", f"{_USER}/decisions", get_decisions, ("limit", "before")),
-    Route("GET", f"{_USER}/data", get_data),
+    Route("GET", f"{_USER}/data", get_data, is_long=True),
     Route("DELETE", f"{_USER}/data", delete_data),
     Route("GET", f"{_USER}/devices", get_devices, ("limit", "after")),
     Route("DELETE", f"{_USER}/devices/{{device}}", delete_device),
@@ -192,7 +194,11 @@ class Api:
         produces = negotiated(request.headers.get("accept"), route.produces)
         if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise raised("unsupported-media-type", "a compressed body is not taken", supported=["identity"])
-        return await route.handler(Call(self._services, request, parameters, query, caller, produces))
+        call = Call(self._services, request, parameters, query, caller, produces)
+        if not route.is_long:
+            return await route.handler(call)
+        async with self._services.turns:
+            return await route.handler(call)
 
     def _matched(self, request: Request) -> tuple[Route, Mapping[str, str]]:
         route = self._plain.get((request.method, request.path))
