@@ -24,6 +24,8 @@ from syncd.app import client, show
 from syncd.app.admin import SAFE_MAX
 from syncd.app.config import Settings
 from syncd.engine import epochs
+from syncd.engine.commands import MarkSafe
+from syncd.engine.engine import Engine
 from syncd.env.real import SystemClock, SystemEntropy
 from syncd.store import keys
 from syncd.store.api import Reader, Store, StoreDamaged, StoreFull, StoreRefused
@@ -132,14 +134,36 @@ def _spaces(settings: Settings, directory: Path) -> Iterator[list[list[Any]]]:
 
 
 def _tell(settings: Settings, directory: Path, made_ms: int) -> bool:
-    """Tell the daemon what the backup has. Whether one runs."""
+    """Tell the daemon what the backup has, or where none runs, its store: else devices would go on to believe that no
+    backup is made, keep nothing, and have nothing to bring back after a restore. Whether anybody was told."""
     try:
         for part in _spaces(settings, directory):
             is_last = len(part) < SAFE_MAX
             body = {"spaces": part, "made_ms": made_ms if is_last else None}
             client.request(settings.admin_socket, "POST", ("admin", "safe"), body=body)
     except client.Unreachable:
+        return _note(settings, directory, made_ms)
+    return True
+
+
+def _note(settings: Settings, directory: Path, made_ms: int) -> bool:
+    """Write down in a store that nobody serves what the backup has. Whether that could be done: a store without room,
+    or a daemon that has it and does not answer, is no reason to have no backup."""
+    room, engine = settings.config.store, Engine(SystemEntropy().token)
+    try:
+        store = open_store(settings.store_directory, map_bytes=room.map_bytes, map_bytes_max=room.map_bytes_max)
+    except StoreRefused:
         return False
+    try:
+        for part in _spaces(settings, directory):
+            spaces = tuple((name, bytes.fromhex(epoch), head) for name, epoch, head in part)
+            mark = MarkSafe(spaces, made_ms if len(part) < SAFE_MAX else None)
+            with store.write() as tx:
+                engine.decide(tx, made_ms, [mark])
+    except StoreFull:
+        return False
+    finally:
+        store.close()
     return True
 
 

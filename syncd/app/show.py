@@ -288,7 +288,7 @@ def copied(facts: Mapping[str, Any], as_json: bool) -> None:
         return
     click.echo(f"{facts['directory']}: {facts['spaces']:,} spaces, {facts['bytes'] / 2**20:,.1f} MiB, checked.")
     if not facts["is_told"]:
-        click.echo("No daemon runs that could tell devices of it; the next backup beside one does.")
+        click.echo("Neither a daemon nor its store could be told of it; the next backup tells devices.")
 
 
 def restored(facts: Mapping[str, Any], as_json: bool) -> None:
