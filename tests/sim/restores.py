@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from syncd.app.backups import marks, renewing
@@ -22,6 +23,7 @@ from syncd.core.values import decoded
 from syncd.engine.batch import space_row
 from syncd.engine.commands import MarkSafe
 from syncd.store import fsck, keys
+from syncd.store.api import Reader
 from syncd.store.committer import Overloaded
 from syncd.store.memory import MemoryStore
 from syncd.store.tables import LETTERS
@@ -41,14 +43,15 @@ from tests.sim.topic import Topic, Work
 from tests.sim.wiretap import raw
 
 if TYPE_CHECKING:
-    from random import Random
-
     from tests.sim.world import World
 
 BACKUPS_KEPT = 4
 RESTORES_MAX = 3  # in one run
 OLDER_SHARE = 0.3  # of the restores are from another backup than the newest
 CHECK_S = 3.0  # that fsck may take, after which the server is told
+LATE_SHARE = 0.5  # of the runs tell, after a restore, of a backup of the history that it ended:
+LATE_COUNT, LATE_S_MEAN = 8, 4.0  # so often, so far apart
+Heads = Mapping[str, tuple[bytes, int]]  # epoch and head of each space
 POSITIONED = ("subscribe", "push", "ack", "sums")  # messages that name an epoch
 OF_AN_EPOCH = ("subscribed", "delta", "outcomes", "differ", "repair")
 
@@ -61,7 +64,7 @@ class Backup:
     truth: Truth
     topics: Mapping[str, Any]
     known: Mapping[str, frozenset[bytes]]
-    heads: Mapping[str, tuple[bytes, int]]
+    heads: Heads
 
 
 class RestoreWork(Work):
@@ -80,11 +83,13 @@ class RestoreWork(Work):
         self._greeted: dict[str, int] = {}  # at which restore a node began its connection
         self._barred: set[tuple[bytes, str]] = set()  # devices that had to delete what they had, by space
         self._every_s = world.plan.safety_s / random.choice((4, 8, 16))
+        self._late = Random(f"{world.seed}/{name}/delayed")
+        self._is_late = self._late.random() < LATE_SHARE
 
     async def prepare(self) -> None:
         """Who makes no backups promises none; here one is there before the first device."""
         self._look()
-        self._tell(self._taken())
+        self._tell(self._taken().heads)
         await sleep(1)
 
     def _look(self) -> None:
@@ -119,7 +124,7 @@ class RestoreWork(Work):
         with store.read() as tx:
             if findings := list(fsck.check(tx)):
                 raise Violation("S13", f"a backup is damaged: {findings[:3]}", "server")
-            heads = {name: (bytes.fromhex(epoch), head) for part in marks(tx) for name, epoch, head in part}
+            heads = _heads(tx)
         self.world.trace.record("nemesis", f"backup {len(self._backups)}")
         self.count("backup")
         topics = {name: work.remembered() for name, work in self.world.works.items()}
@@ -132,18 +137,27 @@ class RestoreWork(Work):
     async def _told_later(self, backup: Backup) -> None:
         """The server is told when the backup is checked; it may be dead by then, or another."""
         await sleep(self.random.random() * CHECK_S)
-        self._tell(backup)
+        self._tell(backup.heads)
 
-    def _tell(self, backup: Backup) -> None:
+    async def _told_too_late(self, heads: Heads) -> None:
+        """A last copy was checked for so long that the store was put back meanwhile: what it has is of epochs that have
+        ended, wherever the present ones have come to since."""
+        for _ in range(LATE_COUNT):
+            await sleep(self._late.expovariate(1 / LATE_S_MEAN))
+            if self._tell(heads):
+                self.count("told too late")
+
+    def _tell(self, heads: Heads) -> bool:
         server = self.world.server
         if server.life % 2 == 0 or server.is_going or server.committer is None:
-            return
-        for name, (epoch, head) in backup.heads.items():
+            return False
+        for name, (epoch, head) in heads.items():
             if self._epochs.get(name) == epoch:
                 self._safe[name] = max(self._safe.get(name, 0), head)
-        told = tuple((name, epoch, head) for name, (epoch, head) in backup.heads.items())
+        told = tuple((name, epoch, head) for name, (epoch, head) in heads.items())
         with suppress(Overloaded):
             server.committer.submit(MarkSafe(told, server.clock.now_ms()), lambda _: self.count("told"))
+        return True
 
     def _chosen(self) -> Backup:
         if self.random.random() < OLDER_SHARE:
@@ -158,6 +172,9 @@ class RestoreWork(Work):
         former = {name: audit.copied() for name, audit in auditor.spaces.items()}
         for name, epoch in self._epochs.items():
             self._pasts[epoch] = (name, [told for _, told in former[name].oracle.accepted])
+        if self._is_late:
+            with server.store.read() as tx:
+                world.nursery.start_soon(self._told_too_late, _heads(tx))
         server.store = SimStore(image=backup.image)
         for _ in renewing(server.store, self.random.randbytes, server.clock.now_ms()):
             pass
@@ -287,6 +304,10 @@ class RestoreWork(Work):
         return found
 
 
+def _heads(tx: Reader) -> Heads:
+    return {name: (bytes.fromhex(epoch), head) for part in marks(tx) for name, epoch, head in part}
+
+
 def held_by(device: SimDevice, space: str) -> set[bytes]:
     """The nonces of the changes that a device has, also of one that is off."""
     if device.client is not None:
@@ -321,6 +342,12 @@ MUTANTS = (
     Mutant(
         "restores: the fork is one too high",
         "syncd.engine.epochs", "renewed", "EpochRow(row.head, now_ms)", "EpochRow(row.head + 1, now_ms)",
+        seeds=((13, "swarm"),),
+    ),
+    Mutant(
+        "restores: an epoch that ended is forgotten",
+        "syncd.engine.epochs", "renewed", "EPOCHS.put(tx, keys.epoch(row.id, row.epoch), EpochRow(row.head, now_ms))",
+        "EpochRow(row.head, now_ms)",
         seeds=((13, "swarm"),),
     ),
     Mutant(
@@ -365,6 +392,11 @@ MUTANTS = (
         seeds=((13, "swarm"),),
     ),
     Mutant(
+        "restores: a backup of an epoch that ended calls its seqs safe in the present one",
+        "syncd.engine.epochs", "marked_safe", "and work.row.epoch == epoch and seq <=", "and seq <=",
+        seeds=((6, "storm"),),
+    ),
+    Mutant(
         "restores: a change of roles calls the head safe",
         "syncd.net.standing", "subscribed", "now.head, 0, now.role", "now.head, now.head, now.role",
         seeds=((15, "offline"),),
@@ -385,7 +417,7 @@ RESTORES = Topic(
     "restores",
     RestoreWork,
     share=0.6,
-    expected=("backup", "told", "restore", "from an older backup", "expired", "lost and held", "lost",
+    expected=("backup", "told", "told too late", "restore", "from an older backup", "expired", "lost and held", "lost",
               "recorded again"),
     mutants=MUTANTS,
     never_with=(LEASES, MEMBERSHIP, COLLECTION, REVIVING, NOTICES),
