@@ -435,6 +435,11 @@ MUTANTS = (
         seeds=((18, "swarm"),),
     ),
     Mutant(
+        "polls: an answer that was lost on its way is not given again",
+        "syncd.net.carriage", "Carriage._ready", "return self._kept\n", "self._answered_n -= 1\n",
+        seeds=((36, "swarm"),),
+    ),
+    Mutant(
         "polls: the last frame of an answer is its first",
         "syncd.net.carriage", "Carriage._made", "self._frames.popleft()", "self._frames.pop()",
         seeds=((5, "swarm"),),
