@@ -24,6 +24,7 @@ LAYERS = (
     ("merge", ("syncd/core/fields.py", "syncd/core/documents.py")),
     ("sums", ("syncd/core/sums.py",)),
     ("engine", ("syncd/engine/",)),
+    ("notifications", ("syncd/notify/",)),
     ("encode rows", ("syncd/core/values.py", "syncd/store/tables.py", "syncd/store/keys.py")),
     ("LMDB", ("syncd/store/lmdb.py",)),
     ("committer", ("syncd/store/committer.py",)),

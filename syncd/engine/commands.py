@@ -10,6 +10,7 @@ from typing import Any
 from syncd.core.changes import Change, RefusedChange, Void
 from syncd.core.ids import Place, Position
 from syncd.engine.grants import Grant, Role
+from syncd.wire.cloudevents import CloudEvent
 from syncd.wire.messages import Delta, OutcomeEntry
 
 
@@ -118,18 +119,8 @@ class Post:
     idempotency: Idempotency | None
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A CloudEvent whose attributes were checked at the edge, or what a device tells of its user (`time_ms` is then not
-    None). `key`: hash of what makes it the same event, (source, id) or (user, id): 16 bytes."""
-
-    key: bytes
-    source: str
-    id: str
-    type: str
-    subject: str | None
-    time_ms: int | None
-    data: Any
+# Also what a device tells of its user: `key` is then the hash of (user, id), and `time_ms` not None.
+Event = CloudEvent
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Owns the way from the parts of a request to the engine's events and back. What m
 `wire.cloudevents`' business, what it does the engine's.
 """
 
-from syncd.engine.commands import Event, EventResults, PostEvents
+from syncd.engine.commands import EventResults, PostEvents
 from syncd.net.api.calls import Call, author_of, executed, forbidden
 from syncd.net.auth import EVENTS_WRITE, KeyPrincipal
 from syncd.net.exchange import BODY_BYTES_MAX, Response, json_content
@@ -36,11 +36,7 @@ async def post_events(call: Call) -> Response:
         raise raised("malformed-request", str(error)) from None
     except TooManyEvents as error:
         raise raised("too-large", str(error), limit=EVENTS_MAX) from None
-    good = tuple(
-        Event(event.key, event.source, event.id, event.type, event.subject, event.time_ms, event.data)
-        for event in events
-        if isinstance(event, CloudEvent)
-    )
+    good = tuple([event for event in events if isinstance(event, CloudEvent)])
     judged: tuple[tuple[str, str | None], ...] = ()
     if good:
         result = await executed(call, PostEvents(author_of(caller), good, REMEMBERED_MS))
