@@ -99,8 +99,11 @@ class ThreadOffload:
         self._is_busy = True
         self._call = fn, args
         os.write(self._begin, _BYTE)
-        with trio.CancelScope(shield=True):
+        try:
             await trio.lowlevel.wait_readable(self._ended)
+        except trio.Cancelled:  # which the next checkpoint of the caller says again
+            with trio.CancelScope(shield=True):
+                await trio.lowlevel.wait_readable(self._ended)
         os.read(self._ended, 1)
         ended, self._outcome = self._outcome, None
         if self._waiting:
