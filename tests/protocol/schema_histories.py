@@ -291,6 +291,20 @@ VERSIONS: Histories = {
         doc(6, title=[R, "m"], state=[R, "shown"]),
         [delta(1, 2, patch(2, title=[R, "b"])), delta(3, 4, reset(4, title=[R, "n"], state=[R, "shown"]))],
     ),
+    "schema-second-maker": (
+        "Who makes what another has made makes no document: nothing is required of it, and it gives no defaults.",
+        [TITLED, c("B", 0, "merged", [*CREATE, V1], *add("t"), met=[[0, "maker", 1]])],
+        doc(2, title=TITLE, tags=["set", ["t"]]), [delta(1, 2, patch(2, tags=["set", ["t"]]))],
+    ),
+    "schema-several-creates": (
+        "Of several creates of a document in one change, the one by which it is made says which defaults it gets.",
+        [c("A", 0, "applied", [*CREATE, V1], title("a"), CREATE, schemas={"note": NOTE}),
+         c("A", 1, "applied", DELETE, CREATE, title("b"), [*CREATE, V1]),
+         c("A", 2, "applied", on("reg.set", "state", "shown"), DELETE, [*CREATE, V1], title("c"))],
+        doc(3, title=[R, "c"], state=[R, "draft"]),
+        [delta(0, 1, reset(1, title=TITLE, state=[R, "draft"])), delta(1, 2, reset(2, title=[R, "b"])),
+         delta(2, 3, reset(3, title=[R, "c"], state=[R, "draft"]))],
+    ),
     "schema-through-all-versions": (
         "From version to version: a field that was renamed twice has its last name, also one that a default gave.",
         [c("A", 0, "applied", [*CREATE, V1], on("reg.set", "name", "a", V1), schemas={"note": LATER}),
