@@ -228,7 +228,7 @@ def _decided(push: _Push, change: Change) -> EntryRow:
         has_memory, time = author.kind == "device", max(work.time, work.now_ms)
         context = _seen_slots(push, change) if change.context else ()
         by = Observer(change.base, push.slot, has_memory, work.head + 1, change.stamp, time, context)
-        effect = _effect(work, author, push.role, as_present(work.schemas, change), by)
+        effect = _effect(work, author, push.role, as_present(work.schemas, change, work.document), by)
     except StoreError:
         raise
     except Refusal as refused:

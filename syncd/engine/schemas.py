@@ -10,10 +10,12 @@ version, with the defaults that it got. So its history does not depend on a conf
 was made.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from syncd.core.changes import Change, Operation
 from syncd.core.documents import Document
+from syncd.core.leases import book_of, lease_id_of
 from syncd.core.schemas import Schema, SchemaRefused, upcast
 from syncd.core.values import encoded
 from syncd.engine.grants import Grant
@@ -62,7 +64,7 @@ class Refusal(Exception):
         self.more = {"schema": refused.detail}
 
 
-def as_present(schemas: OfSpace, change: Change) -> Change:
+def as_present(schemas: OfSpace, change: Change, document_of: Callable[[tuple[str, str]], Document | None]) -> Change:
     """The change as one of the present versions; itself, if there is nothing to be read otherwise. Raises `Refusal`."""
     if not schemas or not any(operation.schema for operation in change.operations):
         return change
@@ -70,10 +72,34 @@ def as_present(schemas: OfSpace, change: Change) -> Change:
     for index, operation in enumerate(change.operations):
         schema = schemas.get(operation.collection)
         try:
-            operations.append(operation if schema is None else upcast(schema, operation))
+            read = operation if schema is None else upcast(schema, operation)
+            if read is not operation and _stays(operation, read, document_of):
+                read = operation
+            operations.append(read)
         except SchemaRefused as refused:
             raise Refusal(refused, index) from None
     return change if operations == list(change.operations) else rewritten(change, operations)
+
+
+def _stays(operation: Operation, renamed: Operation, document_of: Callable[[tuple[str, str]], Document | None]) -> bool:
+    """Whether what a device does by a lease is done under the field's old name: documents are not rewritten, so that is
+    where the lease is, and its holder was promised that it is served."""
+    if operation.verb not in ("bounded.take", "bounded.give"):
+        return False
+    named = operation.args[1 if operation.verb == "bounded.take" else 0]
+    document, lease_id = document_of((operation.collection, operation.id)), lease_id_of(named)
+    if document is None or lease_id is None:
+        return False
+    before, after = (_leases(document, each.field) for each in (operation, renamed))
+    if after is not None and lease_id in after:
+        return False
+    # A certificate may be of a lease that a restore has lost: then no book says where it was.
+    return before is not None and (lease_id in before or (after is None and type(named) is list))
+
+
+def _leases(document: Document, name: str | None) -> Mapping[bytes, Any] | None:
+    field = None if name is None else document.fields.get(name)
+    return None if field is None or field.type != "bounded" else book_of(field.state).leases
 
 
 def rewritten(change: Change, operations: Iterable[Operation]) -> Change:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from syncd.core.leases import LEASE_GRACE_MS, LEASE_TTL_MS_MAX, LEASES_MAX
+from syncd.core.schemas import Schema, Step
 from syncd.engine import leases
 from syncd.engine.batch import Batch, space_row
 from syncd.engine.commands import (
@@ -22,7 +23,9 @@ from syncd.engine.commands import (
     TendLeases,
 )
 from syncd.engine.epochs import renewed
+from syncd.engine.grants import Grant, Role
 from syncd.engine.reclaiming import ENDED_AT_ONCE, RELEASED_AT_ONCE, listed, tended
+from syncd.engine.schemas import Schemas
 from syncd.store import fsck, keys
 from syncd.store.api import Writer
 from syncd.store.tables import DOCUMENTS, EPOCHS, SPACES, EpochRow
@@ -460,6 +463,29 @@ def test_an_honoured_lease_that_an_operator_ended_is_not_brought_back_by_its_cer
     assert shop.leases() == {} and shop.value()["taken"] == 6
     shop.restore(shop.daemon.head(), b"f" * 16)
     assert shop.outcome(ANN, op("take", 1, certificate)) == "lease_expired", "nor after the next restore"
+    shop.check()
+
+
+def test_what_is_done_by_a_lease_is_done_where_it_is_whatever_the_schema_calls_the_field_since() -> None:
+    """A certain take was `lease_expired`: it was looked for under the new name, and documents are not rewritten."""
+    shop, everywhere = Shop(), Grant("**", Role.OWNER)
+    step = Step(2, {"left": "units"}, {})
+    first, second = Schema("stock", "stock", 1), Schema("stock", "stock", 2, steps=(step,))
+    shop.daemon.engine.schemas = Schemas([(everywhere, first)])
+    certificate, other = shop.lease(ANN, L, 4), shop.lease(BEN, M, 2)
+    shop.daemon.engine.schemas = Schemas([(everywhere, second)])
+    old = {"schema": 1}
+    assert shop.outcome(ANN, [*op("take", 1, certificate), old]) == "applied"
+    assert shop.outcome(ANN, [*op("take", 1, L), old]) == "applied"
+    assert shop.outcome(ANN, [*op("give", certificate, 2), old]) == "applied"
+    assert shop.value() == {"available": 6, "leased": 2, "taken": 2, "total": 10}
+    units = ["bounded.restock", *WHERE[:2], "units", 5]
+    assert shop.outcome(BEN, units) == "applied"
+    assert shop.outcome(BEN, [*op("take", 2, other), old]) == "applied", "also where there is a field of the new name"
+    assert shop.outcome(BEN, [*op("take", 3, None), old]) == "applied", "without a lease it is the new one"
+    assert shop.value() == {"available": 6, "leased": 0, "taken": 4, "total": 10}
+    granted = shop.do(ANN, [*op("lease", b"n" * 16, 1, None), old]).detail or {}
+    assert shop.outcome(ANN, [*op("take", 1, granted["leases"][0]), old]) == "applied", "this one is under the new name"
     shop.check()
 
 
