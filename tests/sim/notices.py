@@ -47,6 +47,7 @@ from tests.sim.determinism import sleep
 from tests.sim.device import SimDevice
 from tests.sim.notices_auditor import Delivered, NoticesAuditor, Rules, Wishes
 from tests.sim.notices_planted import MUTANTS
+from tests.sim.notices_staged import Staged
 from tests.sim.server import ROOM_BYTES, SimServer
 from tests.sim.sockets import ask_http
 from tests.sim.topic import Topic, Work
@@ -218,6 +219,8 @@ class NoticesWork(Work):
     def __init__(self, world: "World", random: Random, name: str) -> None:
         super().__init__(world, random, name)
         self._values = definitions()
+        self._staged = Staged(world.seed, world.plan.profile)
+        self._staged.define(self._values)
         self._secret = ""
         self._posted = 0
         self._delivered: dict[str, list[Delivered]] = {}
@@ -250,6 +253,8 @@ class NoticesWork(Work):
             nursery.start_soon(super().run)
             nursery.start_soon(self._post)
             nursery.start_soon(self._watch)
+            if self._staged.is_on:
+                nursery.start_soon(self._staged.run, self)
 
     async def _post(self) -> None:
         every_s = max(self.world.plan.safety_s / EVENTS_MAX, 1.5)
@@ -257,10 +262,10 @@ class NoticesWork(Work):
             await sleep(self.random.expovariate(1 / every_s))
             count = 1 if self.random.random() < 0.7 else self.random.randint(2, 4)
             events = [self._event() for _ in range(count)]
-            await self._ask(events)
+            await self.post(events)
             if self.random.random() < 0.15:
                 self.count("posted again")
-                await self._ask([self.random.choice(events)])
+                await self.post([self.random.choice(events)])
 
     def _event(self) -> dict[str, Any]:
         random = self.random
@@ -282,7 +287,7 @@ class NoticesWork(Work):
             "subject": random.choice((self.world.users[0], random.choice(self.world.users))), "data": data,
         }  # fmt: skip
 
-    async def _ask(self, events: Sequence[Mapping[str, Any]]) -> None:
+    async def post(self, events: Sequence[Mapping[str, Any]]) -> None:
         headers = {"Authorization": f"Bearer {self._secret}", "Content-Type": "application/cloudevents-batch+json"}
         body = json.dumps(events).encode()
         for _ in range(RETRIES_MAX):
@@ -307,17 +312,17 @@ class NoticesWork(Work):
             self.count(name)
             self._commit(device, [["flag.enable", "_inbox", random.choice(inbox), name]])
         elif roll < 0.65:
-            self._choose(device, "_profile", "main", "zone", random.choice(ZONES))
+            self.choose(device, "_profile", "main", "zone", random.choice(ZONES))
         elif roll < 0.8:
-            self._choose(device, "_preferences", "all", "quiet_hours", self._quiet_hours())
+            self.choose(device, "_preferences", "all", "quiet_hours", self._quiet_hours())
         elif roll < 0.9:
             of = random.choice(("all", *(f"category:{name}" for name in CATEGORIES)))
             until_ms = device.clock.now_ms() + random.choice((-1_000, 5_000, 20_000))
-            self._choose(device, "_preferences", of, "mute_until", until_ms)
+            self.choose(device, "_preferences", of, "mute_until", until_ms)
         else:
             of = random.choice(("all", *(f"category:{name}" for name in CATEGORIES)))
             chosen = random.choice(("instant", "instant", "instant", "hourly", "daily", "off", "sometimes"))
-            self._choose(device, "_preferences", of, "frequency", chosen)
+            self.choose(device, "_preferences", of, "frequency", chosen)
 
     def _quiet_hours(self) -> str:
         """Some minutes around now on a clock of the world, or none, or what is none."""
@@ -332,7 +337,7 @@ class NoticesWork(Work):
         end = (start + random.choice((1, 2, 3, 600))) % 1440
         return f"{start // 60:02}:{start % 60:02}-{end // 60:02}:{end % 60:02}"
 
-    def _choose(self, device: SimDevice, collection: str, document: str, name: str, value: Any) -> None:
+    def choose(self, device: SimDevice, collection: str, document: str, name: str, value: Any) -> None:
         assert device.client is not None
         space = device.client.space(f"user/{device.user}")
         made = [] if space.view(collection, document) is not None else [["create", collection, document]]

@@ -155,4 +155,18 @@ MUTANTS = (
         "pass",
         seeds=((18, "swarm"),),
     ),
+    Mutant(
+        "notices: what is critical is sent also by a name that is off",
+        "syncd.notify.policy", "frequency",
+        'is_off = named.frequency == "off"',
+        "is_off = False",
+        seeds=((87, "swarm"),),
+    ),
+    Mutant(
+        "notices: what has expired is sent",
+        "syncd.notify.gates", "_expiry",
+        "now_ms < expires_ms",
+        "True",
+        seeds=((107, "swarm"),),
+    ),
 )  # fmt: skip
