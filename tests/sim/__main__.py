@@ -1,6 +1,7 @@
 """`python -m tests.sim SEED`, or many: `python -m tests.sim --seeds 1..300 --seconds 480`. See tests/README.md."""
 
 import argparse
+import resource
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -70,7 +71,9 @@ def many(first: int, last: int, seconds: float, profile: str | None) -> int:
                 if time.monotonic() < due_s:
                     running |= {pool.submit(one, job) for job in islice(waiting, 1)}
     failed = sum(bool(code) for code in codes)
-    print(f"{len(codes)} of {len(jobs)} seeds, {failed} failed, {events} events")
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)  # by the pool, which has ended
+    each_s = (spent.ru_utime + spent.ru_stime) / max(1, len(codes))
+    print(f"{len(codes)} of {len(jobs)} seeds, {failed} failed, {events} events, {each_s:.2f} processor s a seed")
     for line in variety.lines():
         print(f"  {line}")
     return max(*codes, variety.exit_code, 0)

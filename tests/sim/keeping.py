@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 COLLECTION = "log"
-SWEEP_S = 0.1
+SWEEP_S, SHORT_S = 0.1, 40.0  # in a longer run all goes more slowly: each sweep is a commit in each space
 NEVER_MS = 1 << 50
 
 
@@ -53,14 +53,15 @@ class KeepingWork(Work):
 
     def __init__(self, world: "World", random: "Random", name: str) -> None:
         super().__init__(world, random, name)
-        self._keep_ms = MARKS_MAX * random.choice((100, 250, 500))
+        self._pace = max(1.0, world.plan.safety_s / SHORT_S)
+        self._keep_ms = round(self._pace * MARKS_MAX * random.choice((100, 250, 500)))
         self._wins = random.random() < 0.4
         self._steps: dict[str, Steps] = {}
 
     def tune(self, server: "SimServer") -> None:
         schema = Schema("log", COLLECTION, update_wins=self._wins, keep_ms=self._keep_ms)
         server.schemas = Schemas([*server.schemas.given, (Grant("**", Role.NONE), schema)])
-        server.sweep_s = SWEEP_S
+        server.sweep_s = self._pace * SWEEP_S
         if self._wins:
             self.world.auditor.wins |= {COLLECTION}
         if server.retention is None:  # nothing is forgotten, but what is kept no longer

@@ -16,6 +16,7 @@ the recorded scores. N10 an event makes as many candidates as its workflow has s
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -171,10 +172,15 @@ class Wishes:
 
 def minutes(text: Any) -> tuple[int, int] | None:
     """Start and end of quiet hours in minutes of the day; None if these are none."""
+    return _minutes(text) if isinstance(text, str) else None
+
+
+@lru_cache(maxsize=256)  # asked for each minute of a wait
+def _minutes(text: str) -> tuple[int, int] | None:
     try:
         clocks = [datetime.strptime(part, "%H:%M") for part in text.split("-")]
         start, end = (clock.hour * 60 + clock.minute for clock in clocks)
-    except (AttributeError, ValueError):
+    except ValueError:
         return None
     return (start, end) if start != end and len(text) == 11 else None
 
@@ -451,10 +457,10 @@ class NoticesAuditor:
 
     def _free_ms(self, category: str, shown: Sequence[Shown], wishes: Wishes, at_ms: int) -> int | None:
         """The first moment at which neither caps nor quiet hours hold it back: each minute is looked at."""
-        last_ms = at_ms + HORIZON_MS
+        last_ms, caps_ms = at_ms + HORIZON_MS, self._caps_end(category, shown, wishes, at_ms)
         while at_ms < last_ms:
-            if (end_ms := self._caps_end(category, shown, wishes, at_ms)) > at_ms:
-                at_ms = end_ms
+            if caps_ms > at_ms:
+                at_ms = caps_ms
             elif self.rules.quiet_action == "defer" and wishes.is_quiet(self.rules, at_ms):
                 at_ms = (at_ms // MINUTE_MS + 1) * MINUTE_MS
             else:

@@ -17,6 +17,7 @@ from tests.sim.topics import TOPICS
 
 DIRECTORY = Path(__file__).parent
 SEEDS_TRIED_MAX = 48  # for one bug: some two minutes
+SEEDS_ARGUMENT = 5  # of `Mutant`, where they are given by their place
 MORE_PROFILES = ("swarm", "rogue", "offline", "storm")  # where no seed says which profile fits
 
 Seed = tuple[int, str]
@@ -66,6 +67,8 @@ def _edits(source: str, left: dict[str, Seed]) -> Iterator[tuple[int, int, str]]
         seed, profile = left.pop(str(name))
         text = f"(({seed}, {json.dumps(profile)}),)"
         old = next((keyword.value for keyword in node.keywords if keyword.arg == "seeds"), None)
+        if len(node.args) > SEEDS_ARGUMENT:
+            old, text = node.args[SEEDS_ARGUMENT], f"seeds={text}"
         if old is not None:
             assert old.end_lineno is not None and old.end_col_offset is not None
             yield place(old.lineno, old.col_offset), place(old.end_lineno, old.end_col_offset), text

@@ -146,11 +146,14 @@ def test_new_seeds_are_written_where_the_bug_is_planted(tmp_path: Path) -> None:
         "two", "m", "f", "old", "new",
     ),
     Mutant("three", "m", "f", "old", "new"),
+    Mutant("of many", "m", "f", "old", "new", SEEDS),
 )
 """
     table.write_text(source)
-    assert rewrite({"é one": (7, "storm"), "two": (8, "offline")}, tmp_path) == [table]
+    found = {"é one": (7, "storm"), "two": (8, "offline"), "of many": (9, "swarm")}
+    assert rewrite(found, tmp_path) == [table]
     one = source.replace('((1, "swarm"), (2, "rogue"))', '((7, "storm"),)')
+    one = one.replace('"new", SEEDS', '"new", seeds=((9, "swarm"),)')
     assert table.read_text() == one.replace(
         '    ),\n    Mutant("three', '        seeds=((8, "offline"),),\n    ),\n    Mutant("three'
     )
