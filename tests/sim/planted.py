@@ -189,6 +189,12 @@ MUTANTS = (
         "syncd_client.replica", "drop_synced",
         "chain=None, sum=0", "chain=None, sum=0, next_n=row.settled + 1",
     ),
+    Mutant(
+        "a deleted document is told as one that is empty",
+        "syncd.engine.batch", "entry_of",
+        "document.rev, DELETED, {})", "document.rev, RESET, {})",
+        seeds=((2, "swarm"),),
+    ),
     # -- what only a rogue brings about ----------------------------------------------------------------------------
     Mutant(
         "a gap in a device's numbers is accepted",
@@ -422,12 +428,6 @@ MUTANTS = (
         seeds=((5, "swarm"), (3, "swarm")),
     ),
     # -- polls -----------------------------------------------------------------------------------------------------
-    Mutant(
-        "a deleted document is told as one that is empty",
-        "syncd.engine.batch", "entry_of",
-        "document.rev, DELETED, {})", "document.rev, RESET, {})",
-        seeds=((2, "swarm"),),
-    ),
     Mutant(
         "polls: a message that comes again is taken again",
         "syncd.net.carriage", "Carriage.take", "while n != self._taken_n:",
