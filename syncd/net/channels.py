@@ -20,6 +20,7 @@ from syncd.net.pages import Pages
 from syncd.net.presence import Roster
 from syncd.net.signals import Conflated
 from syncd.net.standing import Standing
+from syncd.net.turns import Turns
 from syncd.store.api import Reader, Store
 from syncd.wire.messages import Presence
 from syncd.wire.session import Step, Subscription, subscription_after
@@ -110,6 +111,7 @@ class Wiring:
     counters: Counters
     signals_held_max: int
     signals_held_bytes_max: int
+    turns: Turns
 
 
 class Owner(Protocol):

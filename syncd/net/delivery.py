@@ -9,7 +9,8 @@ pages from the store, in which repeated changes of one field have become one. So
 with the others who got it) and a few words, however long it is slow, and then gets the newest state.
 
 A pump is a task that exists only while something waits; it runs in the server's nursery and ends with the connection
-(`abort` wakes it). A nursery of its own for each connection would cost every idle one what only slow ones need.
+(`abort` wakes it). A nursery of its own for each connection would cost every idle one what only slow ones need. What
+all pumps read in one turn of the loop is bounded (`turns`).
 
 Invariants: D1 on one connection, the outcome of the device's change with seq s is handed over before any delta with
 to >= s. D2 a channel's deltas have no gap: each has from <= pos, the `to` of the one before. D3 a channel becomes live
@@ -41,6 +42,7 @@ from syncd.wire.messages import Differ, Outcomes, Repair, ServerMessage, Subscri
 from syncd.wire.session import Step, Subscription
 
 OUTCOMES_MAX: Final = 1000  # outcome entries in one message (SPEC 6)
+COMPARED_BYTES: Final = 65536  # what a step of a comparison is taken for: some 5 ms
 RECONCILE: Final = "reconcile"  # the mode of a subscription that stands below the floor
 
 
@@ -445,25 +447,30 @@ class Delivery:
                     if self._rest is not None:
                         self._flush()
                     continue
-                if self._waiting:
-                    self._step_next()
-                else:
+                if not self._waiting:
                     self._hand_over_signals()
-                await trio.lowlevel.checkpoint()
+                    await trio.lowlevel.checkpoint()
+                    continue
+                await self._wiring.turns.take(self._step_next)
             if self._is_ending and not self.is_closed:
                 self.transport.shutdown()
         except TransportClosed:
             self.abort()
 
-    def _step_next(self) -> None:
-        """One step of the channel that has waited longest; it goes to the end of the queue if it needs another."""
-        assert self._waiting
+    def _step_next(self) -> int:
+        """One step of the channel that has waited longest; it goes to the end of the queue if it needs another. What it
+        has read, in bytes: nothing, if all is otherwise by now."""
+        if not self._waiting or self._rest is not None or self.is_closed:
+            return 0
+        pages = self._wiring.pages
         channel = next(iter(self._waiting))
+        read_bytes = COMPARED_BYTES * (channel.comparison is not None) - pages.read_bytes
         del self._waiting[channel]
         if not self._waiting:
             self._waiting = None
         if self._step(channel):
             self._wait(channel)
+        return read_bytes + pages.read_bytes
 
     def _step(self, channel: Channel) -> bool:
         """Read once, hand over what was read in one piece; whether the channel needs another step.

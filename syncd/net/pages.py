@@ -24,6 +24,7 @@ from syncd.net.formats import Format
 from syncd.store.api import Reader
 
 ENTRY_BYTES: Final = 1100  # of objects around the bytes of one page: key, page, the places of both, a set of its space
+READ_BYTES_MIN: Final = 8192  # what looking for a page is taken for, if there is nothing, or little, to say
 
 Key = tuple[int, bytes, int, int, int | None, int]
 
@@ -48,6 +49,7 @@ class Pages:
         self._passing: dict[int, tuple[Position, set[Key]]] = {}
         self.bytes = 0
         self.read_count = self.shared_count = 0  # pages that were read from the store, and that were not
+        self.read_bytes = 0  # of the former, and no less for each than `READ_BYTES_MIN`
 
     def page(self, tx: Reader, cursor: Cursor, format: Format) -> Page:
         """The next page for a subscription that stands at this cursor."""
@@ -64,6 +66,7 @@ class Pages:
         data = format.encoded(delta) if delta.to > delta.from_ else b""
         page = Page(data, delta.to, delta.complete, delta.start)
         self.read_count += 1
+        self.read_bytes += max(len(data), READ_BYTES_MIN)
         if data:
             if page.complete or (cursor.start is None and page.start is not None):
                 self._passing.setdefault(cursor.space_id, (position, set()))[1].add(key)

@@ -31,6 +31,7 @@ from syncd.net.limits import NetLimits
 from syncd.net.pages import Pages
 from syncd.net.rates import Rate, RateTable
 from syncd.net.services import Services
+from syncd.net.turns import Turns
 from syncd.net.wheel import Wheel
 from syncd.store.api import Store
 from syncd.store.committer import Committer
@@ -115,6 +116,7 @@ class Server:
                     self._counters,
                     self._limits.signals_held_max,
                     self._limits.signals_held_bytes_max,
+                    Turns(),
                 )
                 told = Rate(self._wire_limits.events_per_minute_max / 60, EVENTS_BURST_MAX)
                 services = Services(
