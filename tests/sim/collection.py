@@ -277,7 +277,7 @@ MUTANTS = (
         "_ack",
         "low = max(low, min(command.applied, command.oldest_base))",
         "low = max(low, command.applied)",
-        seeds=((5, "swarm"),),
+        seeds=((8, "swarm"),),
     ),
     Mutant(
         "collection: the floor passes what is young",
@@ -309,7 +309,7 @@ MUTANTS = (
         "is_below_floor",
         "return (complete or (row.floor if start is None else start)) < row.floor",
         "return False",
-        seeds=((8, "swarm"),),
+        seeds=((20, "swarm"),),
     ),
     Mutant(
         "collection: a tombstone that is still stored answers, one that is gone does not",

@@ -124,7 +124,7 @@ MUTANTS = (
         "_taken",
         "if lease.left < k:",
         "if False:",
-        SEEDS,
+        seeds=((50, "swarm"),),
     ),
     Mutant(
         "leases: whoever names a lease takes by it",
@@ -132,7 +132,7 @@ MUTANTS = (
         "_taken",
         "and lease.slot == slot:",
         ":",
-        SEEDS,
+        seeds=((33, "offline"),),
     ),
     Mutant(
         "leases: a refund is paid twice",
@@ -164,7 +164,7 @@ MUTANTS = (
         "remaining",
         "if entry.outcome is None)",
         "if entry.outcome is not None)",
-        SEEDS,
+        seeds=((28, "offline"),),
     ),
     Mutant(
         "leases: the client forgets what was taken when it is told that it was",
@@ -172,7 +172,7 @@ MUTANTS = (
         "_accepted",
         "left=row.left - units",
         "left=row.left",
-        SEEDS,
+        seeds=((28, "offline"),),
     ),
     Mutant(
         "leases: a give leaves the lease as it was",
@@ -180,7 +180,7 @@ MUTANTS = (
         "_given",
         "left=lease.left - back",
         "left=lease.left",
-        SEEDS,
+        seeds=((28, "offline"),),
     ),
 )
 

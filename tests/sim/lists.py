@@ -103,7 +103,7 @@ MUTANTS = (
         "_list",
         "old = items.get(name)",
         'old = items.get(name) or ((args[0], None, 0, 0, 0) if action == "move" else None)',
-        seeds=((12, "swarm"),),
+        seeds=((16, "swarm"),),
     ),
     Mutant(
         "the list: equal indexes stand as they came",
@@ -119,7 +119,7 @@ MUTANTS = (
         "index_between",
         "return left[: differing + 1] + _above(left[differing + 1 :], 0)",
         "return left[: differing + 1]",
-        seeds=((2, "offline"),),
+        seeds=((12, "swarm"),),
     ),
     Mutant(
         "the list: the client shows a moved element at both places",
@@ -127,7 +127,7 @@ MUTANTS = (
         "_placed",
         "if _is_named(item, position) else item for item in items)",
         "for item in items if _is_named(item, position)), key=_position) + sorted((item for item in items)",
-        seeds=((6, "swarm"),),
+        seeds=((12, "swarm"),),
     ),
 )
 

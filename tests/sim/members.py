@@ -98,7 +98,7 @@ MUTANTS = (
     Mutant(
         "members: the denied stay attached",
         "syncd.net.hub", "Hub.publish", "if regrant is not None:", "if False:",
-        seeds=((12, "swarm"),),
+        seeds=((93, "swarm"),),
     ),
     Mutant(
         "members: a token overrides `none`",
@@ -108,7 +108,7 @@ MUTANTS = (
     Mutant(
         "members: the last owner can be removed",
         "syncd.engine.members", "check_owner_left", "if left < 1 and", "if False and",
-        seeds=((11, "swarm"),),
+        seeds=((18, "swarm"),),
     ),
     Mutant(
         "members: who has not seen a member's last change may alter it",
@@ -128,7 +128,7 @@ MUTANTS = (
     Mutant(
         "members: the client keeps what it has of a space that it may not read",
         "syncd_client.replica", "take_revoked", "list(drop_synced(tx, message.space))", "[]",
-        seeds=((14, "swarm"),),
+        seeds=((2, "swarm"),),
     ),
 )  # fmt: skip
 

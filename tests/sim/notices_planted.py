@@ -90,7 +90,7 @@ MUTANTS = (
         "syncd.notify.gates", "_quiet",
         'if category.priority == "critical":',
         "if False:",
-        seeds=((18, "swarm"),),
+        seeds=((183, "swarm"),),
     ),
     Mutant(
         "notices: what is critical counts against caps",
@@ -118,7 +118,7 @@ MUTANTS = (
         "syncd.notify.timing", "choose",
         "draw < EXPLORED_SHARE",
         "draw > 1 - EXPLORED_SHARE",
-        seeds=((4, "swarm"),),
+        seeds=((10, "swarm"),),
     ),
     Mutant(
         "notices: timers are known by what was committed since the start",
@@ -167,6 +167,6 @@ MUTANTS = (
         "syncd.notify.gates", "_expiry",
         "now_ms < expires_ms",
         "True",
-        seeds=((107, "swarm"),),
+        seeds=((64, "swarm"),),
     ),
 )  # fmt: skip

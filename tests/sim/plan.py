@@ -13,6 +13,7 @@ FAULTS = (
 # Drawn apart from the others, so that a new kind leaves the runs without it as they were.
 LATER_FAULTS = ("half-open", "stop-reading", "clone", "store-full", "disk-fails", "hour")
 CROWD_MAX = 300  # devices
+EDITS_MIN, HEARD_MAX = 100, 1600  # of a run: edits, and edits times devices
 PROFILES = ("swarm", "offline", "storm", "rogue", "crowd")
 
 
@@ -72,10 +73,11 @@ def drawn(seed: int, profile: str) -> Plan:
         devices = CROWD_MAX if later.random() < 0.15 else random.randint(60, 120)
     if profile == "offline":
         faults |= {"cut", "kill-device"}
-    edits = random.randint(100, 400)  # in all: the auditor's cost grows faster than these
+    # In all: the auditor's cost grows faster than these, and each is heard by everyone.
+    edits = max(EDITS_MIN, min(random.randint(EDITS_MIN, 400), HEARD_MAX // devices))
     safety_s = random.choice((40.0, 90.0, 200.0)) * (4 if profile == "offline" else 1)
     if profile == "crowd":
-        edits, safety_s = random.randint(100, 250), random.choice((15.0, 30.0))  # each is heard by everyone
+        edits, safety_s = random.randint(EDITS_MIN, 250), random.choice((15.0, 30.0))
     if profile == "rogue":
         devices, edits, safety_s = random.choice((2, 3)), random.randint(20, 60), 150.0
         faults = frozenset()

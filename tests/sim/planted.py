@@ -64,6 +64,7 @@ MUTANTS = (
         "syncd.engine.engine", "Engine.decide",
         "trim_idempotency(batch)",
         "results[:2] = results[1::-1] if all(isinstance(r, Pushed) for r in results[:2]) else results[:2]",
+        seeds=((2, "storm"),),
     ),
     Mutant(
         "a delta is lost at the switch from pages to live",
@@ -103,7 +104,7 @@ MUTANTS = (
         "the client counts what is staged as seen",
         "syncd_client.replica", "commit",
         "base = row.complete if read_at is None", "base = row.resume if read_at is None",
-        seeds=((2, "swarm"), (6, "swarm")),
+        seeds=((10, "swarm"),),
     ),
     Mutant(
         "the client loses staged pages",
@@ -157,7 +158,7 @@ MUTANTS = (
     Mutant(
         "time falls with the clock",
         "syncd.engine.batch", "SpaceWork.advance", "max(self.time, self.now_ms)", "self.now_ms",
-        seeds=((3, "swarm"),),
+        seeds=((6, "swarm"),),
     ),
     Mutant(
         "an event that comes again is taken again",
@@ -167,7 +168,7 @@ MUTANTS = (
     Mutant(
         "a delta that was read as a page comes again",
         "syncd.net.hub", "_hand_out", "channel.state is not live or to <= channel.pos", "channel.state is not live",
-        seeds=((35, "swarm"),),  # a page is read between a slow commit and its publication
+        seeds=((5, "swarm"),),  # a page is read between a slow commit and its publication
     ),
     Mutant(
         "the client takes a reset as a patch",
@@ -177,6 +178,7 @@ MUTANTS = (
     Mutant(
         "the client acknowledges as settled what is not",
         "syncd_client.replica", "_with_settled", "(row.next_n if oldest_n is None else oldest_n) - 1", "row.next_n - 1",
+        seeds=((2, "storm"),),
     ),
     Mutant(
         "the client forgets changes with the space",
@@ -265,7 +267,7 @@ MUTANTS = (
     Mutant(
         "a foreign chain is believed",
         "syncd.engine.reading", "_is_chained", "chain is None or complete == 0", "True",
-        seeds=((14, "rogue"),),
+        seeds=((2, "rogue"),),
     ),
     Mutant(
         "an ack beyond the head is taken",
@@ -432,7 +434,7 @@ MUTANTS = (
         "polls: a message that comes again is taken again",
         "syncd.net.carriage", "Carriage.take", "while n != self._taken_n:",
         "self._taken_n -= n == self._taken_n\n    while n != self._taken_n:",
-        seeds=((18, "swarm"),),
+        seeds=((36, "swarm"),),
     ),
     Mutant(
         "polls: an answer that was lost on its way is not given again",
@@ -442,7 +444,7 @@ MUTANTS = (
     Mutant(
         "polls: the last frame of an answer is its first",
         "syncd.net.carriage", "Carriage._made", "self._frames.popleft()", "self._frames.pop()",
-        seeds=((5, "swarm"),),
+        seeds=((3, "swarm"),),
     ),
     Mutant(
         "the client takes the outcome of another's change for its own",

@@ -358,7 +358,7 @@ MUTANTS = (
     Mutant(
         "restores: the application does not hear of what is lost",
         "syncd_client.replica", "take_outcomes", "entry.void_reason == LOST_IN_RESTORE", "False",
-        seeds=((15, "offline"),),
+        seeds=((38, "offline"),),
     ),
     Mutant(
         "restores: a change that is offered again has another nonce",
@@ -384,7 +384,7 @@ MUTANTS = (
     Mutant(
         "restores: a device lets go of what no backup has",
         "syncd_client.replica", "take_subscribed", "entry.seq <= message.safe", "entry.seq <= message.head",
-        seeds=((15, "offline"),),
+        seeds=((38, "offline"),),
     ),
     Mutant(
         "restores: everything is called safe",
@@ -394,7 +394,7 @@ MUTANTS = (
     Mutant(
         "restores: a backup of an epoch that ended calls its seqs safe in the present one",
         "syncd.engine.epochs", "marked_safe", "and work.row.epoch == epoch and seq <=", "and seq <=",
-        seeds=((6, "storm"),),
+        seeds=((17, "storm"),),
     ),
     Mutant(
         "restores: a change of roles calls the head safe",

@@ -96,7 +96,7 @@ MUTANTS = (
     Mutant(
         "updates win: a body is revived when the frontier has long passed the delete",
         "syncd.engine.batch", "SpaceWork._keeps_body", "and document.rev > self.row.frontier", "",
-        seeds=((14, "offline"),),
+        seeds=((150, "offline"),),
     ),
     Mutant(
         "updates win: what is revived is not brought whole to those who had deleted it",

@@ -129,12 +129,12 @@ MUTANTS = (
     Mutant(
         "signals: whose subscription ended goes on hearing",
         "syncd.net.delivery", "Delivery.deafen", "if channel.seat is not None:", "if False:",
-        seeds=((1, "swarm"),),
+        seeds=((7, "swarm"),),
     ),
     Mutant(
         "presence: who lost the connection stays for ever",
         "syncd.net.live", "Live.unseated", "room.roster.away(seat.ref, until_s)", "pass",
-        seeds=((9, "swarm"),),
+        seeds=((32, "swarm"),),
     ),
 )  # fmt: skip
 

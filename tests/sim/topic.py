@@ -14,6 +14,10 @@ from syncd.engine.commands import Command, Decision, Result
 from tests.sim.determinism import sleep
 from tests.sim.plan import Plan
 
+ACTS_MIN, ACTS_MAX = 40, 80  # of a topic in a long run, about
+HEARD_MAX = 400  # acts times devices
+BURST_ACTS = 20  # as dense as in a short run: what has its own time, as what is kept for seconds, is met within it
+
 if TYPE_CHECKING:
     from tests.sim.device import SimDevice
     from tests.sim.planted import Mutant
@@ -25,7 +29,7 @@ class Work:
     """One topic in one run. Override what is needed; `self.count` what happened, so that a long run can tell that it
     did. Raise `auditor.Violation` anywhere in a hook to fail the run."""
 
-    every_s_mean = 5.0  # between two calls of `act`
+    every_s_mean = 5.0  # between two calls of `act`, in a burst
     tolerated_errors: tuple[str, ...] = ()  # that a well-behaved device may be told in a run with this topic
     tolerated_notices: tuple[str, ...] = ()  # that its client may give
 
@@ -45,12 +49,18 @@ class Work:
 
     async def run(self) -> None:
         """A task of the phase in which things go wrong; cancelled at its end. By default: `act` with a device that is
-        on, now and then."""
+        on, now and then; in a long run by bursts, so that it does not cost more the longer it lasts."""
+        plan = self.world.plan
+        acts = max(ACTS_MIN, min(ACTS_MAX, HEARD_MAX // plan.devices))
+        rest_s_mean = BURST_ACTS * (plan.safety_s / acts - self.every_s_mean)
         while True:
-            await sleep(self.random.expovariate(1 / self.every_s_mean))
-            device = self.random.choice(self.world.devices)
-            if device.client is not None:
-                await self.act(device)
+            if rest_s_mean > 0:
+                await sleep(self.random.expovariate(1 / rest_s_mean))
+            for _ in range(BURST_ACTS):
+                await sleep(self.random.expovariate(1 / self.every_s_mean))
+                device = self.random.choice(self.world.devices)
+                if device.client is not None:
+                    await self.act(device)
 
     async def act(self, device: "SimDevice") -> None:
         """Someone uses this device, whose `client` is there. Changes go through `world.people[device.name].commit`, so
