@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 def unfinished(world: "World") -> list[str]:
     """What has not come to rest yet."""
     left = []
+    with world.server.store.read() as tx:
+        rows = {name: space_row(tx, name) for name in world.auditor.spaces}
+    epochs = {name: row.epoch for name, row in rows.items() if row is not None}
     for device in world.devices:
         client = device.client
         if client is None:
@@ -36,6 +39,9 @@ def unfinished(world: "World") -> list[str]:
             is_owed = may_write or (device.id, 1) in world.auditor.space(row.name).recorded
             if depth and is_owed:
                 left.append(f"{device.name} has {depth} changes of {row.name} ({client.status})")
+            # A restored store may have lost what it keeps, which it hears where it asks.
+            if may_write and row.epoch != epochs.get(row.name, row.epoch) and client.store.kept(row.name):
+                left.append(f"{device.name} keeps changes of an epoch of {row.name} that is over ({client.status})")
             if row.is_subscribed and may_read and not (row.complete == row.resume == head):
                 left.append(f"{device.name} is at {row.complete} of {head} in {row.name} ({client.status})")
             if row.is_subscribed and not may_read and (row.complete or row.resume):
