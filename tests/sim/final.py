@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from syncd.engine import reading
 from syncd.engine.batch import space_row
 from syncd.engine.reading import Cursor
+from syncd.store import keys
 from syncd_client.store import OUTCOMES_PER_SPACE_MAX
 from tests.oracle.histories import exact
 from tests.oracle.replica import Replica, sum_of
@@ -24,8 +25,12 @@ def unfinished(world: "World") -> list[str]:
     """What has not come to rest yet."""
     left = []
     with world.server.store.read() as tx:
-        rows = {name: space_row(tx, name) for name in world.auditor.spaces}
-    epochs = {name: row.epoch for name, row in rows.items() if row is not None}
+        rows = {name: row for name in world.auditor.spaces if (row := space_row(tx, name)) is not None}
+        places = {
+            (name, device.name) for name, row in rows.items() for device in world.devices
+            if device.client is not None and tx.get(keys.replica(row.id, device.id)) is not None
+        }  # fmt: skip
+    epochs = {name: row.epoch for name, row in rows.items()}
     for device in world.devices:
         client = device.client
         if client is None:
@@ -35,8 +40,9 @@ def unfinished(world: "World") -> list[str]:
             may_read, may_write = world.may_read(device, row.name), world.may_write(device, row.name)
             head = world.auditor.space(row.name).oracle.head
             depth = client.space(row.name).outbox_depth
-            # One who may not write and never had a place there is owed no outcome.
-            is_owed = may_write or (device.id, 1) in world.auditor.space(row.name).recorded
+            # One who may not write and never had a place there is owed no outcome; who may read is told `forbidden`.
+            has_place = may_read and (row.name, device.name) in places
+            is_owed = may_write or has_place or (device.id, 1) in world.auditor.space(row.name).recorded
             if depth and is_owed:
                 left.append(f"{device.name} has {depth} changes of {row.name} ({client.status})")
             # A restored store may have lost what it keeps, which it hears where it asks.
