@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -178,6 +179,9 @@ def _run(
                 failures.append(f"{name}: SKIPPED: {missing}; its load generator is written in C")
             except (Failed, OSError) as error:
                 failures.append(f"{name}: {error}")
+            except Exception as error:  # a benchmark that is broken costs nothing of what the others have measured
+                notes.print(traceback.format_exc(), markup=False)
+                failures.append(f"{name}: is broken: {type(error).__name__}: {error}")
         shutil.rmtree(work, ignore_errors=True)
         took_s[name] = round(time.monotonic() - began)
         notes.print(f"{name}: {took_s[name]} s")

@@ -233,7 +233,8 @@ class _Inline:
 async def _lateness(store: Store, engine: Engine, say: Callable[[str], None]) -> float:
     """Timers that fall due one after the other while the daemon's own loop and committer let them go on: the 99th
     percentile over looks of how late the latest timer of a look was."""
-    clock, late = _Clock(), []
+    clock = _Clock()
+    late: list[tuple[int, int]] = []  # of each look: how late, how many
     with store.write() as tx:  # what was pending is not part of this
         for key, _ in list(tx.scan(*keys.table_range(keys.TIMER))):
             tx.delete(key)

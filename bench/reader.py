@@ -7,7 +7,7 @@ away, so that the processor time of the daemon is what is measured, not that of 
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import msgpack
 
@@ -59,7 +59,7 @@ class Reader:
         self._send(workload.hello_message(device, token))
         self._expect(32)
 
-    def __enter__(self) -> "Reader":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -262,13 +262,13 @@ def _returned(
         writer.delete(SPACE, found.doomed)
     _wait_forgotten(where, say)
     with Reader(daemon.port, "new", token) as reader:
-        first = reader.catch_up(SPACE)
+        download = reader.catch_up(SPACE)
     backs = []
     for index, share in enumerate(SHARES):
         say(f"returning: the device comes back for which {share} % differ")
         store = directory / f"device-{share}"
         backs.append(trio.run(_return, store, daemon, token, found, share, made[share], index, where))
-    return backs, first
+    return backs, download
 
 
 # -- what causality costs ---------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from syncd.net.hub import Hub
 from syncd.net.limits import NetLimits
 from syncd.net.pages import Pages
 from syncd.net.rates import Rate
+from syncd.net.turns import Turns
 from syncd.net.wheel import Wheel
 from syncd.store.memory import MemoryStore
 from syncd.wire.limits import Limits
@@ -72,7 +73,7 @@ class Bench:
         self.hub.live.start(Wheel(), bytes(32))
         wiring = Wiring(
             self.store, self.hub, nursery, Pages(1), 65_536, 256, self.hub.counters, limits.signals_held_max,
-            limits.signals_held_bytes_max,
+            limits.signals_held_bytes_max, Turns(),
         )  # fmt: skip
         self.channels = [self._joined(number, wiring) for number in range(LISTENERS)]
         self._to = 0
@@ -89,7 +90,7 @@ class Bench:
 
     async def deltas(self, count: int) -> None:
         for _ in range(count):
-            fields = {"at": ["reg", "x" * 40]}
+            fields: dict[str, list[Any] | None] = {"at": ["reg", "x" * 40]}
             entry = DocumentEntry("c", "document", self._to + 1, 0, fields)
             delta = Delta(SPACE, EPOCH, self._to, self._to, self._to + 1, 1, bytes(8), (entry,), True, None, bytes(8))
             self._to += 1

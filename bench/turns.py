@@ -44,7 +44,7 @@ class Turns(trio.abc.Instrument):
 def main() -> None:
     turns = Turns(Path(sys.argv.pop(1)))
     signal.signal(signal.SIGUSR1, turns.write)
-    trio.run = partial(trio.run, instruments=[turns])
+    trio.run = partial(trio.run, instruments=[turns])  # type: ignore[assignment]
     from syncd.app.cli import main as syncd  # finds the `run` with the stopwatch
 
     syncd()
