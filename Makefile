@@ -74,7 +74,7 @@ sim: SECONDS ?= 480
 sim: $(STAMP) ## The whole system simulated: SEEDS=300 different runs from FIRST=1 on, SECONDS=480 at most
 	@$(BIN)/python -m tests.sim --seeds $(FIRST)..$$(($(FIRST) + $(SEEDS) - 1)) --seconds $(SECONDS)
 
-mutants: $(STAMP) ## Every bug planted in the simulator's copy of the product is caught, and by what; some four minutes
+mutants: $(STAMP) ## Every bug planted in the simulator's copy of the product is caught, and by what; some three minutes
 	@$(BIN)/python -m tests.sim.mutants $(ARGS)
 
 attack: $(STAMP) ## Every attack of the table against the real daemon; what it answers, counts, and costs a bystander

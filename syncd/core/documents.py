@@ -7,9 +7,10 @@ A change is applied to a `Draft` of each document that it touches, operation by 
 it once: the fields are copied once for each change, not for each of its operations.
 
 Invariants: D1 a `Document` is never altered in place. D2 no operation takes effect on an incarnation of which its
-author had not seen a maker. D3 a delete ends only what its author knew to exist; what it had not seen of the content
-is handed back as lost. D4 `rev` moves iff something visible changed. D5 a tombstone has no fields, unless updates win
-in its collection. D6 a document with leases is not deleted: they are promises to devices that may be offline.
+author had not seen a maker; who holds a lease of it has. D3 a delete ends only what its author knew to exist; what it
+had not seen of the content is handed back as lost. D4 `rev` moves iff something visible changed. D5 a tombstone has no
+fields, unless updates win in its collection. D6 a document with leases is not deleted: they are promises to devices
+that may be offline.
 
 Where **updates win**, a delete ends nothing that its author had not seen: it is without effect then. And the body of a
 document that was deleted is kept for a while: a change that knew the document, and none of its deletes, revives it, and
@@ -23,6 +24,7 @@ from typing import NamedTuple
 
 from syncd.core.changes import CONTEXT_MAX, VERBS, Operation
 from syncd.core.fields import TYPES, Field, Mark, Observer, OperationRefused, stepped
+from syncd.core.leases import Honoured, is_held
 from syncd.core.values import Value
 
 # Who knows all of these knows all writers. A device's changes are seen by way of its slot, and of the slots that its
@@ -101,6 +103,7 @@ class Applied(NamedTuple):
 _APPLIED, _NOOP = Applied("applied"), Applied("noop")
 # verb -> (type, action) of the operations on fields
 _ON_FIELDS = {verb: (kind, action) for verb in VERBS for kind, _, action in [verb.partition(".")] if kind in TYPES}
+_BY_LEASE = {"bounded.take": 1, "bounded.give": 0}  # the place of the lease among the arguments
 _new = tuple.__new__  # what a named tuple's own constructor calls, after twice the time (see fields.py)
 
 
@@ -230,6 +233,22 @@ def _expected(document: Document | None, name: str, by: Observer, floor: int) ->
         raise OperationRefused("precondition", f"the field was written at seq {field.seq}, not seen by this change")
 
 
+def _holds_lease(
+    document: Document | None, written: Mapping[str, Field] | None, operation: Operation, by: Observer
+) -> bool:
+    """Who was granted a lease of a document has seen it, whatever its base says: a restored server may share no
+    position with a device that holds one, and what that is certain of would be `gone`. `written`: fields, where any
+    were written already."""
+    if document is None or document.deletes:
+        return False
+    named = operation.args[_BY_LEASE[operation.verb]]
+    if type(named) is Honoured:
+        return True
+    assert operation.field is not None, "it is an operation on a field"
+    field = (document.fields if written is None else written).get(operation.field)
+    return field is not None and field.type == "bounded" and is_held(field.state, by.slot, named)
+
+
 class Draft:
     """A document (None: never made, or its tombstone is gone) while one change is applied to it.
 
@@ -276,7 +295,9 @@ class Draft:
         document = self._document
         back: tuple[tuple[str, int], ...] = ()
         # What this change knows without `seen`, it knows; with `seen`, it may know more for one operation.
-        if not self._is_known:
+        if not self._is_known and verb in _BY_LEASE and _holds_lease(document, self._fields, operation, by):
+            self._is_touched = True
+        elif not self._is_known:
             document, back = _known(document, by)
             if back:
                 self._document = document  # `_fields` is None: what is deleted was made whole before

@@ -22,7 +22,7 @@ from syncd.core.values import encoded
 from syncd.engine.batch import Batch, DocumentName, SpaceWork, Touched, is_other
 from syncd.engine.commands import Author
 from syncd.engine.grants import Role, role_on
-from syncd.engine.leases import GUARDED, Asker, admitted, certificates, lease_key
+from syncd.engine.leases import GUARDED, Asker, admitted, certificates, lease_key, spend
 from syncd.engine.members import MemberRefused, check_member, check_owner_left, regrants_of
 from syncd.engine.reserving import ENDING, Held, taken
 from syncd.engine.schemas import Refusal, as_present, is_made, rewritten
@@ -306,6 +306,10 @@ def _detail(push: _Push, change: Change, effect: _Effect, seq: int) -> dict[str,
         )  # fmt: skip
         if granted:
             detail["leases"] = granted
+        if granted and work.row.parent is not None and change.base <= work.row.fork:
+            # Perhaps it was granted before, beyond the fork: then the lease is this one now, and has this certificate.
+            for certificate in granted:
+                spend(batch.tx, work.row.id, certificate[0])
     if effect.met:
         detail["met"] = effect.met
     if effect.lost:

@@ -6,14 +6,19 @@ know time-driven commands (`reclaiming`) nor who is connected.
 
 A certificate is `[lease id, k, until or null, seq, MAC]`, told to the holder alone, in the outcome of its `lease`
 operation. The MAC is over everything that it stands for: epoch, space, document and its incarnation, field, holder. Its
-key is made at the first grant and kept in the store, so it is in backups of the server: a server that was restored must
-know the certificates that it gave out after the backup was made. Who has a backup has all that the key protects.
+key is made before the first grant and kept in the store, so it is in each backup: a server that was restored must know
+the certificates that it gave out after the backup was made. Who has a backup has all that the key protects.
 
 After a restore (a space with a parent epoch), what was granted beyond the fork is unknown here but may be in use on
 devices that are offline. So the space is frozen (`freeze`): its reserves give nothing out until an operator releases
 them or the longest ttl has passed. A certificate from beyond the fork of any epoch that ended is honoured once: its
-units move from the reserve to the lease, and what the reserve lacks is recorded as a deficit. When such a lease is
-ended, its id is remembered (`spend`) for as long as there is the store: a strict certificate has no other end.
+units move from the reserve to the lease, and what the reserve lacks is recorded as a deficit. An epoch that the backup
+does not know is one of them: it began after the backup was made. So what the MAC begins with names the epoch, and can
+be read without knowing it; a MAC over all epochs that are known would leave the holder of a lease of another to chance.
+
+When such a lease is ended, or the change that asked for it is accepted anew, its id is remembered (`spend`) for as long
+as there is the store: a strict certificate has no other end. Those are as many as leases were lost; to remember each
+lease that is granted after a restore would be a row for each, for ever.
 """
 
 import hmac
@@ -40,6 +45,9 @@ from syncd.store.tables import EPOCHS, LEASE_ENDS, LEASES, META, LeaseRow, Space
 
 GUARDED = frozenset({"bounded.lease", "bounded.take", "bounded.give", "bounded.end"})
 KEY_BYTES = 32
+# Of an epoch, in a certificate: two of the few of one space are the same by one in 2^32. The 12 bytes behind it are as
+# many as IPsec takes of an HMAC (RFC 2404).
+EPOCH_NAME_BYTES = 4
 
 _KEY, _CLOCK = keys.meta("lease key"), keys.meta("lease clock")
 
@@ -96,7 +104,7 @@ def release(tx: Writer, space_id: int) -> None:
 
 
 def spend(tx: Writer, space_id: int, lease_id: bytes) -> None:
-    """An honoured lease was ended: the book forgets it, and its certificate must not bring it back."""
+    """The book forgets a lease that a restore had lost, and its certificate must not bring it back."""
     META.put(tx, keys.lease_spent(space_id, lease_id), (1,))
 
 
@@ -104,7 +112,7 @@ def spend(tx: Writer, space_id: int, lease_id: bytes) -> None:
 
 
 def lease_key(tx: Writer, entropy: Callable[[int], bytes]) -> bytes:
-    """The key of all certificates, made at the first grant."""
+    """The key of all certificates, made at the first look at the clock of leases, so before any backup."""
     row = META.get(tx, _KEY)
     if row is None:
         META.put(tx, _KEY, row := (entropy(KEY_BYTES),))
@@ -115,9 +123,11 @@ def lease_key(tx: Writer, entropy: Callable[[int], bytes]) -> bytes:
 def _mac(
     key: bytes, epoch: bytes, space: str, operation: Operation, born: int, device: bytes, certificate: Certificate
 ) -> bytes:
+    """What names the epoch, or at least its beginning, and proves the rest with it."""
     _, collection, document_id, field, _, _, _ = operation
-    signed = [epoch, space, collection, document_id, born, field, device, *certificate[:4]]
-    return hmac.digest(key, encoded(signed), "sha256")[:LEASE_MAC_BYTES]
+    named = epoch[:EPOCH_NAME_BYTES]
+    signed = [named, space, collection, document_id, born, field, device, *certificate[:4]]
+    return named + hmac.digest(key, encoded(signed), "sha256")[: LEASE_MAC_BYTES - EPOCH_NAME_BYTES]
 
 
 def certificates(
@@ -146,7 +156,7 @@ def certificates(
     return granted
 
 
-def _is_genuine(
+def _is_lost(
     tx: Reader, row: SpaceRow, space: str, device: bytes, operation: Operation, born: int, certificate: Certificate
 ) -> bool:
     """Whether this server granted the lease to this device, in an epoch that has ended and beyond where it did: then
@@ -154,13 +164,15 @@ def _is_genuine(
     key = META.get(tx, _KEY)
     if row.parent is None or key is None:
         return False
+    named = certificate[4][:EPOCH_NAME_BYTES]
+    wanted = _mac(key[0], named, space, operation, born, device, certificate)
+    if not hmac.compare_digest(wanted, certificate[4]) or row.epoch.startswith(named):
+        return False
     for epoch_key, ended in EPOCHS.scan(tx, keys.space_range(keys.EPOCH, row.id)):
-        if certificate[3] > ended.fork:
-            epoch = keys.parse_epoch(epoch_key)[1]
-            wanted = _mac(key[0], epoch, space, operation, born, device, certificate)
-            if hmac.compare_digest(wanted, certificate[4]):
-                return True
-    return False
+        if keys.parse_epoch(epoch_key)[1].startswith(named):
+            seq: int = certificate[3]
+            return seq > ended.fork
+    return True
 
 
 # -- what may go on to the book ---------------------------------------------------------------------------------------
@@ -210,11 +222,17 @@ def _is_to_be_honoured(asker: Asker, operation: Operation, document: Document, s
     if named is None or type(named) is bytes or named[0] in book_of(state).leases:
         return False
     until = named[2]
-    if until is not None and until + LEASE_GRACE_MS <= asker.now_ms:
+    if until is not None and until + LEASE_GRACE_MS <= _passed_ms(asker):
         return False
     if META.get(asker.tx, keys.lease_spent(asker.row.id, named[0])) is not None:
         return False
-    return _is_genuine(asker.tx, asker.row, asker.space, asker.device, operation, document.born, named)
+    return _is_lost(asker.tx, asker.row, asker.space, asker.device, operation, document.born, named)
+
+
+def _passed_ms(asker: Asker) -> int:
+    """Until when time has passed for certain: a lost lease ends no earlier than one in the book would."""
+    clock = confirmed_clock(asker.tx)
+    return asker.now_ms if clock is None else min(asker.now_ms, clock.confirmed_ms)
 
 
 def _check_frozen(asker: Asker, outcome: str) -> None:

@@ -23,7 +23,15 @@ from syncd.core.leases import LEASE_GRACE_MS, Lease, book_of, lease_of
 from syncd.engine.batch import Batch, SpaceWork
 from syncd.engine.commands import ConfirmLeaseClock, Done, EndLease, Refused, ReleaseLeases, Result, Tended, TendLeases
 from syncd.engine.grants import Role
-from syncd.engine.leases import ConfirmedClock, confirmed_clock, frozen, release, set_confirmed_clock, spend
+from syncd.engine.leases import (
+    ConfirmedClock,
+    confirmed_clock,
+    frozen,
+    lease_key,
+    release,
+    set_confirmed_clock,
+    spend,
+)
 from syncd.engine.posting import SERVER, authored
 from syncd.store import keys
 from syncd.store.api import Reader, Writer
@@ -44,8 +52,10 @@ ENDED_AT_ONCE = 64  # leases ended by one look: each is a change, some 0.2 ms in
 
 
 def tended(batch: Batch, command: TendLeases) -> Result:
-    """Move the confirmed clock, and end what is over by it."""
+    """Move the confirmed clock, and end what is over by it. And have a key of certificates, whoever asks for leases
+    when: a backup from before the first grant could prove none of those that were granted since."""
     tx, now_ms = batch.tx, batch.now_ms
+    lease_key(tx, batch.entropy)
     clock = confirmed_clock(tx)
     if clock is None:
         return Tended(0, None, False)
@@ -56,8 +66,8 @@ def tended(batch: Batch, command: TendLeases) -> Result:
         if len(over) == ENDED_AT_ONCE:
             break
         over.append(keys.parse_lease_end(key)[1])
-    for lease_key in over:
-        _end(batch, lease_key)
+    for each in over:
+        _end(batch, each)
     released = _released(tx, confirmed_ms)
     is_idle = not over and not _is_waiting(tx)
     set_confirmed_clock(tx, None if is_idle else ConfirmedClock(confirmed_ms, command.run, command.mono_ms))
@@ -84,10 +94,10 @@ def _is_waiting(tx: Reader) -> bool:
     return any(next(tx.scan(*bounds), None) is not None for bounds in ranges)
 
 
-def _end(batch: Batch, lease_key: bytes) -> None:
+def _end(batch: Batch, key: bytes) -> None:
     """End the lease whose key this is, unless a command before this one in the batch did."""
-    space_id, _, lease_id, field = keys.parse_lease(lease_key)
-    where = LEASES.get(batch.tx, lease_key)
+    space_id, _, lease_id, field = keys.parse_lease(key)
+    where = LEASES.get(batch.tx, key)
     named = SPACE_NAMES.get(batch.tx, keys.space_name(space_id))
     assert where is not None and named is not None, "the index by time names leases that are there"
     work = batch.space(named[0])

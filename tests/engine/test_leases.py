@@ -1,8 +1,7 @@
-"""Leases through the engine: who is told of them, what ends them, and what a restored server makes of them."""
+"""Leases through the engine: who is told of them, and what ends them."""
 
 from collections.abc import Iterator
 from random import Random
-from typing import Any
 
 import pytest
 
@@ -18,91 +17,16 @@ from syncd.engine.commands import (
     Posted,
     Pushed,
     Refused,
-    ReleaseLeases,
     Tended,
     TendLeases,
 )
 from syncd.engine.epochs import renewed
 from syncd.engine.grants import Grant, Role
-from syncd.engine.reclaiming import ENDED_AT_ONCE, RELEASED_AT_ONCE, listed, tended
+from syncd.engine.reclaiming import ENDED_AT_ONCE, RELEASED_AT_ONCE, tended
 from syncd.engine.schemas import Schemas
-from syncd.store import fsck, keys
 from syncd.store.api import Writer
-from syncd.store.tables import DOCUMENTS, EPOCHS, SPACES, EpochRow
-from syncd.wire.messages import OutcomeEntry
 from tests.engine.kit import SPACE, Daemon, api_key, device, one, raw
-
-ANN, BEN = device(1), device(2, user="ben")
-WHERE = ("stock", "chair", "left")
-L, M = b"l" * 16, b"m" * 16
-RUN = b"run" + bytes(13)
-TTL = 3_600_000
-
-
-def op(action: str, *args: Any) -> list[Any]:
-    return [f"bounded.{action}", *WHERE, *args]
-
-
-class Shop:
-    """A daemon with a stock of ten chairs, and devices that count their own changes."""
-
-    def __init__(self, seed: int = 0, stock: int = 10) -> None:
-        self.daemon = Daemon(seed)
-        self.n: dict[bytes, int] = {}
-        self.mono_ms = 0
-        self.daemon.attach(ANN)
-        self.daemon.attach(BEN)
-        assert self.do(ANN, ["create", *WHERE[:2]], op("restock", stock)).outcome == "applied"
-
-    def do(self, author: Any, *operations: Any) -> OutcomeEntry:
-        n = self.n[author.device] = self.n.get(author.device, 0) + 1
-        return self.daemon.push(author, raw(n, *operations, base=self.daemon.head())).outcomes[0]
-
-    def outcome(self, author: Any, *operations: Any) -> str:
-        return self.do(author, *operations).outcome
-
-    def lease(self, author: Any, lease: bytes, k: int, ttl: int | None = None) -> list[Any]:
-        """The certificate of a lease that must be granted."""
-        entry = self.do(author, op("lease", lease, k, ttl))
-        assert entry.outcome == "applied" and entry.detail is not None, entry
-        (certificate,) = entry.detail["leases"]
-        return list(certificate)
-
-    def wait(self, ms: int, *, run: bytes = RUN) -> Tended:
-        """Time passes, by both clocks; the server looks at them."""
-        self.daemon.now_ms += ms
-        self.mono_ms += ms
-        return self.tend(run)
-
-    def tend(self, run: bytes = RUN) -> Tended:
-        return one(self.daemon.ask(TendLeases(run, self.mono_ms)), Tended)
-
-    def value(self) -> dict[str, int]:
-        with self.daemon.store.read() as tx:
-            row = space_row(tx, SPACE)
-            assert row is not None
-            document = DOCUMENTS.get(tx, keys.document(row.id, *WHERE[:2]))
-            assert document is not None
-            value: dict[str, int] = document.fields["left"].value
-            return value
-
-    def leases(self) -> dict[bytes, int]:
-        with self.daemon.store.read() as tx:
-            return {each.lease: each.left for each in listed(tx, SPACE, 2000)}
-
-    def restore(self, fork: int, epoch: bytes = b"e" * 16) -> None:
-        """What a restore does: a new epoch that shares the seqs up to `fork` with the one before."""
-        with self.daemon.store.write() as tx:
-            row = space_row(tx, SPACE)
-            assert row is not None
-            EPOCHS.put(tx, keys.epoch(row.id, row.epoch), EpochRow(fork, 0))
-            SPACES.put(tx, keys.space(SPACE), row._replace(epoch=epoch, parent=row.epoch, fork=fork))
-            leases.freeze(tx, row.id, self.daemon.now_ms)
-
-    def check(self) -> None:
-        assert not self.daemon.alarms
-        with self.daemon.store.read() as tx:
-            assert list(fsck.check(tx)) == []
+from tests.engine.shop import ANN, BEN, RUN, TTL, WHERE, L, M, Shop, op
 
 
 def test_the_holder_is_told_its_lease_and_everyone_else_sees_sums() -> None:
@@ -303,101 +227,6 @@ def test_what_ended_in_the_same_batch_is_ended_once() -> None:
     shop.check()
 
 
-# -- a restored server ------------------------------------------------------------------------------------------------
-
-
-def restored(*, left: int = 10) -> tuple[Shop, list[Any]]:
-    """A server that was restored to before it leased 4 of its units to Ann. Returns her certificate, too."""
-    lost = Shop()
-    lost.do(ANN, op("take", 10 - left, None)) if left < 10 else None
-    image = lost.daemon.store.image()
-    fork = lost.daemon.head()
-    with lost.daemon.store.write() as tx:
-        leases.lease_key(tx, Random(1).randbytes)
-    image = lost.daemon.store.image()
-    certificate = lost.lease(ANN, L, min(left, 4), TTL)
-    shop = Shop()
-    shop.daemon.store = type(shop.daemon.store)(image=image)
-    shop.n = {ANN.device: lost.n[ANN.device] - 1, BEN.device: 0}
-    shop.restore(fork)
-    return shop, certificate
-
-
-def test_after_a_restore_the_reserve_gives_nothing_out_until_it_is_released() -> None:
-    shop, _ = restored()
-    assert shop.outcome(BEN, op("lease", M, 1, None)) == "precondition"
-    assert shop.outcome(BEN, op("take", 1, None)) == "precondition"
-    assert shop.outcome(BEN, op("take", 1, M)) == "lease_expired"
-    assert shop.outcome(BEN, op("restock", 1)) == "applied"
-    assert shop.daemon.ask(ReleaseLeases(SPACE)) == Done()
-    assert one(shop.daemon.ask(ReleaseLeases(SPACE)), Refused).reason == "unknown"
-    assert shop.outcome(BEN, op("take", 1, None)) == "applied"
-    shop.check()
-
-
-def test_after_a_restore_the_reserve_opens_when_the_longest_ttl_has_passed() -> None:
-    shop, _ = restored()
-    shop.tend()
-    shop.daemon.now_ms += 2 * LEASE_TTL_MS_MAX
-    shop.tend()
-    assert shop.outcome(BEN, op("take", 1, None)) == "precondition", "a jump is no time"
-    shop.wait(LEASE_TTL_MS_MAX + LEASE_GRACE_MS)
-    assert shop.outcome(BEN, op("take", 1, None)) == "applied"
-
-
-def test_a_certificate_of_a_lost_grant_is_honoured_once() -> None:
-    shop, certificate = restored()
-    assert shop.outcome(ANN, op("take", 3, certificate)) == "applied"
-    assert shop.leases() == {L: 1} and shop.value()["available"] == 6
-    assert shop.outcome(ANN, op("take", 1, certificate)) == "applied"
-    assert shop.outcome(ANN, op("take", 1, certificate)) == "precondition"
-    shop.check()
-    shop.wait(0)
-    assert shop.wait(2 * TTL).ended == 1, "its row goes with its time"
-    assert shop.outcome(ANN, op("take", 1, certificate)) == "lease_expired", "and is not honoured anew"
-    shop.check()
-
-
-def test_what_the_reserve_lacks_for_a_lost_grant_is_a_deficit() -> None:
-    shop, certificate = restored()
-    shop.daemon.ask(ReleaseLeases(SPACE))
-    assert shop.outcome(BEN, op("take", 8, None)) == "applied"
-    assert shop.outcome(ANN, op("take", 4, certificate)) == "applied"
-    assert shop.value() == {"available": 0, "deficit": 2, "leased": 0, "taken": 12, "total": 10}
-    shop.check()
-
-
-def test_what_is_no_certificate_of_this_server_for_this_device_and_field_is_not_honoured() -> None:
-    shop, certificate = restored()
-    lease_id, k, until, seq, mac = certificate
-    forged = [
-        [lease_id, k + 1, until, seq, mac],
-        [lease_id, k, until + 1, seq, mac],
-        [lease_id, k, None, seq, mac],
-        [M, k, until, seq, mac],
-        [lease_id, k, until, 1, mac],
-        [lease_id, k, until, seq, bytes(16)],
-        lease_id,
-    ]
-    for wrong in forged:
-        assert shop.outcome(ANN, op("take", 1, wrong)) == "lease_expired", wrong
-    assert shop.outcome(BEN, op("take", 1, certificate)) == "lease_expired", "another device's"
-    assert shop.outcome(ANN, ["create", "stock", "x"], ["bounded.restock", "stock", "x", "left", 9]) == "applied"
-    elsewhere = ["bounded.take", "stock", "x", "left", 1, certificate]
-    assert shop.outcome(ANN, elsewhere) == "lease_expired", "another document's"
-    assert shop.outcome(ANN, op("take", 1, certificate)) == "applied"
-    shop.check()
-
-
-def test_a_lease_from_before_the_fork_is_known_or_has_ended() -> None:
-    shop = Shop()
-    certificate = shop.lease(ANN, L, 4)
-    assert shop.daemon.ask(EndLease(SPACE, *WHERE, L)) == Done()
-    shop.restore(shop.daemon.head())
-    assert shop.outcome(ANN, op("take", 1, certificate)) == "lease_expired"
-    shop.check()
-
-
 def test_random_histories_leave_books_that_add_up_and_indexes_that_agree() -> None:
     for seed in range(12):
         _random_history(Random(seed))
@@ -438,32 +267,6 @@ def test_the_answers_of_pushes_are_pushes() -> None:
     with shop.daemon.store.read() as tx:
         row = space_row(tx, SPACE)
         assert row is not None and row.letter_next == 1, "what is refused is kept"
-
-
-def test_a_certificate_of_a_lost_grant_is_honoured_also_after_another_restore() -> None:
-    """The grant is lost from the first restore on; what was backed up since knows nothing of it either."""
-    shop, certificate = restored()
-    shop.restore(shop.daemon.head(), b"f" * 16)
-    shop.restore(shop.daemon.head(), b"g" * 16)
-    assert shop.outcome(BEN, op("take", 1, certificate)) == "lease_expired", "another device's"
-    assert shop.outcome(ANN, op("take", 3, certificate)) == "applied"
-    assert shop.leases() == {L: 1}
-    shop.restore(shop.daemon.head(), b"h" * 16)
-    assert shop.outcome(ANN, op("take", 2, certificate)) == "precondition", "it is known now, and has one left"
-    shop.check()
-
-
-def test_an_honoured_lease_that_an_operator_ended_is_not_brought_back_by_its_certificate() -> None:
-    shop, certificate = restored()
-    assert shop.outcome(ANN, op("take", 3, certificate)) == "applied"
-    assert shop.daemon.ask(EndLease(SPACE, *WHERE, L)) == Done()
-    assert shop.outcome(ANN, op("take", 3, certificate)) == "lease_expired"
-    assert shop.daemon.ask(ReleaseLeases(SPACE)) == Done()
-    assert shop.outcome(ANN, op("take", 3, certificate)) == "merged", "from the reserve, as of any lease that ended"
-    assert shop.leases() == {} and shop.value()["taken"] == 6
-    shop.restore(shop.daemon.head(), b"f" * 16)
-    assert shop.outcome(ANN, op("take", 1, certificate)) == "lease_expired", "nor after the next restore"
-    shop.check()
 
 
 def test_what_is_done_by_a_lease_is_done_where_it_is_whatever_the_schema_calls_the_field_since() -> None:

@@ -281,11 +281,13 @@ class Oracle:
 
     `floor`: what was deleted up to here counts as never made. The server moves it; no rule looks at how far it got in
     dropping anything. `wins`: the collections in which updates win over deletes that had not seen them; `frontier`:
-    what was deleted there up to here is not revived any more.
+    what was deleted there up to here is not revived any more. `is_frozen`: the reserves of stocks give nothing out, as
+    after a restore.
     """
 
     def __init__(self, wins: frozenset[str] = frozenset()) -> None:
         self.head = self.floor = self.frontier = 0
+        self.is_frozen = False
         self.wins = wins
         self.accepted: list[tuple[int, Told]] = []
         self.facts: dict[Key, list[Fact]] = {}
@@ -298,6 +300,7 @@ class Oracle:
     def copied(self) -> "Oracle":
         copy = Oracle(self.wins)
         copy.head, copy.floor, copy.frontier = self.head, self.floor, self.frontier
+        copy.is_frozen = self.is_frozen
         copy.accepted = list(self.accepted)
         copy.facts, copy.revs = {key: list(facts) for key, facts in self.facts.items()}, dict(self.revs)
         return copy
@@ -423,7 +426,7 @@ class Oracle:
         elif verb == "expect":
             verdict, met = _judged_expect(last, fact, is_late), []
         else:
-            fact, met = _judged_update(last, fact)
+            fact, met = _judged_update(last, fact, self.is_frozen)
             verdict = "merged" if met else ""
         self.facts.setdefault(key, []).append(fact)
         last = self.incarnation(key)
@@ -511,7 +514,7 @@ def _judged_delete(
         return "noop", []
     for name in {other.name for other in last.facts if other.kind == "bounded"}:
         # A lease is a promise to a device that may be offline.
-        if any(isinstance(place, tuple) for place in stock.places([f for f in last.facts if f.name == name])):
+        if stock.has_leases(stock.places([f for f in last.facts if f.name == name])):
             raise _Refusal("precondition", fact.index)
     ended = _unseen_of(last, fact)
     if ended and update_wins:
@@ -538,19 +541,25 @@ def _judged_expect(last: Incarnation | None, fact: Fact, is_late: bool) -> str:
     return "noop"
 
 
-def _judged_update(last: Incarnation | None, fact: Fact) -> tuple[Fact, list[tuple[str, int]]]:
+def _judged_update(last: Incarnation | None, fact: Fact, is_frozen: bool) -> tuple[Fact, list[tuple[str, int]]]:
     """The fact with its effective time, and what it met."""
-    if last is None or not last.is_live or not any(fact.saw(maker) for maker in last.makers):
+    facts = [other for other in last.facts if other.name == fact.name] if last is not None and last.is_live else []
+    is_holder = False
+    if fact.kind == "bounded":
+        shelf = stock.places([other for other in facts if other.kind == "bounded"])
+        is_holder = last is not None and last.is_live and stock.holds(shelf, fact)
+        if is_frozen and not is_holder and (outcome := stock.closed(shelf, fact)) is not None:
+            raise _Refusal(outcome, fact.index)
+    if last is None or not last.is_live or not (is_holder or any(fact.saw(maker) for maker in last.makers)):
         raise _Refusal("gone", fact.index)
-    facts = [other for other in last.facts if other.name == fact.name]
     if facts and facts[0].kind != fact.kind:
         raise _Refusal("type_mismatch", fact.index)
     if fact.kind == "bounded":
         try:
-            _, met_end = stock.carried(stock.places(facts), fact)
+            _, ended = stock.carried(shelf, fact)
         except stock.TooFew as error:
             raise _Refusal(str(error), fact.index) from None
-        return fact, [("ended", 0)] if met_end else []
+        return fact, [] if ended is None else [("ended", ended)]
     if fact.kind == "list":
         return _judged_place(places(facts).get(fact.args[0][-8:], []), fact)
     if fact.kind in ("set", "map"):

@@ -224,6 +224,17 @@ HISTORIES: Histories = {
          c("B", 1, "applied", stock("take", 9, LEASE))],
         doc(5, q=amounts(0, 0, 10, 10)), [delta(3, 4)],
     ),
+    "bounded-holder-knows-the-document": (
+        "Who holds a lease has seen its document, whatever its base says; but not for what it does without the lease.",
+        [STOCKED, c("B", 1, "applied", stock("lease", LEASE, 4, None)),
+         c("B", 0, "applied", stock("take", 2, LEASE)),
+         c("B", 0, "gone", stock("take", 1, None), op=0),
+         c("B", 0, "gone", stock("take", 1, LEASE), stock("restock", 1), op=1),
+         c("C", 0, "gone", stock("take", 1, LEASE), op=0),
+         c("B", 0, "applied", stock("give", LEASE, 2)),
+         c("B", 0, "gone", stock("take", 1, LEASE), op=0)],
+        doc(4, q=amounts(8, 0, 2, 10)), [delta(2, 4, patch(4, q=amounts(8, 0, 2, 10)))],
+    ),
     "bounded-keeps-its-document": (
         "A document with leases is not deleted; one whose leases have ended is.",
         [STOCKED, c("B", 1, "applied", stock("lease", LEASE, 1, None)), c("C", 2, "precondition", DELETE, op=0),

@@ -12,7 +12,7 @@ S17 one outcome for each change, the oracle's; on a connection, before its delta
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,6 +179,8 @@ class Auditor:
         self._gone: dict[tuple[str, bytes], None] = {}  # space and nonce of what was lost, and let go of by its author
         self.spaces: dict[str, SpaceAudit] = {}
         self.wins: frozenset[str] = frozenset()  # collections in which updates win over deletes
+        # (space, device, operation) -> the operation, with what only one who remembers all epochs can know of it
+        self.vouched: Callable[[str, bytes, tuple[Any, ...]], tuple[Any, ...]] = lambda _, __, operation: operation
         self.made: dict[tuple[str, bytes], Made] = {}  # by space and nonce: n is another under another id of the device
         self.installations: dict[bytes, bytes] = {}  # of each device, the one to which the server has bound it
         self.forks = 0
@@ -435,6 +437,7 @@ class Auditor:
             vector = vector.advanced(Dot(former, n))
         time = max(audit.times[-1], now_ms)
         operations, vectors, bases = _plain(audit, change, vector)
+        operations = tuple(self.vouched(space, dot.device, operation) for operation in operations)
         told = Told(dot, vector, vectors, change.stamp, time, operations, bases)
         users = [operation[2] for operation in operations if operation[1] == MEMBERS]
         before = {user: said_of(audit.oracle, user) for user in users}

@@ -27,6 +27,8 @@ KEY, FIELD = ("stock", "chair"), "left"
 
 class LeaseWork(Work):
     every_s_mean = 0.5
+    ttls_ms: tuple[int, ...] = (5_000, 30_000, 600_000)
+    is_deleting = True
 
     def __init__(self, world: "World", random: Random, name: str) -> None:
         super().__init__(world, random, name)
@@ -35,7 +37,7 @@ class LeaseWork(Work):
 
     async def act(self, device: SimDevice) -> None:
         assert device.client is not None
-        space = device.client.space(self.random.choice(self.world.spaces_of(device.user)))
+        space = device.client.space(self.place(device))
         if next(device.client.store.pages(space.name), None) is not None:
             return
         commit = self.world.people[device.name].commit
@@ -53,6 +55,10 @@ class LeaseWork(Work):
             self.count(operation[0])
             commit(space, [operation])
 
+    def place(self, device: SimDevice) -> str:
+        """The space in which somebody sells."""
+        return self.random.choice(self.world.spaces_of(device.user))
+
     def _certain_take(self, space: Space) -> list[list[Any]] | None:
         if self.random.random() < 0.4:
             return None
@@ -67,7 +73,7 @@ class LeaseWork(Work):
         random, roll = self.random, self.random.random()
         units = random.choice((1, 1, 2, 4))
         if roll < 0.4:
-            ttl_ms = None if random.random() < 0.6 else random.choice((5_000, 30_000, 600_000))
+            ttl_ms = None if random.random() < 0.6 else random.choice(self.ttls_ms)
             return ["bounded.lease", *KEY, FIELD, random.randbytes(16), units, ttl_ms]
         if roll < 0.6:
             return ["bounded.restock", *KEY, FIELD, random.choice((1, 3, -1))]
@@ -75,7 +81,7 @@ class LeaseWork(Work):
             return ["bounded.take", *KEY, FIELD, units, None]
         if roll < 0.8:
             return ["bounded.refund", *KEY, FIELD, 1]
-        if roll < 0.85:
+        if roll < 0.85 and self.is_deleting:
             return ["delete", *KEY]
         seen = self._seen.setdefault(space.name, [])
         with space._store.reading() as tx:
@@ -112,7 +118,13 @@ class LeaseWork(Work):
             if told is None or told.outcome in ("applied", "forbidden", "void"):
                 self.count("was certain") if told is not None else None
                 continue
+            if self.is_released(space, nonce):
+                continue
             raise Violation("K1", f"{space}: {device.name} was certain of {nonce.hex()}: {told.outcome}", device.name)
+
+    def is_released(self, space: str, nonce: bytes) -> bool:
+        """Whether somebody has taken back what made this take certain."""
+        return False
 
 
 SEEDS = ((3, "swarm"), (7, "offline"))  # where much is leased, taken and given

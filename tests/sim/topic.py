@@ -102,7 +102,7 @@ class Work:
 class Topic:
     """`share`: of the runs of `profiles` that have it. `expected`: what must have been counted in a long run of many
     seeds. `mutants`: planted bugs that it alone brings to light, each with a seed that does. `never_with`: it
-    gives way to these. `tamed`: what it takes out of the plan of a run."""
+    gives way to these. `only_with`: and takes part where these do. `tamed`: what it takes out of the plan of a run."""
 
     name: str
     make: Callable[["World", Random, str], Work]
@@ -111,10 +111,13 @@ class Topic:
     expected: tuple[str, ...] = ()
     mutants: tuple["Mutant", ...] = ()
     never_with: tuple["Topic", ...] = ()
+    only_with: tuple["Topic", ...] = ()
     tamed: Callable[[Plan], Plan] = lambda plan: plan
 
     def is_in(self, seed: int, profile: str) -> bool:
         if profile not in self.profiles or Random(f"{profile}/{seed}/{self.name}/share").random() >= self.share:
+            return False
+        if not all(other.is_in(seed, profile) for other in self.only_with):
             return False
         return not any(other.is_in(seed, profile) for other in self.never_with)
 

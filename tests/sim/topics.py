@@ -8,6 +8,7 @@ from tests.sim.drift import DRIFT
 from tests.sim.keeping import KEEPING
 from tests.sim.leases import LEASES
 from tests.sim.lists import LISTS
+from tests.sim.lost_leases import LOST_LEASES
 from tests.sim.members import MEMBERSHIP
 from tests.sim.notices import NOTICES
 from tests.sim.restores import RESTORES
@@ -18,5 +19,6 @@ from tests.sim.topic import Topic
 from tests.sim.unique import UNIQUE
 
 TOPICS: tuple[Topic, ...] = (
-    LISTS, UNIQUE, MEMBERSHIP, LEASES, SIGNALLING, COLLECTION, DRIFT, TEXTS, REVIVING, NOTICES, RESTORES, KEEPING,
+    LISTS, UNIQUE, MEMBERSHIP, LEASES, SIGNALLING, COLLECTION, DRIFT, TEXTS, REVIVING, NOTICES, LOST_LEASES, RESTORES,
+    KEEPING,
 )  # fmt: skip
