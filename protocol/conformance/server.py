@@ -34,7 +34,8 @@ from protocol.conformance.polled import Closed, PollingSocket, polling
 SCHEMA = parsed((Path(__file__).resolve().parents[1] / "syncd.cddl").read_text())
 LIMITS = (
     *("frame_bytes_max", "push_changes_max", "change_operations_max", "change_documents_max", "change_bytes_max"),
-    *("value_bytes_max", "document_bytes_max", "delta_bytes_max", "subscriptions_max", "pushes_in_flight_max"),
+    *("value_bytes_max", "document_bytes_max", "document_fields_max", "delta_bytes_max", "subscriptions_max"),
+    "pushes_in_flight_max",
     *("messages_per_s_max", "messages_burst_max", "hello_bytes_max", "frame_containers_max", "container_items_max"),
     *("signal_bytes_max", "signal_ttl_ms_max", "signals_per_s_max", "signals_burst_max"),
     *("presence_bytes_max", "presence_members_max", "presence_spaces_max"),

@@ -10,7 +10,7 @@ Invariants: D1 a `Document` is never altered in place. D2 no operation takes eff
 author had not seen a maker; who holds a lease of it has. D3 a delete ends only what its author knew to exist; what it
 had not seen of the content is handed back as lost. D4 `rev` moves iff something visible changed. D5 a tombstone has no
 fields, unless updates win in its collection. D6 a document with leases is not deleted: they are promises to devices
-that may be offline.
+that may be offline. D7 a document has `FIELDS_MAX` fields at most, unset ones and the keys that it holds among them.
 
 Where **updates win**, a delete ends nothing that its author had not seen: it is without effect then. And the body of a
 document that was deleted is kept for a while: a change that knew the document, and none of its deletes, revives it, and
@@ -31,6 +31,9 @@ from syncd.core.values import Value
 # earlier ids had: of one more, each by its latest change, at least one is another's.
 WRITERS_MAX = CONTEXT_MAX + 2
 DOCUMENT_BYTES_MAX = 262144  # as stored; Firestore allows 1 MiB, Couchbase 20 MiB, both for whole-document writes
+# Each change decodes, copies and encodes all of them: some 5 ms for so many, and 15,000 small ones held the writer for
+# 80. Elasticsearch maps 1,000 fields of an index. What has more is a `map`, or several documents.
+FIELDS_MAX = 1024
 
 
 class Document(NamedTuple):
@@ -198,12 +201,20 @@ def _reserved(document: Document | None, name: str, key: Value, by: Observer) ->
     """A document takes a key. Whether another holds it is the engine's to ask: it alone sees the whole space."""
     document, back = _known(document, by)
     field = document.fields.get(RESERVED + name)
+    if field is None:
+        _check_room(document.fields)
     after, step = stepped(field, "reg", "reserve", (key,), by)
     verdict = Applied("merged" if back or step.met else "noop", (*back, *step.met))
     if after is field:
         return document, verdict
     fields = {**document.fields, RESERVED + name: after}
     return document._replace(fields=fields, writers=_with_writer(document.writers, by)), verdict
+
+
+def _check_room(fields: Mapping[str, Field]) -> None:
+    """Whether a document that has these may have one more (D7)."""
+    if len(fields) >= FIELDS_MAX:
+        raise OperationRefused("too_large", f"a document has at most {FIELDS_MAX} fields and unique keys together")
 
 
 def _known(document: Document | None, by: Observer) -> tuple[Document, tuple[tuple[str, int], ...]]:
@@ -304,7 +315,10 @@ class Draft:
             self._is_known, self._is_touched = not is_raised, True
         assert document is not None and name is not None, "these operations name a field"
         fields = self._fields
-        field = (document.fields if fields is None else fields).get(name)
+        found = document.fields if fields is None else fields
+        field = found.get(name)
+        if field is None:
+            _check_room(found)
         after, step = stepped(field, *on_field, args, by)
         if after is not field:
             if fields is None:

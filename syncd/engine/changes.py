@@ -416,7 +416,10 @@ def _check_results(work: SpaceWork, effect: _Effect, drafts: dict[DocumentName, 
             for field, value in defaults(schema, versions[name]).items():
                 if field not in made.fields:
                     added.append(Operation("reg.set", *name, field, (value,), 0))
-                    draft.apply(added[-1], 0)
+                    try:
+                        draft.apply(added[-1], 0)
+                    except OperationRefused as refused:
+                        raise _ChangeRefused(refused.outcome, None, refused.reason) from None
                     effect.bounds[name] += GROWTH_BYTES_MAX + len(encoded(added[-1].wire()))
         try:
             check_result(schema, before, draft.document())

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from syncd.core.changes import CHANGE_BYTES_MAX, DOCUMENTS_MAX, OPERATIONS_MAX
-from syncd.core.documents import DOCUMENT_BYTES_MAX
+from syncd.core.documents import DOCUMENT_BYTES_MAX, FIELDS_MAX
 from syncd.core.values import ITEMS_MAX, VALUE_BYTES_MAX
 
 # -- the decoder ------------------------------------------------------------------------------------------------------
@@ -76,6 +76,7 @@ class Limits:
     change_bytes_max: int = CHANGE_BYTES_MAX
     value_bytes_max: int = VALUE_BYTES_MAX
     document_bytes_max: int = DOCUMENT_BYTES_MAX
+    document_fields_max: int = FIELDS_MAX
     delta_bytes_max: int = 2_097_152  # what one seq alters fits (change_bytes_max, and 128 documents' envelopes)
     subscriptions_max: int = 256  # per connection; each costs some hundred bytes and one entry in the hub
     pushes_in_flight_max: int = 16  # enough to hide the round trip; the rest waits in the client's outbox

@@ -366,3 +366,26 @@ async def test_a_message_that_the_protocol_does_not_know_ends_the_connection_onl
         await wire.say(99)
         await peer.next()
         assert wire.client_code == 1002
+
+
+async def test_what_would_have_too_many_fields_is_refused_before_anybody_is_asked(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    peer = Peer()
+    async with device_at(tmp_path, peer) as device:
+        space = device.space(SPACE)
+        space.subscribe()
+        wire = await joined(peer, limits={"document_fields_max": 3})
+        await wire.delta(0, 1, [["items", "a", 1, 1, {"x": ["reg", 1], "y": ["reg", 1]}]])
+        await device.wait_until(lambda: space.row.complete == 1)
+        space.set("items", "a", "z", 1)
+        for refused in (
+            [operation("reg.set", "items", "a", "w", 1)],
+            [operation("create", "items", "b"), *(operation("flag.enable", "items", "b", f"{n}") for n in range(4))],
+        ):
+            with pytest.raises(InvalidInput, match="would have 4 fields, at most 3"):
+                space.commit(refused)
+        assert space.outbox_depth == 1
+        space.set("items", "a", "x", 2)
+        space.commit([operation("reg.unset", "items", "a", "x"), operation("reg.set", "items", "a", "w", 1)])
+        assert space.outbox_depth == 3

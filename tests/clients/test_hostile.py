@@ -72,7 +72,9 @@ def test_a_server_that_refuses_for_hours_is_asked_at_a_bounded_pace(tmp_path: Pa
 async def test_absurd_limits_and_times_stop_no_change(tmp_path: Path, autojump_clock: MockClock, limit: int) -> None:
     peer = Peer()
     names = ("frame_bytes_max", "push_changes_max", "change_operations_max", "change_documents_max")
-    limits = dict.fromkeys([*names, "change_bytes_max", "pushes_in_flight_max", "messages_per_s_max", "x"], limit)
+    limits = dict.fromkeys(
+        [*names, "change_bytes_max", "document_fields_max", "pushes_in_flight_max", "messages_per_s_max", "x"], limit
+    )
     async with device_at(tmp_path, peer) as device:
         space = device.space(SPACE)
         space.subscribe()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from syncd.core.changes import VOID_COUNT_MAX, RefusedChange, parsed_change
+from syncd.core.documents import FIELDS_MAX
 from syncd.core.ids import Position
 from syncd.core.schemas import Schema
 from syncd.engine import changes, engine, reading
@@ -249,6 +250,26 @@ def test_a_change_that_names_too_many_fields_is_refused_before_they_are_all_read
     (refused,) = daemon.push(ANN, raw(n + 1, *deletes, base=n)).outcomes
     assert refused.outcome == "too_large" and refused.detail is not None and refused.detail["op"] == 3
     assert daemon.outcome(ANN, raw(n + 2, *deletes[:3], base=n)) == "applied"
+
+
+def test_a_document_takes_so_many_fields_that_a_change_costs_the_writer_milliseconds() -> None:
+    daemon = Daemon()
+    where = ["c", "d"]
+    fields = [["reg.set", *where, f"f{n}", n] for n in range(FIELDS_MAX)]
+    assert daemon.outcome(ANN, raw(1, ["create", *where], *fields[:900])) == "applied"
+    rest = [*fields[900:-1], ["unique", *where, "name", "ann"]]
+    assert daemon.outcome(ANN, raw(2, *rest, ["reg.unset", *where, "f0"], base=1)) == "applied"
+    for n, more in enumerate((fields[-1], ["reg.unset", *where, "g"], ["unique", *where, "g", "ann"]), 3):
+        (refused,) = daemon.push(ANN, raw(n, ["reg.set", *where, "f1", "half"], more, base=2)).outcomes
+        assert (refused.outcome, refused.seq) == ("too_large", None) and refused.detail is not None
+        assert refused.detail["op"] == 1 and str(FIELDS_MAX) in refused.detail["reason"]
+    with daemon.store.read() as tx:
+        found = reading.document(tx, SPACE, *where)
+        assert found is not None and found.fields["f1"] == 1 and len(found.fields) == FIELDS_MAX - 2
+    taken = [["reg.set", *where, "f1", 2], ["reg.set", *where, "f0", 2], ["unique", *where, "name", "bob"]]
+    assert daemon.outcome(ANN, raw(6, *taken, base=2)) == "applied", "what is there can be altered still"
+    anew = [["delete", *where], ["create", *where], ["reg.set", *where, "another", 1]]
+    assert daemon.outcome(ANN, raw(7, *anew, base=3)) == "applied", "a new incarnation begins with none"
 
 
 class Counting:

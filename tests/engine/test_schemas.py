@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from syncd.app.schemas import schemas
+from syncd.core import documents
 from syncd.core.documents import reservations
 from syncd.core.values import decoded
 from syncd.engine import history, reading
@@ -149,6 +150,17 @@ def test_who_makes_what_another_has_made_meanwhile_makes_no_document() -> None:
     assert [each.outcome for each in daemon.push(device(2), *again).outcomes] == ["merged", "noop"]
     assert daemon.outcome(device(3), raw(1, [*CREATE, old])) == "merged"
     assert fields(daemon) == {"count": 2}
+
+
+def test_a_default_for_which_a_document_has_no_room_refuses_the_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "FIELDS_MAX", 2)
+    daemon = daemon_with(other_fields=True)
+    old = {"schema": 1}
+    full = [[*CREATE, old], put("name", "x", old), put("more", 1)]
+    (refused,) = daemon.push(device(1), raw(1, *full)).outcomes
+    assert refused.outcome == "too_large" and "2 fields" in (refused.detail or {})["reason"] and not daemon.alarms
+    assert daemon.outcome(device(1), raw(2, *full[:2])) == "applied"
+    assert fields(daemon) == {"title": "x", "state": "draft"}
 
 
 def test_the_create_that_makes_a_document_says_which_defaults_it_gets() -> None:

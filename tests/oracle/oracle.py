@@ -21,6 +21,7 @@ from tests.oracle import stock
 
 INTEGER_MAX = 2**53 - 1
 MV_MAX = 8
+FIELDS_MAX = 1_024  # of a document: those that were ever written in this life of it, and the names of its unique keys
 KEPT = "_members"  # the collection of which no deletion is forgotten
 ACCEPTED = ("applied", "merged", "noop")
 FIELD_TYPES = ("reg", "mv", "counter", "max", "min", "set", "flag", "map", "bounded", "list", "text")
@@ -441,6 +442,7 @@ class Oracle:
         assert fact.name is not None
         if last is None or not last.is_live or not any(fact.saw(maker) for maker in last.makers):
             raise _Refusal("gone", fact.index)
+        _check_room(last, fact)
         facts = [other for other in last.facts if other.name == fact.name]
         stored, met = winner(facts), []
         if stored is not None and fact.saw(stored):
@@ -541,6 +543,13 @@ def _judged_expect(last: Incarnation | None, fact: Fact, is_late: bool) -> str:
     return "noop"
 
 
+def _check_room(last: Incarnation, fact: Fact) -> None:
+    """A document takes no field more than so many."""
+    names = {other.name for other in last.facts}
+    if fact.name not in names and len(names) >= FIELDS_MAX:
+        raise _Refusal("too_large", fact.index)
+
+
 def _judged_update(last: Incarnation | None, fact: Fact, is_frozen: bool) -> tuple[Fact, list[tuple[str, int]]]:
     """The fact with its effective time, and what it met."""
     facts = [other for other in last.facts if other.name == fact.name] if last is not None and last.is_live else []
@@ -552,6 +561,7 @@ def _judged_update(last: Incarnation | None, fact: Fact, is_frozen: bool) -> tup
             raise _Refusal(outcome, fact.index)
     if last is None or not last.is_live or not (is_holder or any(fact.saw(maker) for maker in last.makers)):
         raise _Refusal("gone", fact.index)
+    _check_room(last, fact)
     if facts and facts[0].kind != fact.kind:
         raise _Refusal("type_mismatch", fact.index)
     if fact.kind == "bounded":

@@ -3,7 +3,9 @@
 import pytest
 from hypothesis import example, given
 
+from syncd.core import documents
 from tests.engine.server import EngineServer
+from tests.oracle import oracle
 from tests.oracle.histories import (
     CARELESS,
     KEY_AUTHOR,
@@ -126,6 +128,21 @@ def test_seeded_histories_through_the_engine() -> None:
     for seed in range(100):
         history = random_history(seed)
         World(history, EngineServer(seed, history.wins)).run()
+
+
+def test_documents_that_are_full_agree_with_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for four fields most documents of these histories are full: fields, unset ones and names of keys."""
+    monkeypatch.setattr(documents, "FIELDS_MAX", 4)
+    monkeypatch.setattr(oracle, "FIELDS_MAX", 4)
+    met: dict[str, int] = {}
+    for seed in range(80):
+        history = random_history(seed)
+        for outcome, count in World(history, Sequencer(history.wins)).run().items():
+            met[outcome] = met.get(outcome, 0) + count
+    for seed in range(10):
+        history = random_history(seed)
+        World(history, EngineServer(seed, history.wins)).run()
+    assert met["too_large"] > 50
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ import yaml  # type: ignore[import-untyped]
 from protocol.conformance.cddl import SchemaError, parsed
 from protocol.conformance.server import LIMITS
 from syncd.core.changes import CHANGE_BYTES_MAX, DOCUMENTS_MAX, OPERATIONS_MAX
-from syncd.core.documents import DOCUMENT_BYTES_MAX
+from syncd.core.documents import DOCUMENT_BYTES_MAX, FIELDS_MAX
 from syncd.core.values import ITEMS_MAX, VALUE_BYTES_MAX
 from syncd.wire import limits
 from syncd.wire.codec import CLIENT, SERVER
@@ -102,7 +102,7 @@ def test_the_limits_of_the_specification_are_those_of_the_welcome_and_of_the_cod
         "container_items_max": limits.ARRAY_ITEMS_MAX, "messages_burst_max": limits.MESSAGES_BURST_MAX,
         "change_operations_max": OPERATIONS_MAX, "change_documents_max": DOCUMENTS_MAX,
         "change_bytes_max": CHANGE_BYTES_MAX, "value_bytes_max": VALUE_BYTES_MAX,
-        "document_bytes_max": DOCUMENT_BYTES_MAX,
+        "document_bytes_max": DOCUMENT_BYTES_MAX, "document_fields_max": FIELDS_MAX,
     }  # fmt: skip
     assert {name: told[name] for name in enforced} == enforced
     assert limits.ARRAY_ITEMS_MAX == limits.MAP_ITEMS_MAX == ITEMS_MAX

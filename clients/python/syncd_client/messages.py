@@ -384,6 +384,7 @@ class Limits:
     change_operations_max: int = 1_000
     change_documents_max: int = 128
     change_bytes_max: int = 262_144
+    document_fields_max: int = 1_024
     subscriptions_max: int = 256
     pushes_in_flight_max: int = 16
     messages_per_s_max: int = 200

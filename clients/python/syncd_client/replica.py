@@ -39,7 +39,7 @@ from .renaming import cut_off, note_fork, take_up_lost, with_former
 from .replay import State, replayed
 from .sums import MODULUS, bucket_of, document_sum, field_sum, hashed, key_hash, sum_bytes
 from .tables import DocumentRow, Entry, Key, OutcomeRow, RefusedRow, SpaceRow, Tables
-from .values import INTEGER_MAX
+from .values import INTEGER_MAX, Value
 
 # As many changes as a push may hold: a void makes the server record each n that it gives up.
 VOID_CHANGES_MAX = 1_000
@@ -100,6 +100,7 @@ def commit(
     context = with_former((), row.context, base)
     entry = Entry(row.next_n, row.next_n, nonce, base, stamp_ms, tuple(operations), context=context)
     _check_limits(entry, limits)
+    _check_fields(tx, space, entry.operations, limits.document_fields_max)
     tx.put_entry(space, entry)
     tx.put_setting("stamp_ms", stamp_ms)
     tx.put_space(replace(row, next_n=row.next_n + 1))
@@ -121,6 +122,22 @@ def _check_limits(entry: Entry, limits: Limits) -> None:
     size = change_bytes(wire_change(entry))
     if size > limits.change_bytes_max:
         raise InvalidInput(f"change: {size} bytes, at most {limits.change_bytes_max} are allowed")
+
+
+def _check_fields(tx: Tables, space: str, operations: Sequence[Operation], fields_max: int) -> None:
+    """Refuse what the server would refuse as far as the view tells: of unset fields only the server knows."""
+    named: dict[Key, set[Value]] = {}
+    for each in operations:
+        if "." in each.name:  # of all others none makes a field
+            named.setdefault(each.key, set()).add(each.arguments[0])
+    for key, names in named.items():
+        synced = tx.document(space, key)
+        if synced is not None and names <= synced.fields.keys():
+            continue
+        before = view(tx, space, key)[1]
+        after = replayed(before, [each for each in operations if each.key == key])
+        if after is not None and len(after) > max(fields_max, len(before or ())):
+            raise InvalidInput(f"change: {key[0]}/{key[1]} would have {len(after)} fields, at most {fields_max}")
 
 
 def view(tx: Tables, space: str, key: Key) -> tuple[DocumentRow | None, State, int]:

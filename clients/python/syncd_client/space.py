@@ -367,5 +367,5 @@ class Space:
 def _limits(known: Value) -> m.Limits:
     """The limits of the last welcome, for changes that are committed offline."""
     known = known or {}
-    names = ("change_operations_max", "change_documents_max", "change_bytes_max")
+    names = ("change_operations_max", "change_documents_max", "change_bytes_max", "document_fields_max")
     return m.Limits(**{name: known[name] for name in names if name in known})
