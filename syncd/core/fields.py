@@ -135,12 +135,12 @@ def _adds(marks: tuple[Mark, ...], is_add: bool, by: Observer) -> tuple[tuple[Ma
 
 
 def _set(state: dict[bytes, tuple[Mark, ...]] | None, action: str, args: tuple[Value, ...], by: Observer) -> Step:
-    elements = dict(state or {})
     key = encoded(args[0])
-    before = elements.get(key, ())
+    before = () if state is None else state.get(key, ())
     after, met = _adds(before, action == "add", by)
     if after is before and state is not None:
         return Step(state, False, met)
+    elements = dict(state or {})
     if after:
         elements[key] = after
         if len(elements) > ITEMS_MAX:
@@ -163,9 +163,10 @@ def _map(state: tuple[dict[str, Register], int] | None, action: str, args: tuple
     if step.state is old:
         return Step(state, False, step.met)
     keys = {**keys, args[0]: step.state}
-    if is_put and len(keys) > ITEMS_MAX and sum(register[0] for register in keys.values()) > ITEMS_MAX:
+    is_other = old is None or old[0] != is_put  # a key more that is visible, or that was dropped: only then count them
+    if is_put and is_other and len(keys) > ITEMS_MAX and sum(register[0] for register in keys.values()) > ITEMS_MAX:
         raise OperationRefused("too_large", f"a map has at most {ITEMS_MAX} keys")
-    if not is_put:
+    if not is_put and is_other and len(keys) > MAP_DROPPED_MAX:
         dropped = [key for key, register in keys.items() if not register[0]]
         if len(dropped) > MAP_DROPPED_MAX:
             del keys[min(dropped, key=lambda key: keys[key][3])]
@@ -201,7 +202,9 @@ def _list(state: dict[bytes, Item] | None, action: str, args: tuple[Value, ...],
         return Step(items if state is None else state, state is None)
     if action == "remove":
         met = () if by.has_seen(old[3], old[4]) else (("won", old[3]),)
-        return Step({other: item for other, item in items.items() if other != name}, True, met)
+        rest = dict(items)
+        del rest[name]
+        return Step(rest, True, met)
     place: Register = (True, old[0], *old[2:])
     step = _written(place, True, args[0], by)
     if step.state is place:

@@ -365,7 +365,7 @@ def _effect(work: SpaceWork, author: Author, role: Role, change: Change, by: Obs
         if verb == "text.update":
             effect.texts[name] = None
         if is_ending:
-            _reserve(work, effect, index, name, before, draft.document())
+            _reserve(work, effect, index, name, before, draft.document(), operation)
         number += is_made
         effect.bounds[name] += GROWTH_BYTES_MAX
         if verdict == "applied":
@@ -430,10 +430,17 @@ def _check_results(work: SpaceWork, effect: _Effect, drafts: dict[DocumentName, 
 
 
 def _reserve(
-    work: SpaceWork, effect: _Effect, index: int, name: DocumentName, before: Document | None, after: Document | None
+    work: SpaceWork,
+    effect: _Effect,
+    index: int,
+    name: DocumentName,
+    before: Document | None,
+    after: Document | None,
+    operation: Operation,
 ) -> None:
     """Take and free the unique keys that an operation took and freed."""
-    found = taken(work.key_holder, effect.held, name, before, after)
+    under = operation.field if operation.verb == "unique" else None
+    found = taken(work.key_holder, effect.held, name, before, after, under)
     if found is not None:
         (under, key), holder = found
         reason = f"{holder[0]}/{holder[1]} holds the key {key!r} under the name {under!r}"

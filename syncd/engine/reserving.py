@@ -9,7 +9,7 @@ operation, also of the same change. U3 a change that is refused has taken and fr
 
 from collections.abc import Callable, Mapping
 
-from syncd.core.documents import Document, reservations
+from syncd.core.documents import RESERVED, Document, reservations
 from syncd.store import keys
 from syncd.store.api import Writer
 from syncd.store.tables import UNIQUE
@@ -60,10 +60,14 @@ def taken(
     name: DocumentName,
     before: Document | None,
     after: Document | None,
+    under: str | None = None,
 ) -> tuple[Key, DocumentName] | None:
     """Note in `held`, what the change so far took and freed, what an operation did to a document's keys. Returns the
-    key that another document holds, and which, if there is one."""
-    had, has = set(reservations(before).items()), set(reservations(after).items())
+    key that another document holds, and which, if there is one. `under`: the only name under which the operation could
+    take or free one; None: any."""
+    if before is not None and after is not None and before.fields is after.fields:
+        return None
+    had, has = _keys(before, under), _keys(after, under)
     for key in had - has:
         held[key] = None
     for key in sorted(has - had):
@@ -72,3 +76,11 @@ def taken(
             return key, holder
         held[key] = name
     return None
+
+
+def _keys(document: Document | None, under: str | None) -> set[Key]:
+    """What a document holds. There may be a thousand fields to look through, and a thousand operations that ask."""
+    if under is None or document is None:
+        return set(reservations(document).items())
+    field = document.fields.get(RESERVED + under)
+    return set() if field is None else {(under, field.state[1])}

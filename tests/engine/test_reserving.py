@@ -1,5 +1,6 @@
 """Unique keys: one holder each, at every moment, and free again the moment that a hold ends."""
 
+from time import process_time
 from typing import Any
 
 from syncd.core.changes import parsed_change
@@ -101,3 +102,22 @@ def test_a_reservation_is_seen_in_no_delta_and_in_no_sum() -> None:
     assert before is not None and after is not None
     assert (after.head, after.sum) == (before.head + 1, before.sum)
     assert daemon.deltas[-1].docs == ()
+
+
+def test_taking_a_key_costs_no_more_in_a_document_of_many_fields() -> None:
+    """Each of these operations looked through all that the document has: a frame of them held the writer."""
+
+    def cost_s(fields: int) -> float:
+        daemon = Daemon()
+        daemon.push(
+            device(1), raw(1, ["create", "c", "d"], *(["unique", "c", "d", f"{n}", "a"] for n in range(fields)))
+        )
+        took = []
+        for n in range(2, 5):
+            change = raw(n, *(["unique", "c", "d", "0", f"{n} {at}"] for at in range(500)))
+            began = process_time()
+            assert daemon.outcome(device(1), change) == "noop"
+            took.append(process_time() - began)
+        return min(took)
+
+    assert cost_s(900) < 8 * cost_s(2), "it was 60 times as much"
