@@ -40,6 +40,9 @@ ALTERED_BYTES_MAX = DELTA_BYTES_MAX - 131072
 # Of stored documents that a batch reads, by `SpaceWork.loaded_bytes`: some 100 ms, and ten times as much once decoded.
 LOADED_BYTES_MAX = 16 * 1024 * 1024
 CHANGE_FIELDS_MAX = 32_768  # of the documents that one change names, together: a batch does that at least, in 200 ms
+# Of a push that was recorded before, which a few bytes can name: the outcomes of a thousand changes may have 50 MiB,
+# and what they did 256. A whole frame that is sent again has less.
+AGAIN_BYTES_MAX = 2 * 1024 * 1024
 # Changes of roles in one batch, after which the rest of a push is left to be sent again: each ends a delta, and so
 # costs every subscriber a frame.
 REGRANTS_MAX = 16
@@ -110,18 +113,24 @@ def _is_graced(batch: Batch, work: SpaceWork, author: Author) -> bool:
 def _take_in_order(push: _Push, changes: Sequence[Change | Void | RefusedChange], taken: Taken) -> None:
     batch, work = push.batch, push.work
     elsewhere_bytes = batch.loaded_bytes - work.loaded_bytes  # summed up once: a batch may touch many spaces
+    again_bytes = 0  # of records whose outcomes are told again
     for change in changes:
         last = change.last if isinstance(change, Void) else change.n
         n = change.n
         loaded_bytes = elsewhere_bytes + work.loaded_bytes
         if taken.outcomes and (
-            _is_enough(loaded_bytes, change, len(taken.outcomes) + last - n + 1) or len(work.regrants) >= REGRANTS_MAX
+            _is_enough(loaded_bytes, change, len(taken.outcomes) + last - n + 1)
+            or len(work.regrants) >= REGRANTS_MAX
+            or again_bytes > AGAIN_BYTES_MAX
         ):
             taken.gap = n
             return
         while n <= last:
             if n <= taken.highest:
-                entry = ENTRIES.get(batch.tx, keys.device_log(work.row.id, push.slot, n))
+                key = keys.device_log(work.row.id, push.slot, n)
+                record = batch.tx.get(key)
+                entry = None if record is None else ENTRIES.row(key, record)
+                again_bytes += len(record or b"")
                 if entry is None or entry.nonce != change.nonce:
                     taken.forked = n
                     return

@@ -14,7 +14,7 @@ in the page), or more seqs whose records have `bytes_target` bytes at most.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from syncd.core.documents import Document
 from syncd.core.ids import RESERVED_DEVICE_PREFIX, Position
@@ -169,16 +169,33 @@ def _is_chained(tx: Reader, row: SpaceRow, complete: int, chain: bytes | None) -
     return log is not None and log.chain == chain
 
 
+class Told(NamedTuple):
+    """Recorded outcomes, ascending. `is_all`: nothing follows. `read_bytes`: of their records, with what they did."""
+
+    outcomes: tuple[OutcomeEntry, ...]
+    is_all: bool
+    read_bytes: int
+
+
 def outcomes_after(
-    tx: Reader, space_id: int, slot: int, n: int, limit: int, granted: Role = Role.READER
-) -> tuple[OutcomeEntry, ...]:
-    """The recorded outcomes of a device's changes after n, ascending, `limit` at most."""
-    entries = []
-    for key, row in ENTRIES.scan(tx, keys.device_log_range(space_id, slot, n)):
-        entries.append(outcome_entry(keys.parse_device_log(key)[2], row, granted))
-        if len(entries) == limit:
-            break
-    return tuple(entries)
+    tx: Reader,
+    space_id: int,
+    slot: int,
+    n: int,
+    limit: int,
+    granted: Role = Role.READER,
+    bytes_max: int = PAGE_BYTES,
+) -> Told:
+    """The recorded outcomes of a device's changes after n: `limit` at most, and none more when `bytes_max` were read.
+    A change may have 256 KiB, and be granted a thousand leases."""
+    entries: list[OutcomeEntry] = []
+    read_bytes = 0
+    for key, record in tx.scan(*keys.device_log_range(space_id, slot, n)):
+        if len(entries) == limit or read_bytes > bytes_max:
+            return Told(tuple(entries), False, read_bytes)
+        entries.append(outcome_entry(keys.parse_device_log(key)[2], ENTRIES.row(key, record), granted))
+        read_bytes += len(record)
+    return Told(tuple(entries), True, read_bytes)
 
 
 # -- pages ------------------------------------------------------------------------------------------------------------

@@ -494,10 +494,10 @@ class Delivery:
             if channel.state in (Subscription.BEHIND, Subscription.RECONCILING) and not now.may_read:
                 owner.bar(channel, now)
                 return False
-            outcomes = reading.outcomes_after(
+            outcomes, is_told, read_bytes = reading.outcomes_after(
                 tx, channel.space_id, channel.slot, channel.outcome_n, OUTCOMES_MAX, now.role
             )
-            is_told = len(outcomes) < OUTCOMES_MAX
+            self._wiring.pages.read_bytes += read_bytes
             if is_told and channel.state is Subscription.BEHIND:
                 assert channel.cursor is not None
                 if reading.is_forgotten(tx, channel.cursor):

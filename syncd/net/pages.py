@@ -49,7 +49,8 @@ class Pages:
         self._passing: dict[int, tuple[Position, set[Key]]] = {}
         self.bytes = 0
         self.read_count = self.shared_count = 0  # pages that were read from the store, and that were not
-        self.read_bytes = 0  # of the former, and no less for each than `READ_BYTES_MIN`
+        # Of the former, and no less for each than `READ_BYTES_MIN`; and of what is read beside pages, for the turns.
+        self.read_bytes = 0
 
     def page(self, tx: Reader, cursor: Cursor, format: Format) -> Page:
         """The next page for a subscription that stands at this cursor."""

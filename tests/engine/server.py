@@ -201,7 +201,7 @@ class EngineServer:
             self._check_explained(tx)
             for device, entries in self.answers.items():
                 attached = self.attached[device]
-                told = reading.outcomes_after(tx, attached.space_id, attached.slot, 0, 10_000)
+                told = reading.outcomes_after(tx, attached.space_id, attached.slot, 0, 10_000).outcomes
                 assert [*told] == entries, "what a device is told again is what it was told"
         self._check_batches()
 

@@ -22,7 +22,7 @@ def kept(daemon: Daemon) -> list[int]:
         assert not list(fsck.check(tx))
         replica = replica_row(tx, SPACE, ANN.device)
         assert replica is not None
-        return [entry.n for entry in reading.outcomes_after(tx, 1, replica.slot, 0, 100_000)]
+        return [entry.n for entry in reading.outcomes_after(tx, 1, replica.slot, 0, 100_000).outcomes]
 
 
 def low_waters(daemon: Daemon) -> list[tuple[int, int, int]]:
@@ -83,5 +83,5 @@ def test_outcomes_are_told_again_from_any_n() -> None:
     pushed = daemon.push(ANN, *[raw(n, ["create", "c", str(n)]) for n in range(1, 8)])
     with daemon.store.read() as tx:
         for n in range(8):
-            told = reading.outcomes_after(tx, pushed.space_id, pushed.slot, n, 3)
+            told = reading.outcomes_after(tx, pushed.space_id, pushed.slot, n, 3).outcomes
             assert told == pushed.outcomes[n : n + 3]

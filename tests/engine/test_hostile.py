@@ -272,6 +272,36 @@ def test_a_document_takes_so_many_fields_that_a_change_costs_the_writer_millisec
     assert daemon.outcome(ANN, raw(7, *anew, base=3)) == "applied", "a new incarnation begins with none"
 
 
+def test_outcomes_are_read_and_told_in_pieces_however_large_the_changes_were() -> None:
+    """A `subscribe` of a few bytes read a thousand changes of 256 KiB in one turn of the loop, a push that named them
+    again did so in the writer, and what was told of leases filled a message of 50 MiB."""
+    daemon = Daemon()
+    big = [["reg.set", "c", "absent", f"f{at}", "x" * 60_000] for at in range(4)]
+    count = 40
+    for n in range(1, count + 1):
+        assert daemon.outcome(ANN, raw(n, *big)) == "gone"
+    attached = daemon.attach(ANN)
+    told: list[int] = []
+    is_all = False
+    while not is_all:
+        with daemon.store.read() as tx:
+            counting = Counting(tx)
+            n = told[-1] if told else 0
+            page = reading.outcomes_after(counting, attached.space_id, attached.slot, n, 1_000)
+        is_all = page.is_all
+        assert counting.bytes < reading.PAGE_BYTES + 600_000 and page.outcomes
+        told += [entry.n for entry in page.outcomes]
+    assert told == list(range(1, count + 1))
+    again = [raw(n) for n in range(1, count + 1)]
+    told = []
+    while len(told) < count:
+        result = daemon.push(ANN, *again[len(told) :])
+        told += [entry.n for entry in result.outcomes]
+        assert len(result.outcomes) <= changes.AGAIN_BYTES_MAX // 240_000 + 1
+        assert result.forked is None and result.gap == (len(told) + 1 if len(told) < count else None)
+    assert told == list(range(1, count + 1))
+
+
 class Counting:
     """A transaction of which the bytes are counted that are read."""
 

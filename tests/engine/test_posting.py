@@ -116,7 +116,7 @@ def test_posts_of_a_key_are_numbered_and_their_log_is_bounded() -> None:
     with daemon.store.read() as tx:
         replica = replica_row(tx, SPACE, KEY.device)
         assert replica is not None and (replica.highest, replica.settled) == (1100, 1100)
-        kept = reading.outcomes_after(tx, 1, replica.slot, 0, 10_000)
+        kept = reading.outcomes_after(tx, 1, replica.slot, 0, 10_000).outcomes
     assert [entry.n for entry in kept] == list(range(101, 1101)) and counter(daemon) == 1100
 
 
