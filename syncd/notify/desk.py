@@ -75,6 +75,23 @@ def is_known(tx: Reader, user: str) -> bool:
     return tx.get(keys.standing(keys.owner(user))) is not None
 
 
+def _of_now(standing: StandingRow, now_ms: int) -> StandingRow:
+    """What lies ahead of the clock came by one that was set back since, and counts as of now: else a cap would be full,
+    and a throttle closed, until the true clock has come so far. Each is in the order of time."""
+    sends, counts, passes = standing.sends, standing.counts, standing.passes
+    if (
+        (sends and sends[-1][0] > now_ms)
+        or any(at_ms > now_ms for _, at_ms in counts.values())
+        or any(times[-1] > now_ms for times in passes.values())
+    ):
+        return standing._replace(
+            sends=[(min(at_ms, now_ms), *rest) for at_ms, *rest in sends],
+            counts={name: (value, min(at_ms, now_ms)) for name, (value, at_ms) in counts.items()},
+            passes={name: [min(at_ms, now_ms) for at_ms in times] for name, times in passes.items()},
+        )
+    return standing
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """What goes into the inbox at `flush`, for a decision."""
@@ -133,7 +150,7 @@ class Desk:
         self.zone: ZoneInfo = self._zone()
         row = STANDINGS.get(batch.tx, keys.standing(self.owner))
         self._stored = row
-        self.standing = row or StandingRow(user, self.zone.key, 0, 0, 0, (), {}, {})
+        self.standing = _of_now(row or StandingRow(user, self.zone.key, 0, 0, 0, (), {}, {}), self.now_ms)
 
     # -- what devices wrote ------------------------------------------------------------------------------------------
 
@@ -339,13 +356,13 @@ class Desk:
         if "population" in self._dirty:
             PROFILES.put(tx, keys.POPULATION, ProfileRow(*self.population))  # type: ignore[arg-type]
         for at_ms, series, more in self._counted:
-            count(tx, at_ms, series, **more)
+            count(tx, at_ms, self.now_ms, series, **more)
         if self.standing.zone != self.zone.key:
             self.standing = self.standing._replace(zone=self.zone.key)
         if self.standing != self._stored and self._is_known():
             STANDINGS.put(tx, keys.standing(self.owner), self.standing)
-        if any(isinstance(mark, int) for mark in self._dirty):
-            self._trim()
+        if made := sum(isinstance(mark, int) for mark in self._dirty):
+            self._trim(made)
 
     def _is_known(self) -> bool:
         """Whether there is anything to keep of the user: one of whom an event was heard once needs no row."""
@@ -388,8 +405,8 @@ class Desk:
         elif before is not None:
             tx.delete(keys.run(self.owner, number))
 
-    def _trim(self) -> None:
-        """Forget the oldest decisions, two at a time: each flush makes few. Those that wait stay."""
+    def _trim(self, made: int) -> None:
+        """Forget the oldest decisions, some more than were made. Those that wait stay."""
         tx, last = self.batch.tx, self.standing.decision_next - DECISIONS_KEPT
         if last <= 0:
             return
@@ -398,7 +415,7 @@ class Desk:
         for looked, (key, row) in enumerate(DECISIONS.scan(tx, bounds)):
             if row.outcome != "deferred":
                 old.append((key, row))
-            if len(old) == 2 or looked == RUNS_MAX + 2:
+            if len(old) == made + 2 or looked == RUNS_MAX + DIRECT_MAX + made + 2:
                 break
         for key, row in old:
             tx.delete(key)

@@ -12,7 +12,7 @@ from syncd.notify import facts, profile
 from syncd.notify.civil import DAY_MS, offset_s
 from syncd.notify.desk import Desk
 from syncd.notify.limits import RECENT_SESSION_MS
-from syncd.notify.reports import SESSIONS, Series
+from syncd.notify.reports import OTHER, SESSIONS, Series
 from syncd.store import keys
 from syncd.store.api import Reader
 from syncd.store.tables import PROFILES, DispatchRow
@@ -45,6 +45,9 @@ def session_began(desk: Desk, at_ms: int) -> bool:
     with the one before."""
     if desk.profile.sessions and _goes_on(desk.profile.latest_ms, at_ms):
         return False
+    if desk.profile.latest_ms > desk.now_ms:
+        # By a clock that was set back since: whoever is absent from now on is so since this session.
+        desk.profile = desk.profile._replace(latest_ms=at_ms)
     at_offset_s = offset_s(desk.zone, at_ms)
     desk.profile = profile.with_session(desk.profile, at_ms, at_offset_s)
     desk.population = profile.with_session(desk.population, at_ms, at_offset_s)
@@ -141,11 +144,13 @@ def _sends(desk: Desk) -> list[tuple[int, str, int, bool]]:
 
 
 def opted_out(desk: Desk, document_id: str, before: Document | None, after: Document | None) -> None:
-    """A document of preferences was written: somebody turned something off. Counted by what it was, topics together:
-    their names are the applications', and there is no end of them."""
+    """A document of preferences was written: somebody turned something off. Counted by what it was; topics together, as
+    their names are the applications', and there is no end of them, and so the categories of which nobody heard."""
     kind, _, name = document_id.partition(":")
     if _frequency(after) == "off" and _frequency(before) != "off" and kind in ("all", "category", "topic"):
-        desk.count(desk.now_ms, Series(name if kind == "category" else kind, ""), opt_outs=1)
+        is_sent = name in desk.current.policy.categories or profile.is_known(desk.profile, name)
+        what = kind if kind != "category" else name if is_sent else OTHER
+        desk.count(desk.now_ms, Series(what, ""), opt_outs=1)
 
 
 def _frequency(document: Document | None) -> Any:

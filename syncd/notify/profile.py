@@ -214,6 +214,11 @@ def affinity_at(profile: Profile, topic: str, now_ms: int) -> float:
 AFFINITY_PRIOR = 3.0  # readings: after three on one topic alone, the affinity is one half
 
 
+def is_known(profile: Profile, category: str) -> bool:
+    """Whether anything is known of a category: it was shown, not long ago."""
+    return _label(category) in profile.categories
+
+
 def category_at(profile: Profile, category: str, now_ms: int) -> CategoryStats:
     """What became of notifications of a category, faded to now."""
     stats = profile.categories.get(_label(category))

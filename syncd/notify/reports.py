@@ -39,29 +39,32 @@ class Series(NamedTuple):
 SESSIONS = Series("", "")
 
 
-def count(tx: Writer, at_ms: int, series: Series, **more: int) -> None:
+def count(tx: Writer, at_ms: int, now_ms: int, series: Series, **more: int) -> None:
     """Add to the counters of a day. `more`: by measure, `sent=1`."""
     day = at_ms // DAY_MS
     name = Series(series.category.replace("\0", " "), series.workflow)
     key = keys.counter(day, *name)
     row = COUNTERS.get(tx, key)
-    if row is None and not _begun(tx, day):
+    if row is None and not _begun(tx, day, now_ms // DAY_MS):
         key = keys.counter(day, OTHER, "")
         row = COUNTERS.get(tx, key)
     row = row or NOTHING
     COUNTERS.put(tx, key, row._replace(**{name: getattr(row, name) + number for name, number in more.items()}))
 
 
-def _begun(tx: Writer, day: int) -> bool:
+def _begun(tx: Writer, day: int, today: int) -> bool:
     """Whether one more series of a day may begin. How many the latest day has is in a row of its own, as they are not
-    counted anew for each; an earlier day has those that it has. With a new day, those that are over go (C2)."""
+    counted anew for each; an earlier day has those that it has. With a new day, those that are over go (C2): as of the
+    day after the latest, so that a clock that is wrong for a moment drops no year."""
     found = META.get(tx, _LATEST)
     latest, begun = (-1, 0) if found is None else found[0]
+    if latest > max(day, today):  # the clock was ahead, and was set back
+        latest, begun = today, sum(1 for _ in tx.scan(*keys.counters_range(today, today + 1)))
     if day < latest or (day == latest and begun >= SERIES_MAX):
         return False
     if day > latest:
         begun = 0
-        over = tx.scan(*keys.counters_range(0, max(0, day - KEPT_DAYS)))
+        over = tx.scan(*keys.counters_range(0, max(0, min(day, latest + 1) - KEPT_DAYS)))
         for key in [key for key, _ in islice(over, DROPPED_AT_ONCE)]:
             tx.delete(key)
     META.put(tx, _LATEST, ([day, begun + 1],))

@@ -272,7 +272,9 @@ def heard(desk: Desk, event: str, of: int | None = None) -> None:
         if is_its_affair and pinned is not None and event in pinned.workflow.cancel_on:
             cancelled(desk, number, event)
         elif run.awaits == event and (of is None or of == _last_decision(desk, number)):
-            assert pinned is not None, "who waits at a step has steps"
+            if pinned is None:
+                desk.end(number)  # its workflow is not known any more
+                continue
             desk.alter(
                 number, state="steps", at=program.following(pinned.workflow, run.at), awaits=None, due_ms=desk.now_ms,
                 civil=None,

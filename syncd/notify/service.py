@@ -101,8 +101,6 @@ class Decider:
                         runs.heard(desk, name, decision)
             if PREFERENCES in collections:
                 runs.rejudged(desk)
-            if desk.zone.key != desk.standing.zone:  # by a change behind this one in its push, perhaps
-                runs.moved(desk)
 
         self._contained(batch, touched.user, touched.author, happened)
 
@@ -143,6 +141,8 @@ class Decider:
             if is_of_no_concern():
                 return None
             desk = Desk(batch, self._book, user, author)
+            if desk.zone.key != desk.standing.zone:  # theirs is another, or that of all who did not say theirs
+                runs.moved(desk)
             happened(desk)
             desk.flush()
         except StoreError:

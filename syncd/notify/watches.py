@@ -32,7 +32,7 @@ def crossed(desk: Desk, event: str, span_ms: int, count_min: int) -> bool:
 
 def kept(desk: Desk) -> None:
     """Bring the watches of a person in line with the workflows in force. Those of workflows that are gone end when they
-    fall due."""
+    fall due, or when the absence is over for which they were set off."""
     wanted = {each.name: each for each in (*desk.current.inactivity, *desk.current.scheduled)}
     if not wanted:
         return
@@ -72,7 +72,9 @@ def sessions(desk: Desk) -> None:
     """A session began: each rule of inactivity waits from now on (W3)."""
     for number, run in desk.runs.items():
         pinned = desk.current.workflows.get(run.name) if run.kind == "watch" else None
-        if pinned is not None and pinned.workflow.trigger.inactivity is not None:
+        if pinned is None and (run.kind, run.state) == ("watch", "idle"):
+            desk.end(number)  # its workflow is gone, and it would never fall due
+        elif pinned is not None and pinned.workflow.trigger.inactivity is not None:
             absent(desk, number, pinned)
 
 
