@@ -254,6 +254,10 @@ class Quotas(Table):
         QUOTAS.devices_per_user_max, 1, 1_000_000, "device ids",
         "Each installation of an app makes one, and it stays. One more is refused: too_many_devices, close 4905.",
     )  # fmt: skip
+    retired_devices_per_user_max: int = _integer(
+        QUOTAS.retired_devices_per_user_max, 0, 1_000_000, "device ids",
+        "The place of a device is free again when it is retired, so often: what is known of the id stays.",
+    )  # fmt: skip
     spaces_per_user_max: int = _integer(
         QUOTAS.spaces_per_user_max, 1, 1_000_000_000, "spaces",
         "Made by subscribing or writing first. One more is refused: too_many_spaces.",

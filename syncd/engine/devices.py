@@ -39,8 +39,8 @@ def of_user(tx: Reader, user: str, after: bytes, limit: int) -> Page:
 
 
 def retired(batch: Batch, command: RetireDevice) -> Result:
-    """From now on nothing new is taken from the id. Its row stays, as do its outcomes; its low-water lapses like that
-    of any device that is gone."""
+    """From now on nothing new is taken from the id, and its place is free for another (`quotas.takes_device`). Its row
+    stays, as do its outcomes; its low-water lapses like that of any device that is gone."""
     key = keys.device(command.device)
     row = DEVICES.get(batch.tx, key)
     if row is None or row.kind != "device" or command.user not in (None, row.user):
@@ -48,5 +48,5 @@ def retired(batch: Batch, command: RetireDevice) -> Result:
     if row.retired_ms is None:
         DEVICES.put(batch.tx, key, row._replace(retired_ms=batch.now_ms))
         held = batch.holdings(row.user)
-        batch.hold(held._replace(devices=held.devices - 1))
+        batch.hold(held._replace(devices=held.devices - 1, retired=held.retired + 1))
     return Done()

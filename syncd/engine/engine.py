@@ -191,9 +191,11 @@ def _bind(batch: Batch, command: Bind) -> Result:
     author = command.author
     result = reading.bound(batch.tx, author)
     if result is None:
-        most = batch.quotas.devices_per_user_max
-        if author.kind == "device" and batch.holdings(author.user).devices >= most:
-            return Refused("too_many_devices", f"{author.user} has {most} devices, and may add no more")
+        held, quotas = batch.holdings(author.user), batch.quotas
+        if author.kind == "device" and not quotas.takes_device(held):
+            had = f", and has retired {held.retired}" if held.retired else ""
+            detail = f"{author.user} has {held.devices} devices{had}, and may add no more"
+            return Refused("too_many_devices", detail)
         batch.device_made(author)
         return Bound()
     return result

@@ -33,7 +33,7 @@ from syncd.engine.epochs import fork_of
 from syncd.engine.grants import Role
 from syncd.engine.notices import Notices
 from syncd.store import keys
-from syncd.store.tables import EXPIRIES, IDEMPOTENCY, HoldingsRow, IdempotencyRow
+from syncd.store.tables import EXPIRIES, IDEMPOTENCY, IdempotencyRow
 from syncd.wire.messages import OutcomeEntry
 
 TRIMMED_PER_ADDED = 2  # expired idempotency rows dropped for each that is added: so they cannot pile up
@@ -75,7 +75,7 @@ def _remember(batch: Batch, author: Author, key: bytes, request: bytes, lifetime
     IDEMPOTENCY.put(batch.tx, keys.idempotency(key), IdempotencyRow(request, expires_ms, answer))
     EXPIRIES.put(batch.tx, keys.expiry(expires_ms, key), (keys.owner(author.user),))
     held = batch.holdings(author.user)
-    batch.hold(HoldingsRow(held.user, held.devices, held.spaces, held.idempotency_keys + 1))
+    batch.hold(held._replace(idempotency_keys=held.idempotency_keys + 1))
 
 
 def _refused_keys(batch: Batch, author: Author, count: int) -> Refused | None:

@@ -13,6 +13,7 @@ two numbers for each user. Time: about three reads per document, two per log row
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 from syncd.core import texts
@@ -176,27 +177,28 @@ def _devices(tx: Reader) -> Findings:
 
 def _holdings(tx: Reader) -> Findings:
     """What is counted of each user and key is there. (Who made a space stands nowhere else.)"""
-    devices = _counted(tx, DEVICES, _counted_owner)
+    devices, retired = (_counted(tx, DEVICES, partial(_counted_owner, is_retired)) for is_retired in (False, True))
     remembered = _counted(tx, EXPIRIES, lambda row: row[0] if row else None)
     for key, held in _rows(tx, HOLDINGS, keys.table_range(keys.HOLDINGS)):
         owner = key[1:]
-        there = [None if counts is None else counts.pop(owner, 0) for counts in (devices, remembered)]
+        there = [None if counts is None else counts.pop(owner, 0) for counts in (devices, retired, remembered)]
         if isinstance(held, _Damaged):
             continue
         if owner != keys.owner(held.user):
             yield Finding(HOLDINGS.name, held.user, "it stands under the hash of another name")
-        counted = (held.devices, held.idempotency_keys)
-        for what, count, found in zip(("devices", "idempotency keys"), counted, there, strict=True):
+        counted = (held.devices, held.retired, held.idempotency_keys)
+        for what, count, found in zip(("devices", "retired devices", "idempotency keys"), counted, there, strict=True):
             if found is not None and count != found:
                 yield Finding(HOLDINGS.name, held.user, f"{count} {what} are counted, {found} are there")
         if held.spaces < 0:
             yield Finding(HOLDINGS.name, held.user, f"{held.spaces} spaces are counted")
-    for owner in (devices or Counter()) | (remembered or Counter()):
+    for owner in (devices or Counter()) | (retired or Counter()) | (remembered or Counter()):
         yield Finding(HOLDINGS.name, owner.hex(), "its devices or idempotency keys are not counted")
 
 
-def _counted_owner(row: Any) -> bytes | None:
-    return keys.owner(row.user) if row.kind not in ("key", "server") and row.retired_ms is None else None
+def _counted_owner(is_retired: bool, row: Any) -> bytes | None:
+    is_of_user = row.kind not in ("key", "server") and (row.retired_ms is not None) == is_retired
+    return keys.owner(row.user) if is_of_user else None
 
 
 def _counted(tx: Reader, table: Table[Any], owner: Callable[[Any], bytes | None]) -> Counter[bytes] | None:

@@ -17,7 +17,7 @@ from syncd.core.values import decoded, encoded
 from syncd.store import keys
 from syncd.store.api import Reader, StoreDamaged, Writer
 
-SCHEMA_VERSION = 12
+SCHEMA_VERSION = 13
 MARKS_MAX = 32  # into so many parts the time is divided for which documents are kept: a row of 200 bytes, for 3 %
 
 
@@ -154,12 +154,14 @@ class IdempotencyRow(NamedTuple):
 
 
 class HoldingsRow(NamedTuple):
-    """How much a user or API key has of what it can make without end."""
+    """How much a user or API key has of what it can make without end. `retired`: devices whose ids are, beside
+    `devices`, whose are not."""
 
     user: str
     devices: int
     spaces: int
     idempotency_keys: int
+    retired: int = 0
 
 
 class KeyRow(NamedTuple):

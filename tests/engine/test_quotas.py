@@ -12,6 +12,7 @@ from syncd.engine.commands import (
     Author,
     Bind,
     Bound,
+    Done,
     Event,
     EventResults,
     Idempotency,
@@ -20,13 +21,14 @@ from syncd.engine.commands import (
     PostEvents,
     Pushed,
     Refused,
+    RetireDevice,
 )
 from syncd.engine.quotas import Quotas
 from syncd.store import fsck, keys
 from syncd.store.tables import HOLDINGS, HoldingsRow
 from tests.engine.kit import Daemon, api_key, device, raw
 
-TIGHT = Quotas(3, 2, 4, 2, 5)
+TIGHT = Quotas(3, 4, 2, 4, 2, 5)
 LIFETIME_MS = 86_400_000
 
 
@@ -65,6 +67,21 @@ def test_a_user_may_have_so_many_devices_and_keeps_those_that_there_are() -> Non
     assert daemon.ask(Bind(device(2))) == Bound(), "one that is known"
     assert daemon.ask(Bind(device(5, user="bob"))) == Bound(), "another's"
     assert held(daemon, "ann") == HoldingsRow("ann", 3, 0, 0) and sound(daemon)
+
+
+def test_a_place_is_free_again_when_a_device_is_retired_but_not_for_ever() -> None:
+    """Rows of devices stay: who retired one for each that was added filled the store without end."""
+    daemon = Daemon(quotas=TIGHT)
+    added = 0
+    while added < 50 and daemon.ask(Bind(device(added + 1))) == Bound():
+        added += 1
+        assert daemon.ask(RetireDevice(device(added).device)) == Done()
+    assert added == 3 + 4
+    refused = daemon.ask(Bind(device(added + 1)))
+    assert isinstance(refused, Refused) and refused.reason == "too_many_devices" and "retired 7" in refused.detail
+    assert held(daemon, "ann") == HoldingsRow("ann", 0, 0, 0, 7) and sound(daemon)
+    assert daemon.ask(RetireDevice(device(1).device)) == Done(), "once is enough"
+    assert held(daemon, "ann") == HoldingsRow("ann", 0, 0, 0, 7)
 
 
 def test_a_user_may_make_so_many_spaces_and_use_any_that_exist() -> None:

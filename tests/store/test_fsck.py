@@ -473,6 +473,7 @@ CASES: list[tuple[str, Damage, list[tuple[str, str]]]] = [
     ]),
     # holdings
     ("devices miscounted", changed(HOLDINGS, BENS, devices=2), [("holdings", "2 devices are counted, 1 are there")]),
+    ("retired miscounted", changed(HOLDINGS, BENS, retired=2), [("holdings", "2 retired devices are counted")]),
     ("spaces below none", changed(HOLDINGS, BENS, spaces=-1), [("holdings", "-1 spaces")]),
     ("nobody counted", dropped(BENS), [("holdings", "are not counted")]),
     ("counted under another name", changed(HOLDINGS, BENS, user="eve"), [("holdings", "another name")]),
