@@ -454,7 +454,7 @@ class Batch:
     """One write transaction. `entropy(size)` gives random bytes for epochs and the server's nonces. `alarms` collects
     defects of ours that were contained, `touched` what whoever decides about notifications is to be told after the
     command. `due_ms`: the earliest timer that was set. `is_trimmed`: all idempotency rows that had expired are gone.
-    `trims_left`: how many entries of device logs its acks may still drop."""
+    `trims_left`: how many entries of device logs it may still drop."""
 
     __slots__ = (
         *("_folding", "_held", "_schemas", "_tx", "alarms", "due_ms", "entropy", "is_trimmed", "late_count", "now_ms"),

@@ -28,7 +28,7 @@ from syncd.engine.reserving import ENDING, Held, taken
 from syncd.engine.schemas import Refusal, as_present, is_made, rewritten
 from syncd.store import keys
 from syncd.store.api import StoreError
-from syncd.store.tables import DEVICES, ENTRIES, EntryRow, LetterRow
+from syncd.store.tables import DEVICES, ENTRIES, EntryRow, LetterRow, ReplicaRow
 from syncd.wire.limits import DEFAULT
 from syncd.wire.messages import OutcomeEntry
 
@@ -46,6 +46,9 @@ AGAIN_BYTES_MAX = 2 * 1024 * 1024
 # Changes of roles in one batch, after which the rest of a push is left to be sent again: each ends a delta, and so
 # costs every subscriber a frame.
 REGRANTS_MAX = 16
+# Entries that the log keeps of a device that settles nothing: who pushes has answers to all but the last 16,000, and
+# settles them within seconds. Beyond it what it was told counts as settled, or its log would grow for ever.
+UNSETTLED_KEPT = 65_536
 # By which an operation can lengthen a document beyond its own encoding: marks, revs, a field's frame.
 GROWTH_BYTES_MAX = 96
 
@@ -96,8 +99,17 @@ def take(
     _take_in_order(push, changes, taken)
     if taken.highest != replica.highest:
         replica = work.replica_made(author.device)  # which one of its changes may have taken the low-water from
-        work.set_replica(author.device, replica._replace(highest=taken.highest, seen_ms=work.now_ms))
+        settled = max(replica.settled, taken.highest - UNSETTLED_KEPT)
+        replica = replica._replace(highest=taken.highest, settled=settled, seen_ms=work.now_ms)
+        work.set_replica(author.device, trimmed(batch, work, replica) if settled > replica.trimmed else replica)
     return taken
+
+
+def trimmed(batch: Batch, work: SpaceWork, replica: ReplicaRow) -> ReplicaRow:
+    """Drop settled entries of a device's log, as far as the batch may: what is left over goes with the next one."""
+    after = work.trimmed(replica, batch.trims_left)
+    batch.trims_left -= after.trimmed - replica.trimmed
+    return after
 
 
 def _is_graced(batch: Batch, work: SpaceWork, author: Author) -> bool:
@@ -182,9 +194,8 @@ def _recorded(push: _Push, change: Change | Void | RefusedChange, n: int) -> Ent
 
 def _refused(push: _Push, change: Change | RefusedChange, outcome: str, detail: dict[str, Any]) -> EntryRow:
     number = _letter(push, change, "change", f"{outcome}: {detail['reason']}", (None, None), change.payload)
-    return EntryRow(
-        change.nonce, outcome, None, {**detail, "letters": [number]}, change.base, change.stamp, change.payload
-    )
+    # What it would have done is in the letter, and nowhere else.
+    return EntryRow(change.nonce, outcome, None, {**detail, "letters": [number]}, change.base, change.stamp, None)
 
 
 def _letter(

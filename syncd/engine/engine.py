@@ -13,7 +13,7 @@ from syncd.core.changes import Change, RefusedChange, Void
 from syncd.core.texts import Merging
 from syncd.engine import devices, letters, reading
 from syncd.engine.batch import Batch, SpaceWork, is_other
-from syncd.engine.changes import LOADED_BYTES_MAX, take
+from syncd.engine.changes import LOADED_BYTES_MAX, take, trimmed
 from syncd.engine.commands import (
     Ack,
     AckConsumer,
@@ -325,9 +325,7 @@ def _ack(batch: Batch, command: Ack) -> Result:
     replica = replica._replace(
         low=low, applied=max(replica.applied, command.applied), settled=settled, seen_ms=work.now_ms
     )
-    trimmed = work.trimmed(replica, batch.trims_left)  # what is left over goes with the next ack
-    batch.trims_left -= trimmed.trimmed - replica.trimmed
-    work.set_replica(author.device, trimmed)
+    work.set_replica(author.device, trimmed(batch, work, replica))
     return Done()
 
 

@@ -228,38 +228,23 @@ def _free_keys(tx: Writer, space_id: int, name: tuple[str, str]) -> int:
 
 def _drop_log(batch: Batch, work: SpaceWork, before_ms: int, count_max: int, read_bytes: int) -> tuple[int, int]:
     """The log below the floor, which itself keeps its row: a position there still has a chain value. With each row goes
-    the payload of its change, if its device has the outcome for good. `read_bytes`: by this step before. How many went,
-    and how many bytes were read for it."""
+    the payload of its change; its outcome stays, until its device has it for good. `read_bytes`: by this step before.
+    How many went, and how many bytes were read for it."""
     tx, space_id = batch.tx, work.row.id
     gone: list[tuple[bytes, int, int]] = []
     for key, log in LOG.scan(tx, keys.log_range(space_id, work.row.floor)):
         if len(gone) >= count_max or log.time > before_ms:
             break
         gone.append((key, log.slot, log.n))
-    settled: dict[int, int] = {}
     count, before_bytes = 0, read_bytes
     for key, slot, n in gone:
         count += 1
         tx.delete(key)
-        if slot not in settled:
-            settled[slot] = _settled(batch, work, slot, 0 if settled else STEP_ROWS_MAX)
         entry_key = keys.device_log(space_id, slot, n)
-        entry = ENTRIES.get(tx, entry_key) if n <= settled[slot] else None
+        entry = ENTRIES.get(tx, entry_key)
         if entry is not None and entry.payload is not None:
             ENTRIES.put(tx, entry_key, entry._replace(payload=None))
             read_bytes += len(entry.payload)
             if read_bytes >= STEP_BYTES_MAX:
                 break
     return count, read_bytes - before_bytes
-
-
-def _settled(batch: Batch, work: SpaceWork, slot: int, trimmed_max: int) -> int:
-    """Up to which n the owner of a slot knows its outcomes for good. A backend was told each in the answer to its
-    request, and acknowledges nothing: of what it wrote, too, only the last entries are kept."""
-    device = _device_of(batch.tx, work.row.id, slot)
-    replica, owner = work.replica(device), DEVICES.get(batch.tx, keys.device(device))
-    assert replica is not None, "a slot has a replica"
-    if owner is not None and owner.kind != "device":
-        replica = work.trimmed(replica._replace(settled=replica.highest), trimmed_max)
-        work.set_replica(device, replica)
-    return replica.settled

@@ -67,8 +67,8 @@ class LogRow(NamedTuple):
 
 class EntryRow(NamedTuple):
     """One change in its device's log. `seq` is None unless it was accepted, `payload` (the encoded operations) is None
-    for a void, and once the history retention is over. `context`: (device, n, seq) of earlier ids of the device, all up
-    to which the change had seen. `before`: for each document that it names, in the order of their first mention, the
+    unless it was, and once its time in history is over. `context`: (device, n, seq) of earlier ids of the device, all
+    up to which the change had seen. `before`: for each document that it names, in the order of their first mention, the
     change that was the last to touch it before this one: so the history of a document is read without its space's. It
     is not positive for a document that was absent: -B means that it had been so since seq B at least."""
 

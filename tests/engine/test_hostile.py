@@ -10,6 +10,7 @@ from syncd.core.changes import VOID_COUNT_MAX, RefusedChange, parsed_change
 from syncd.core.documents import FIELDS_MAX
 from syncd.core.ids import Position
 from syncd.core.schemas import Schema
+from syncd.engine import batch as batches
 from syncd.engine import changes, engine, reading
 from syncd.engine.batch import TRIMMED_AT_ONCE, Batch
 from syncd.engine.commands import (
@@ -276,10 +277,10 @@ def test_outcomes_are_read_and_told_in_pieces_however_large_the_changes_were() -
     """A `subscribe` of a few bytes read a thousand changes of 256 KiB in one turn of the loop, a push that named them
     again did so in the writer, and what was told of leases filled a message of 50 MiB."""
     daemon = Daemon()
-    big = [["reg.set", "c", "absent", f"f{at}", "x" * 60_000] for at in range(4)]
+    big = [["create", "c", "a"], *(["reg.set", "c", "a", f"f{at}", "x" * 60_000] for at in range(4))]
     count = 40
     for n in range(1, count + 1):
-        assert daemon.outcome(ANN, raw(n, *big)) == "gone"
+        assert daemon.outcome(ANN, raw(n, *big)) in ("applied", "noop")
     attached = daemon.attach(ANN)
     told: list[int] = []
     is_all = False
@@ -300,6 +301,32 @@ def test_outcomes_are_read_and_told_in_pieces_however_large_the_changes_were() -
         assert len(result.outcomes) <= changes.AGAIN_BYTES_MAX // 240_000 + 1
         assert result.forked is None and result.gap == (len(told) + 1 if len(told) < count else None)
     assert told == list(range(1, count + 1))
+
+
+def test_a_device_that_settles_nothing_fills_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was told is kept for so many of its changes, and what they did for as long as history is."""
+    kept = 500
+    monkeypatch.setattr(changes, "UNSETTLED_KEPT", kept)
+    monkeypatch.setattr(batches, "SETTLED_KEPT", 100)
+    daemon = Daemon(retention=Retention(lapse_ms=1_000, recent_ms=1_000, history_ms=1_000))
+    attached = daemon.attach(ANN)
+    big = ["reg.set", "c", "a", "f", "x" * 5_000]
+    daemon.push(ANN, raw(1, ["create", "c", "a"]))
+    for n in range(2, 2_000, 100):
+        made = [raw(at, big, ["expect", "c", "b", "f"], base=1) for at in range(n, n + 50)]
+        refused = [raw(at, ["delete", "c", "a"], ["reg.set", "c", "a", *big[3:]]) for at in range(n + 50, n + 100)]
+        assert daemon.push(ANN, *made, *refused).gap is None
+    daemon.now_ms += 10_000
+    daemon.push(device(2), raw(1, ["create", "c", "z"]))
+    daemon.now_ms += 10_000
+    daemon.collect()
+    with daemon.store.read() as tx:
+        told = reading.outcomes_after(tx, attached.space_id, attached.slot, 0, 10_000, bytes_max=1 << 30)
+        assert not list(fsck.check(tx))
+    assert len(told.outcomes) == kept + 100 and told.outcomes[-1].n == 2_001
+    assert told.read_bytes < 200 * len(told.outcomes), "nothing is left of what they did but in dead letters"
+    again = daemon.push(ANN, raw(2_001, ["delete", "c", "a"]))
+    assert [entry.n for entry in again.outcomes] == [2_001], "and a late repetition is known"
 
 
 class Counting:
