@@ -63,12 +63,15 @@ def folded(state: TextState, head: int, merging: Merging) -> TextState | None:
     while cut and (updates[cut - 1][0] > head or (cut < len(updates) and updates[cut][0] == updates[cut - 1][0])):
         cut -= 1  # the updates of one change stay together
     older = updates[:cut]
-    if cut < merging.count // 2 or sum(len(data) for _, data in older) > FOLD_BYTES_MAX:
+    older_bytes = sum(len(data) for _, data in older)
+    if cut < merging.count // 2 or older_bytes > FOLD_BYTES_MAX:
         return None
     try:
         merged = merging.merge([data for _, data in older])
     except ValueError:
         return None  # somebody wrote what is no update; readers are told each as it is
+    if len(merged) > older_bytes:
+        return None  # a document stays within the limit by which its changes were judged
     last = older[-1][0]
     return (last, ((last, merged), *[(seq, data) for seq, data in updates[cut:]]))
 

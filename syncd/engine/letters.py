@@ -34,7 +34,8 @@ from syncd.store.api import Reader
 from syncd.store.tables import DEVICES, LETTERS, LetterRow
 
 CHANGE, LOST = "change", "lost"  # kinds; `lost`: numbers that a restored server never saw and no device holds any more
-LOOKED_MAX = 200  # letters read for one page: each may have 256 KiB
+LOOKED_MAX = 200  # letters read for one page
+LOOKED_BYTES_MAX = 1024 * 1024  # of their payloads, of which each may have 256 KiB: some 2 ms
 _EDIT = "it cannot be replayed as it is: give the operations"
 
 
@@ -62,11 +63,13 @@ def listed(tx: Reader, author: Author, space: str, first: int, limit: int) -> Le
     if row is None or role < Role.READER:
         return LetterPage(found, None)
     bounds = keys.letter(row.id, first), keys.space_range(keys.LETTER, row.id)[1]
+    size = 0
     for count, (key, letter) in enumerate(LETTERS.scan(tx, bounds), 1):
-        number, user = keys.parse_letter(key)[1], _user(tx, letter)
+        number, user, size = keys.parse_letter(key)[1], _user(tx, letter), size + len(letter.payload)
         if role >= Role.OWNER or user == author.user:
             found.append(Letter(number, user, letter))
-        if (len(found) == limit or count == LOOKED_MAX) and number + 1 < row.letter_next:
+        is_enough = len(found) == limit or count == LOOKED_MAX or size > LOOKED_BYTES_MAX
+        if is_enough and number + 1 < row.letter_next:
             return LetterPage(found, number + 1)
     return LetterPage(found, None)
 

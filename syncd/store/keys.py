@@ -351,7 +351,6 @@ def parse_consumer_owner(key: bytes) -> tuple[bytes, int, str]:
 
 
 # The same few again and again within a transaction, whose number is bounded by that of its commands.
-@lru_cache(maxsize=1024)
 @lru_cache(maxsize=1024)  # an event asks for it five times
 def owner(user: str) -> bytes:
     """Stands for a user or API key, whose name may be longer than a key can be."""

@@ -53,6 +53,8 @@ def test_what_cannot_be_merged_stays() -> None:
     assert texts.folded((0, history([1] * 9)), 9, texts.Merging(merge, 4, 1)) is None
     long = ((1, bytes(texts.FOLD_BYTES_MAX)), *((seq, b"x") for seq in range(2, 9)))
     assert texts.folded((0, long), 9, MERGING) is None
+    longer = texts.Merging(lambda updates: bytes(sum(map(len, updates)) + 1), 4, 1)
+    assert texts.folded((0, history([1] * 9)), 9, longer) is None, "a document is not made longer behind its limit"
 
 
 def test_a_state_that_cannot_be_is_found() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from syncd.core.changes import Void
 from syncd.engine.batch import LETTERS_MAX
 from syncd.engine.commands import Done, DropLetter, Expired, Posted, Refused, ReplayLetter, RetireDevice
+from syncd.engine.letters import LOOKED_BYTES_MAX, listed
 from syncd.engine.posting import SERVER
 from syncd.store import fsck, keys
 from syncd.store.tables import DOCUMENTS, LETTERS, LetterRow
@@ -68,6 +69,21 @@ def test_what_is_no_operation_is_edited_or_refused_and_leaves_no_trace() -> None
     assert "unknown operation" in refused.detail
     assert letters(daemon)[number].replay is None
     assert one(daemon.ask(ReplayLetter(SERVER, SPACE, number, [CREATE])), Posted).outcome == "applied"
+
+
+def test_a_page_of_letters_is_bounded_by_what_they_hold() -> None:
+    daemon = Daemon()
+    big = [["reg.set", "c", "absent", f"f{at}", "x" * 60_000] for at in range(4)]
+    for n in range(1, 21):
+        assert daemon.outcome(ANN, raw(n, *big)) == "gone"
+    found: list[int] = []
+    first: int | None = 0
+    while first is not None:
+        with daemon.store.read() as tx:
+            page = listed(tx, ANN, SPACE, first, 200)
+        assert 0 < len(page.letters) <= LOOKED_BYTES_MAX // 240_000 + 1
+        found, first = found + [each.number for each in page.letters], page.next
+    assert found == list(range(20))
 
 
 def test_a_dropped_letter_is_gone() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from syncd.core import leases as core_leases
 from syncd.core.leases import LEASE_GRACE_MS, LEASE_TTL_MS_MAX
 from syncd.engine import leases
 from syncd.engine.batch import space_row
@@ -65,6 +66,19 @@ def test_a_certificate_of_a_lost_grant_is_honoured_once() -> None:
     shop.wait(0)
     assert shop.wait(2 * TTL).ended == 1, "its row goes with its time"
     assert shop.outcome(ANN, op("take", 1, certificate)) == "lease_expired", "and is not honoured anew"
+    shop.check()
+
+
+def test_a_field_that_was_full_of_leases_honours_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of those that fill it had ended in what was lost: the promise of another holds all the same."""
+    shop, certificate = restored()
+    monkeypatch.setattr(core_leases, "LEASES_MAX", 2)
+    shop.daemon.ask(ReleaseLeases(SPACE))
+    for lease in (M, b"n" * 16):
+        shop.lease(BEN, lease, 1)
+    assert shop.outcome(BEN, op("lease", b"o" * 16, 1, None)) == "too_large"
+    assert shop.outcome(ANN, op("take", 3, certificate)) == "applied"
+    assert len(shop.leases()) == 3
     shop.check()
 
 

@@ -289,6 +289,30 @@ def test_a_body_counts_as_absent_when_updates_do_not_win_any_more() -> None:
     assert fields(daemon, SECOND) == {} and fields(daemon) is None
 
 
+@pytest.mark.parametrize("looked_at", [None, NAME, SECOND])
+def test_a_choice_that_is_taken_back_and_made_again_keeps_the_bodies_that_nothing_has_met_meanwhile(
+    looked_at: tuple[str, str] | None,
+) -> None:
+    """By its name or by its key; of what was met nothing comes back, and its key is free. Nobody is told otherwise."""
+    daemon = winning()
+    daemon.engine.schemas = Schemas()
+    if looked_at == NAME:
+        assert daemon.outcome(device(3), raw(1, put("title", "x"), base=1)) == "gone"
+    if looked_at == SECOND:
+        assert daemon.outcome(device(3), raw(1, *TAKE, base=2)) == "applied"
+    daemon.engine.schemas = WINS
+    replica, attached = Replica(), daemon.attach(device(4))
+    daemon.catch_up(replica, attached)
+    is_kept = looked_at is None
+    assert daemon.outcome(device(2), raw(1, put("state", "s"), base=1)) == ("merged" if is_kept else "gone")
+    assert fields(daemon) == ({"title": "t", "state": "s"} if is_kept else None)
+    daemon.catch_up(replica, attached)
+    assert (NAME in replica.documents) == is_kept
+    third = ("product", "r")
+    taken = daemon.outcome(device(1), raw(3, ["create", *third], ["unique", *third, "nick", "ann"], base=2))
+    assert taken == ("applied" if looked_at == NAME else "precondition")
+
+
 def test_a_revert_of_a_document_whose_body_is_kept_takes_its_key_again() -> None:
     daemon = winning()
     past = None
