@@ -539,9 +539,9 @@ class Batch:
         self.hold(row._replace(idempotency_keys=row.idempotency_keys - 1))
 
     def refused_space(self, name: str, author: Author) -> Refused | None:
-        """Why the author may not make this space, if it does not exist and would be one too many."""
-        most = self.quotas.spaces_max(author)
-        if self.space(name) is not None or self.holdings(author.user).spaces < most:
+        """Why the author may not make this space, if it does not exist and would be one too many. (The server may.)"""
+        most, is_server = self.quotas.spaces_max(author), author.kind == "server"
+        if is_server or self.space(name) is not None or self.holdings(author.user).spaces < most:
             return None
         return Refused("too_many_spaces", f"{author.user} has made {most} spaces, and may make no more")
 

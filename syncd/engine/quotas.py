@@ -6,7 +6,7 @@ rows of their own for whoever thinks of a new one, and an id costs nothing to th
 
 The counts stand in the store, so no restart forgives them. A space counts to whom its first write came from, and stays;
 so does a device, whose place is free again when it is retired, but only so often; an idempotency key goes after its
-lifetime, and its count with it.
+lifetime, and its count with it. The server has no quota: what it makes by time is for people whom others have named.
 """
 
 from dataclasses import dataclass

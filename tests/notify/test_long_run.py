@@ -5,6 +5,7 @@ import tomllib
 from typing import Any
 
 from syncd.core.ids import PREFERENCES
+from syncd.engine.quotas import Quotas
 from syncd.notify.book import Book
 from syncd.notify.carrying import carried_out
 from syncd.notify.limits import DECISIONS_KEPT, DIRECT_MAX, RUNS_MAX
@@ -145,6 +146,20 @@ def test_a_person_fills_no_report_with_categories_that_nobody_sends() -> None:
         day = office.now_ms // DAY_MS
         told = {each["category"]: each for each in report(tx, day, day + 1, "category")["groups"]}
     assert told["news"]["sent"] == 1 and told[OTHER]["opt_outs"] == 600
+
+
+def test_what_a_timer_sends_reaches_people_who_have_no_space_yet_however_many_they_are() -> None:
+    """The server makes their spaces, and is no user whose quota would be full one day."""
+    office = Office(workflows(1, ON_EVENT.replace("[{ send", '[{ delay = "1h" }, { send')))
+    office.engine = type(office.engine)(
+        office.random.randbytes, Quotas(spaces_per_user_max=2), further=carried_out, notices=Decider(Book())
+    )
+    people = ("ann", "ben", "cat", "dan")
+    for user in people:
+        office.event("published", user)
+    office.passes(2 * HOUR_MS)
+    assert [office.outcomes(user) for user in people] == [["sent"]] * 4
+    office.check()
 
 
 def off(document: str) -> list[list[Any]]:
