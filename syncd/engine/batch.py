@@ -240,7 +240,7 @@ class SpaceWork:
         held = list(HOLDERS.scan(self._tx, keys.holders_range(self.row.id, keys.owner(user))))
         for key, row in held:
             if row.lost_seq is None:
-                self._lose(key, keys.parse_holder(key)[2], HolderRow(user, self.head, self.time, before))
+                self._lose(key, keys.parse_holder(key)[2], HolderRow(user, self.head, self.now_ms, before))
 
     # -- the order --------------------------------------------------------------------------------------------------
 
@@ -332,7 +332,7 @@ class SpaceWork:
         key = keys.holder(self.row.id, keys.owner(author.user), author.device)
         held = HOLDERS.get(self._tx, key)
         if held is not None and held.lost_seq is None:
-            self._lose(key, author.device, HolderRow(author.user, seq, max(self.time, self.now_ms), Role.NONE))
+            self._lose(key, author.device, HolderRow(author.user, seq, self.now_ms, Role.NONE))
 
     def _lose(self, key: bytes, device: bytes, row: HolderRow) -> None:
         HOLDERS.put(self._tx, key, row)

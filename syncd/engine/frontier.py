@@ -8,6 +8,8 @@ is the least low-water of the active devices; the index of low-waters has it in 
 nobody needs in order to catch up. The **floor** is where dropping has come to: every deletion after it is still known.
 It follows the frontier, but passes nothing that is younger than `recent_ms`: backends that follow a space hold no
 low-water (no reader that went away keeps history from being dropped), and these hours are what they catch up by.
+Where T is ahead, by a clock that was set back since, it tells no age until the true clock has come so far: what counts
+there is how much has come since, as it does for devices.
 
 Invariants: G1 floor <= frontier <= every low-water in the index, but that of a device which came back after it had
 lapsed: that one is not below the floor. G2 frontier and floor never move back. G3 what is dropped lies at or below a
@@ -19,6 +21,7 @@ Where updates win, a deleted document keeps its body until the frontier has pass
 counts as absent (batch.py, B7), and its bytes go with the tombstone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from syncd.core.documents import reservations
@@ -26,7 +29,19 @@ from syncd.engine.batch import FIELD_BYTES, Batch, SpaceWork
 from syncd.engine.commands import Collect, Collected
 from syncd.store import keys
 from syncd.store.api import Reader, Writer
-from syncd.store.tables import BYREV, DEVICES, DOCUMENTS, ENTRIES, LAPSED, LOG, SLOTS, UNIQUE, LapsedRow, SpaceRow
+from syncd.store.tables import (
+    BYREV,
+    DEVICES,
+    DOCUMENTS,
+    ENTRIES,
+    LAPSED,
+    LOG,
+    SLOTS,
+    UNIQUE,
+    LapsedRow,
+    LogRow,
+    SpaceRow,
+)
 
 DAY_MS = 86_400_000
 # Of all tables together, for one step: some 2 ms in which the writer serves nobody else.
@@ -81,14 +96,15 @@ def is_due(tx: Reader, row: SpaceRow, now_ms: int, retention: Retention) -> bool
         if _has_lapsed(tx, row.id, keys.parse_low_water(key)[1], row.head, row.log_bytes, now_ms, retention):
             return True
         break
-    if _risen(tx, row.id, row.floor, least_low(tx, row.id, row.head), now_ms - retention.recent_ms) > row.floor:
+    is_past = _past(row, now_ms, retention.recent_ms, retention)
+    if _risen(tx, row.id, row.floor, least_low(tx, row.id, row.head), is_past) > row.floor:
         return True
     if not retention.is_collecting:
         return False
     if next(iter(tx.scan(*keys.tombstones_range(row.id, row.floor))), None) is not None:
         return True
     for _, log in LOG.scan(tx, keys.log_range(row.id, row.floor)):
-        return log.time <= now_ms - retention.history_ms
+        return _past(row, now_ms, retention.history_ms, retention)(log)
     return False
 
 
@@ -105,14 +121,14 @@ def collected(batch: Batch, command: Collect, retention: Retention) -> Collected
     tx, row, now_ms = batch.tx, work.row, batch.now_ms
     least = least_low(tx, row.id, row.head)
     frontier = max(row.frontier, least)
-    floor = _risen(tx, row.id, row.floor, least, now_ms - retention.recent_ms)
+    floor = _risen(tx, row.id, row.floor, least, _past(row, now_ms, retention.recent_ms, retention))
     work.row = row._replace(frontier=frontier, floor=floor)
     dropped = read_bytes = 0
     if retention.is_collecting:
         dropped, read_bytes = _drop_tombstones(batch, work, STEP_ROWS_MAX - lapsed)
         if read_bytes < STEP_BYTES_MAX:
-            before_ms = now_ms - retention.history_ms
-            count, more_bytes = _drop_log(batch, work, before_ms, STEP_ROWS_MAX - lapsed - dropped, read_bytes)
+            is_past = _past(row, now_ms, retention.history_ms, retention)
+            count, more_bytes = _drop_log(batch, work, is_past, STEP_ROWS_MAX - lapsed - dropped, read_bytes)
             dropped, read_bytes = dropped + count, read_bytes + more_bytes
     is_more = lapsed + dropped >= STEP_ROWS_MAX or read_bytes >= STEP_BYTES_MAX
     return Collected(name, lapsed, dropped, is_more)
@@ -174,14 +190,25 @@ def low_after_ack(work: SpaceWork, lapsed: LapsedRow | None, applied: int, oldes
 # -- the floor --------------------------------------------------------------------------------------------------------
 
 
-def _risen(tx: Reader, space_id: int, floor: int, least: int, before_ms: int) -> int:
-    """The greatest seq up to `least` that is no younger than `before_ms`; by bisection, as T never falls."""
+IsPast = Callable[[LogRow], bool]
+
+
+def _past(row: SpaceRow, now_ms: int, age_ms: int, retention: Retention) -> IsPast:
+    """Whether a change is as old as this. If one is, all before it are."""
+    before_ms, since_bytes = now_ms - age_ms, -1
+    if row.time > now_ms + retention.recent_ms:
+        since_bytes = row.log_bytes - retention.lapse_bytes
+    return lambda log: log.time <= before_ms or log.log_bytes < since_bytes
+
+
+def _risen(tx: Reader, space_id: int, floor: int, least: int, is_past: IsPast) -> int:
+    """The greatest seq up to `least` that is past; by bisection."""
     low, high = floor, max(floor, least)
     while low < high:
         middle = high if low == floor and high == least else (low + high + 1) // 2
         log = LOG.get(tx, keys.log(space_id, middle))
         assert log is not None, "no log row above the floor goes"
-        if log.time <= before_ms:
+        if is_past(log):
             low = middle
         else:
             high = middle - 1
@@ -226,14 +253,14 @@ def _free_keys(tx: Writer, space_id: int, name: tuple[str, str]) -> int:
     return len(record or b"") + (0 if document is None else FIELD_BYTES * len(document.fields) // 8)
 
 
-def _drop_log(batch: Batch, work: SpaceWork, before_ms: int, count_max: int, read_bytes: int) -> tuple[int, int]:
+def _drop_log(batch: Batch, work: SpaceWork, is_past: IsPast, count_max: int, read_bytes: int) -> tuple[int, int]:
     """The log below the floor, which itself keeps its row: a position there still has a chain value. With each row goes
     the payload of its change; its outcome stays, until its device has it for good. `read_bytes`: by this step before.
     How many went, and how many bytes were read for it."""
     tx, space_id = batch.tx, work.row.id
     gone: list[tuple[bytes, int, int]] = []
     for key, log in LOG.scan(tx, keys.log_range(space_id, work.row.floor)):
-        if len(gone) >= count_max or log.time > before_ms:
+        if len(gone) >= count_max or not is_past(log):
             break
         gone.append((key, log.slot, log.n))
     count, before_bytes = 0, read_bytes

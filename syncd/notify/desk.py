@@ -85,7 +85,7 @@ def _of_now(standing: StandingRow, now_ms: int) -> StandingRow:
         or any(times[-1] > now_ms for times in passes.values())
     ):
         return standing._replace(
-            sends=[(min(at_ms, now_ms), *rest) for at_ms, *rest in sends],
+            sends=[(min(at_ms, now_ms), category, number, heard) for at_ms, category, number, heard in sends],
             counts={name: (value, min(at_ms, now_ms)) for name, (value, at_ms) in counts.items()},
             passes={name: [min(at_ms, now_ms) for at_ms in times] for name, times in passes.items()},
         )

@@ -199,8 +199,8 @@ class LeaseRow(NamedTuple):
 
 class HolderRow(NamedTuple):
     """A device that has a copy of a space. `lost_seq` is None as long as its user may read. Then it is the change that
-    took that away (0 if none did: the token), `lost_ms` its T and `role` what the user was as a member before it; and
-    the row stays until the device says that it has deleted its copy."""
+    took that away (0 if none did: the token), `lost_ms` when that was by the clock, and `role` what the user was as a
+    member before it; and the row stays until the device says that it has deleted its copy."""
 
     user: str
     lost_seq: int | None

@@ -11,7 +11,7 @@ from syncd.engine.commands import Ack, Attach, Attached, Collect, Collected, Don
 from syncd.engine.frontier import STEP_ROWS_MAX, Retention, lapsed_devices
 from syncd.engine.posting import SERVER
 from syncd.store import fsck, keys
-from syncd.store.tables import DOCUMENTS, ENTRIES
+from syncd.store.tables import DOCUMENTS, ENTRIES, LogRow
 from tests.engine.kit import SPACE, Daemon, api_key, device, one, raw, replica_row
 from tests.oracle.replica import Replica
 
@@ -164,6 +164,24 @@ def test_a_change_from_before_the_floor_is_judged_like_any_other_and_counted() -
     assert not is_there(daemon, "a"), "an update resurrects nothing"
 
 
+def test_what_came_by_a_clock_that_was_ahead_is_dropped_by_how_much_has_come_since() -> None:
+    """T stands still for a year then: by time nothing of it would go, whatever comes, until the true clock is there."""
+    daemon = made()
+    daemon.now_ms += 365 * 86_400_000
+    daemon.push(ANN, raw(5, ["create", "c", "ahead"], base=4))
+    daemon.now_ms -= 365 * 86_400_000
+    text = ["reg.set", "c", "ahead", "f", "x" * 1_000]
+    for n in range(6, 306):
+        daemon.push(ANN, raw(n, text, base=n - 1))
+        daemon.ack(ANN, n, n)
+        daemon.ack(BEN, n, 0)
+        daemon.now_ms += 10
+        daemon.collect()
+    assert daemon.row().floor > 150 and len(_log(daemon)) < 150, "some 100,000 bytes are kept"
+    with daemon.store.read() as tx:
+        assert not list(fsck.check(tx))
+
+
 def test_late_changes_are_counted() -> None:
     daemon = made()
     daemon.now_ms += 1_000
@@ -283,7 +301,11 @@ def test_the_floor_is_found_by_bisection_wherever_it_is(seed: int) -> None:
         for least in range(len(times) + 1):
             for before_ms in (times[0] - 1, times[-1], random.choice(times)):
                 expected = sum(1 for time in times[:least] if time <= before_ms)
-                assert frontier._risen(tx, 1, 0, least, before_ms) == expected
+
+                def is_past(log: LogRow, before_ms: int = before_ms) -> bool:
+                    return log.time <= before_ms
+
+                assert frontier._risen(tx, 1, 0, least, is_past) == expected
 
 
 def test_a_subscription_below_the_floor_stands_and_has_to_reconcile() -> None:

@@ -335,6 +335,20 @@ def test_what_comes_within_the_grace_after_a_denial_is_taken_and_no_more(after_m
     assert one(daemon.ask(attach_of(BOB)), Refused).reason == "forbidden"
 
 
+def test_a_grace_ends_also_where_the_clock_was_ahead_when_it_began() -> None:
+    """T stands still until the true clock has come so far, and the grace is measured by what passes."""
+    daemon = club()
+    daemon.engine = Engine(Random(1).randbytes, revocation_grace_ms=500)
+    daemon.now_ms += 1_000_000
+    daemon.push(BOB, raw(1, ["create", "c", "y"]))
+    daemon.now_ms -= 1_000_000
+    daemon.push(ANN, said("bob", "none", n=2))
+    daemon.now_ms += 499
+    assert daemon.outcome(BOB, raw(2, ["create", "c", "z"])) == "applied"
+    daemon.now_ms += 1
+    assert daemon.outcome(BOB, raw(3, ["create", "c", "w"])) == "forbidden"
+
+
 def test_without_a_grace_nothing_is_taken_after_a_denial() -> None:
     daemon = club()
     daemon.push(ANN, said("bob", "none", n=2))
