@@ -328,9 +328,10 @@ class DropWorkflow:
 @dataclass(frozen=True, slots=True)
 class Fire:
     """Let runs go on whose time has come: those due at `trusted_ms`, and critical ones that are due by the wall clock.
-    Answer: `Fired`."""
+    `after`: the timer behind which the latter are looked for. Answer: `Fired`."""
 
     trusted_ms: int
+    after: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -526,12 +527,14 @@ class Kept:
 @dataclass(frozen=True, slots=True)
 class Fired:
     """`count` timers were taken. `has_more`: there was no room for all that are due. `late_ms`: how late the latest of
-    them was. `held`: whether there are some that wait for the wall clock to be believed."""
+    them was. `held`: whether there are some that wait for the wall clock to be believed. `after`: behind which of them
+    the look goes on; empty: all were looked at."""
 
     count: int
     has_more: bool
     late_ms: int = 0
     held: bool = False
+    after: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ class FiringLoop:
         self.fired = 0
         self.late_ms_last = 0
         self.is_held = False  # a leap of the wall clock holds something back
+        self._after = b""  # behind which timer of these the look for critical ones goes on
 
     def heard(self, due_ms: int | None) -> None:
         """A transaction was committed that set a timer."""
@@ -56,17 +57,17 @@ class FiringLoop:
         self._trusted, trusted_ms = self._trusted.looked(wall_ms, _mono_ms())
         self._next_ms = self._earliest_ms()
         if self._next_ms is None or self._next_ms > wall_ms:
-            self.is_held = False
+            self.is_held, self._after = False, b""
             return LOOK_S if self._next_ms is None else min(LOOK_S, max((self._next_ms - wall_ms) / 1000, SOONEST_S))
         try:
-            result = await self._committer.execute(Fire(trusted_ms))
+            result = await self._committer.execute(Fire(trusted_ms, self._after))
         except Overloaded:
             return BUSY_S
         if not isinstance(result, Fired):
             return LOOK_S  # a store that is full, or a defect, which is in the log: neither is gone in a moment
         self.fired += result.count
         self.late_ms_last = result.late_ms
-        self.is_held = result.held
+        self.is_held, self._after = result.held, result.after
         if self.is_held and not was_held:
             extra = {"wall_ms": wall_ms, "believed_ms": trusted_ms}
             _log.warning("the clock has leapt ahead: notifications that are not critical wait", extra=extra)

@@ -45,24 +45,32 @@ class TrustedClock:
 
 
 def fired(batch: Batch, book: Book, command: Fire) -> Fired:
-    """Take what is due, the earliest first, of each millisecond the most urgent."""
+    """Take what is due, the earliest first, of each millisecond the most urgent; then what is critical among those that
+    are held back (F4). There may be any number of these, so one look goes on where the one before ended."""
     now_ms = batch.now_ms
     trusted_ms = min(command.trusted_ms, now_ms)
     due: list[tuple[int, bytes, bytes, int]] = []
-    held = False
-    scanned = 0
-    for scanned, (key, _) in enumerate(batch.tx.scan(*keys.timers_range(now_ms)), 1):
-        due_ms, rank, owner, number = keys.parse_timer(key)
-        if due_ms > trusted_ms and rank != CRITICAL:
-            held = True  # F4
-        else:
-            due.append((due_ms, key, owner, number))
-        if len(due) == FIRED_AT_ONCE or scanned == SCANNED_AT_ONCE:
+    start, believed = keys.timers_range(trusted_ms)
+    for key, _ in batch.tx.scan(start, believed):
+        due_ms, _, owner, number = keys.parse_timer(key)
+        due.append((due_ms, key, owner, number))
+        if len(due) == FIRED_AT_ONCE:
             break
+    after, last, held = b"", command.after, bool(command.after)
+    behind = max(believed, command.after + b"\0")
+    for scanned, (key, _) in enumerate(batch.tx.scan(behind, keys.timers_range(now_ms)[1])):
+        if len(due) == FIRED_AT_ONCE or scanned == SCANNED_AT_ONCE:
+            after = last
+            break
+        due_ms, rank, owner, number = keys.parse_timer(last := key)
+        if rank == CRITICAL:
+            due.append((due_ms, key, owner, number))
+        else:
+            held = True
     for _, key, owner, number in due:
         _fire(batch, book, trusted_ms, key, owner, number)
     late_ms = max((now_ms - due_ms for due_ms, _, _, _ in due), default=0)
-    return Fired(len(due), len(due) == FIRED_AT_ONCE, late_ms, held)
+    return Fired(len(due), len(due) == FIRED_AT_ONCE or bool(after), late_ms, held, after)
 
 
 def _fire(batch: Batch, book: Book, trusted_ms: int, key: bytes, owner: bytes, number: int) -> None:

@@ -4,14 +4,19 @@ ever, and nobody is forgotten."""
 import tomllib
 from typing import Any
 
+import pytest
+
 from syncd.core.ids import PREFERENCES
+from syncd.engine.commands import Fire, Fired
 from syncd.engine.quotas import Quotas
+from syncd.notify import firing
 from syncd.notify.book import Book
 from syncd.notify.carrying import carried_out
 from syncd.notify.limits import DECISIONS_KEPT, DIRECT_MAX, RUNS_MAX
 from syncd.notify.reports import OTHER, report
 from syncd.notify.service import Decider
 from syncd.store import keys
+from tests.engine.kit import one
 from tests.notify.kit import DAY_MS, HOUR_MS, Office
 
 ON_EVENT = """
@@ -159,6 +164,29 @@ def test_what_a_timer_sends_reaches_people_who_have_no_space_yet_however_many_th
         office.event("published", user)
     office.passes(2 * HOUR_MS)
     assert [office.outcomes(user) for user in people] == [["sent"]] * 4
+    office.check()
+
+
+def test_what_is_critical_is_found_behind_any_number_that_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(firing, "SCANNED_AT_ONCE", 8)
+    later = ON_EVENT.replace("[{ send", '[{ delay = "1h" }, { send')
+    text = (
+        workflows(1, later)
+        + "[category.fire]\npriority = 'critical'\n[workflow.alarm]"
+        + later.replace("news", "fire").replace("published", "burns")
+    )
+    office = Office(text)
+    for number in range(50):
+        office.event("published", f"user{number}")
+    office.event("burns")
+    trusted_ms = office.now_ms
+    office.now_ms += 2 * DAY_MS
+    looks, after = 0, b""
+    while looks == 0 or after:
+        fired = one(office.ask(Fire(trusted_ms, after)), Fired)
+        assert fired.held and fired.has_more == bool(fired.after)
+        looks, after = looks + 1, fired.after
+    assert looks == 7 and office.outcomes() == ["sent"] and not office.outcomes("user0")
     office.check()
 
 
