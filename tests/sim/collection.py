@@ -283,8 +283,8 @@ MUTANTS = (
         "collection: the floor passes what is young",
         "syncd.engine.frontier",
         "collected",
-        "now_ms - retention.recent_ms)\n    work",
-        "now_ms)\n    work",
+        "now_ms, retention.recent_ms, retention))\n    work",
+        "now_ms, 0, retention))\n    work",
         seeds=((3, "swarm"),),
     ),
     Mutant(
