@@ -393,18 +393,8 @@ class Oracle:
             name = f"unique {name}"  # beside the fields: one may have the same name
         last = self.incarnation(key)
         seq = self.head + 1
-        fact = Fact(
-            seq,
-            index,
-            told.dot,
-            told.vectors[index],
-            verb,
-            key,
-            name,
-            args,
-            min(told.stamp, told.time),
-            frontier=self.frontier,
-        )
+        made = (seq, index, told.dot, told.vectors[index], verb, key, name, args, min(told.stamp, told.time))
+        fact = Fact(*made, frontier=self.frontier)
         before = last is not None and last.is_live, self._fields(key, last), last.makers[0] if last else None
         back: list[tuple[str, int]] = []
         if last is not None and not last.is_live and self.has_body(key):
