@@ -260,10 +260,9 @@ class Connection:
         services.hub.join(self, is_back=hello.session is not None and not is_resumed)
         if self._inbound is not None:
             self._inbound.allow(self._session.codec.frame_bytes_max(services.wire_limits))
-        welcome = services.welcome(
-            self._session_id, author.user, is_resumed, self._session.ping_ms, principal.expires_ms
-        )
-        self._send(welcome)
+        ping_ms, expires_ms = self._session.ping_ms, principal.expires_ms
+        self._send(services.welcome(self._session_id, author.user, is_resumed, ping_ms, expires_ms))
+        services.hub.welcomed(self)
         self._watch()
 
     def _turn_away(self, kind: Kind, detail: str, after_ms: int) -> None:
@@ -363,8 +362,8 @@ class Connection:
             self.delivery.silence(channel, standing_after(self._known(), space, seq, said))
 
     def _stand(self, channel: Channel, now: Standing) -> None:
-        """Let a subscription go on in another role, or end. One that the engine has yet to judge is left to it."""
-        if channel.state in (Subscription.NONE, Subscription.ATTACHING):
+        """Let a subscription go on in another role, or end. One without an answer is left to the engine, to judge."""
+        if channel.state is Subscription.NONE or (channel.state is Subscription.ATTACHING and channel.answer is None):
             return
         if not now.may_read:
             self.bar(channel, now)

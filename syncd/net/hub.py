@@ -17,6 +17,7 @@ handed a live delta that begins behind a change which took the right to read fro
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from typing import Protocol
 
 import trio
@@ -83,6 +84,7 @@ class Hub:
         self._users: dict[str, dict[Member, None]] = {}
         self._sessions: OrderedDict[bytes, bytes] = OrderedDict()  # device -> its newest session
         self._emptied = trio.Event()  # replaced by `drain`, which alone waits for it
+        self._send_away: Callable[[Member], None] | None = None  # once it drains
         self.attendance = Attendance(limits.sessions_max)
         self.live = Live(self._rooms, limits, wire_limits, self.counters)
 
@@ -106,6 +108,12 @@ class Hub:
         self._members[member.device] = member
         self._users.setdefault(member.user, {})[member] = None
         self.attendance.came(member.user, member, is_back=is_back)
+
+    def welcomed(self, member: Member) -> None:
+        """It may be told something from now on. One whose handshake was under way when a drain began hears of it now,
+        or each restart of a busy server would wait for such a one to the deadline."""
+        if self._send_away is not None:
+            self._send_away(member)
 
     def part(self, member: Member) -> None:
         """The connection is over. Idempotent."""
@@ -144,12 +152,18 @@ class Hub:
         which it can take all of them. Each device has a slot of its own: if all drew from the whole, chance would bring
         a hundred too many in some second, and who is refused comes back long after the others.
         """
-        await self.waiters.end()
-        limits = self._limits
+        limits, slots = self._limits, count()
         slot_ms = 1000 * limits.goaway_slack / limits.upgrades_per_s_max
-        for number, member in enumerate(self.members, 1):
-            after_ms = limits.goaway_absence_ms + int(uniform((number - 1) * slot_ms, number * slot_ms))
+
+        def send_away(member: Member) -> None:
+            slot = next(slots)
+            after_ms = limits.goaway_absence_ms + int(uniform(slot * slot_ms, (slot + 1) * slot_ms))
             member.depart(SERVICE_RESTART, after_ms, limits.goaway_spread_ms)
+
+        await self.waiters.end()
+        self._send_away = send_away
+        for number, member in enumerate(self.members, 1):
+            send_away(member)
             if number % SLICE == 0:
                 await trio.lowlevel.checkpoint()
         await self._wait_empty(deadline_s)

@@ -8,6 +8,7 @@ from wsproto.events import BytesMessage, CloseConnection
 from wsproto.events import Ping as PingFrame
 
 from syncd.engine.commands import Ack, Push
+from syncd.env.memory import BUFFER_BYTES
 from syncd.env.ports import TransportClosed
 from syncd.net.limits import NetLimits
 from tests.net.harness import SPACE, Client, Closed, Mirror, upgrade_request, world
@@ -464,6 +465,28 @@ async def test_drain_lets_devices_leave_in_their_own_time(autojump_clock: MockCl
             for client in (polite, stubborn):
                 client.transport.abort()
         assert trio.current_time() - began < 22
+
+
+async def test_who_says_hello_while_the_server_drains_is_sent_away_with_the_welcome(autojump_clock: MockClock) -> None:
+    """It heard nothing, so the drain took until its deadline, and all who had come so were cut off at once."""
+    async with world() as w:
+        early, late = await w.client(1), w.make(w, 2, BUFFER_BYTES, "syncd.v1.msgpack", None)
+        await late.upgrade()
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(w.server.drain, 20)
+            first = await early.expect("goaway")
+            await late.greet(w.token())
+            second = await late.expect("goaway")
+            assert first["code"] == second["code"] == 1012
+            assert first["retry_after_ms"] < second["retry_after_ms"], "each has a slot of its own"
+            await late.push(late.change(["create", "notes", "a"]))
+            await late.expect("outcomes")
+            for client in (early, late):
+                await client.send("bye")
+                assert (await client.closing()).code == 1000
+                client.transport.abort()
+        assert trio.current_time() - began < 2
 
 
 async def test_connections_of_a_user_are_bounded(autojump_clock: MockClock) -> None:

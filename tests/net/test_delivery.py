@@ -109,6 +109,36 @@ async def test_who_asks_without_reading_the_answers_is_cut_off(autojump_clock: M
         assert not w.hub.members
 
 
+async def test_a_subscription_whose_answer_waits_for_the_socket_is_judged_by_a_token_that_comes_meanwhile(
+    autojump_clock: MockClock,
+) -> None:
+    """It was left to the engine, which had judged it already: when the socket had room it was told the role of before,
+    and one at the head went live, with or without a right to read."""
+    async with world() as w:
+        slow, writer = await w.client(1, buffer_bytes=2048), await w.client(2)
+        await _subscribed(slow)
+        await writer.push(writer.change(["create", "a", "a"], ["reg.set", "a", "a", "t", text_of(1, 5000)]))
+        await writer.expect("outcomes")
+        assert delivery_of(w, slow).is_stalled
+        for space in ("hall/1", "room/2"):
+            await slow.send("subscribe", space=space, epoch=None, complete=0, resume=0, settled=0)
+        await wait_all_tasks_blocked()
+        await slow.send("refresh", token=w.token(pattern="room/*", role="reader"))
+        await wait_all_tasks_blocked()
+        assert (await slow.expect("delta"))["space"] == SPACE
+        told = [await slow.receive() for _ in range(3)]
+        assert [(each.name, each["space"], each.body.get("role")) for each in told] == [
+            ("subscribed", SPACE, "reader"), ("revoked", "hall/1", None), ("subscribed", "room/2", "reader"),
+        ]  # fmt: skip
+        for space in ("hall/1", "room/2"):
+            writer.n = 0
+            await writer.push(writer.change(["create", "a", "secret"]), space=space)
+            await writer.expect("outcomes")
+        assert (await slow.expect("delta"))["space"] == "room/2"
+        await wait_all_tasks_blocked()
+        assert not slow.messages and list(delivery_of(w, slow).channels) == [SPACE, "room/2"]
+
+
 async def test_one_slow_reader_holds_up_nobody(autojump_clock: MockClock) -> None:
     async with world() as w:
         slow, fast, writer = await w.client(1, buffer_bytes=2048), await w.client(2), await w.client(3)

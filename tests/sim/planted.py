@@ -409,7 +409,7 @@ MUTANTS = (
     ),
     Mutant(
         "all who are sent away come back at once",
-        "syncd.net.hub", "Hub.drain", "int(uniform((number - 1) * slot_ms, number * slot_ms))", "0",
+        "syncd.net.hub", "Hub.drain", "int(uniform(slot * slot_ms, (slot + 1) * slot_ms))", "0",
         seeds=((103, "storm"),),
     ),
     Mutant(
