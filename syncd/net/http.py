@@ -161,6 +161,11 @@ class HttpShell:
             return
 
 
+def is_sync(path: str) -> bool:
+    """Whether requests for this path carry a conversation."""
+    return path == SYNC_PATH or path.startswith(SYNC_PATH + "/")
+
+
 def retry_after(seconds: float) -> tuple[tuple[str, str], ...]:
     """A Retry-After header, in whole seconds, rounded up."""
     return (("Retry-After", str(int(seconds) + 1)),)
@@ -206,7 +211,7 @@ class _Conversation:
                 if isinstance(response, Later):
                     wait_s = response.wait_s + limits.handle_s
                     response = await self._while_there(partial(self._handled, request, response.answer, wait_s))
-                self._is_carrying = request.path.startswith(SYNC_PATH)
+                self._is_carrying = is_sync(request.path)
                 is_last = self._is_draining or number == requests_max
                 goes_on = await self._answer(head, response, is_last=is_last)
             finally:
@@ -281,9 +286,10 @@ class _Conversation:
         if "transfer-encoding" not in headers and int(length or 0) <= len(self._h11.trailing_data[0]):
             body = await self._body()  # it is here, whole: there is nothing to wait for
         else:
+            if self._h11.they_are_waiting_for_100_continue:
+                # By the time limit of writing: what was taken by half must not be followed by the refusal of a body.
+                await self._write(self._sent(h11.InformationalResponse(status_code=100, headers=[])))
             with trio.move_on_after(limits.body_s) as reading:
-                if self._h11.they_are_waiting_for_100_continue:
-                    await self._write(self._sent(h11.InformationalResponse(status_code=100, headers=[])))
                 body = await self._body()
             if reading.cancelled_caught:
                 raise _Problem("request-timeout", f"the body did not arrive within {limits.body_s:g} seconds")
@@ -489,6 +495,8 @@ class _Conversation:
     async def _upgraded(self, head: h11.Request) -> Upgrade:
         """Check an upgrade (RFC 6455, 4.2.1) and answer 101."""
         headers = _joined(head.headers.raw_items())
+        if head.http_version < b"1.1":
+            raise _Problem("malformed-request", "a WebSocket begins with a request of HTTP/1.1")
         if "websocket" not in _tokens(headers.get("upgrade", "").lower()):
             detail = f"{SYNC_PATH} is a WebSocket: GET with 'Upgrade: websocket'; without one, POST begins"
             raise _Problem("upgrade-required", detail, (("Upgrade", "websocket"),))

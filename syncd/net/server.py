@@ -25,7 +25,7 @@ from syncd.net.connection import Connection
 from syncd.net.exchange import Later, Request, Response
 from syncd.net.fallback import Fallback
 from syncd.net.gate import Gate, counted_as
-from syncd.net.http import SYNC_PATH, HttpShell
+from syncd.net.http import HttpShell, is_sync
 from syncd.net.hub import Hub
 from syncd.net.limits import NetLimits
 from syncd.net.pages import Pages
@@ -151,7 +151,7 @@ class Server:
 
     async def _handled(self, request: Request) -> Response | Later:
         """A request is the API's, or it carries a conversation."""
-        if request.path != SYNC_PATH and not request.path.startswith(SYNC_PATH + "/"):
+        if not is_sync(request.path):
             return await self._api.handle(request)
         assert self._fallback is not None, "requests come while `serve` runs"
         return await self._fallback.handle(request)

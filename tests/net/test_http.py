@@ -90,6 +90,23 @@ async def test_a_client_that_asks_first_is_told_to_go_on(autojump_clock: MockClo
         transport.abort()
 
 
+async def test_who_asks_first_and_does_not_read_the_answer_is_given_up_in_the_middle_of_it(
+    autojump_clock: MockClock,
+) -> None:
+    """The time limit of the body cut off the answer that asks for it, and the refusal was written behind the half of
+    it: over TLS, where a record that was begun is gone on with, less than all of that."""
+    async with world() as w:
+        length = len(await said(w, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"))
+        transport = w.connect(buffer_bytes=length + 10)
+        await send_all(transport, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+        head = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+        await send_all(transport, head)
+        await trio.sleep(100)
+        assert not w.logs
+        answer = await everything(transport)
+        assert answer[length:] == b"HTTP/1.1 100 "[:10]
+
+
 async def test_a_body_that_is_too_long_is_refused_unread(autojump_clock: MockClock) -> None:
     async with world() as w:
         transport = w.connect()
@@ -294,6 +311,8 @@ async def test_an_upgrade_that_is_not_one_is_told_what_is_missing(
 ) -> None:
     async with world(origins=frozenset({"https://app.example"})) as w:
         assert problem_of(await said(w, upgrade_request(**headers))) == expected
+        older = upgrade_request(Origin="https://app.example").replace(b"HTTP/1.1", b"HTTP/1.0")
+        assert problem_of(await said(w, older)) == (400, "malformed-request"), "RFC 6455, 4.2.1"
 
 
 async def test_the_client_prefers_among_subprotocols(autojump_clock: MockClock) -> None:
