@@ -143,6 +143,8 @@ def _tell(settings: Settings, directory: Path, made_ms: int) -> bool:
             client.request(settings.admin_socket, "POST", ("admin", "safe"), body=body)
     except client.Unreachable:
         return _note(settings, directory, made_ms)
+    except client.RequestRefused:  # it has no room for more at the moment: no reason to call the backup failed
+        return False
     return True
 
 

@@ -58,6 +58,10 @@ class _Group(click.Group):
             self._end(UNREACHABLE, str(error))
         except (StoreError, client.RequestRefused, CannotServe, Failure, BadName, BadKey) as error:
             self._end(FAILED, str(error))
+        except OSError as error:
+            if error.filename is None:  # no file that an operator could look at; a closed pipe is click's matter
+                raise
+            self._end(FAILED, f"{error.filename}: {(error.strerror or str(error)).lower()}")
 
     @staticmethod
     def _end(code: int, message: str) -> NoReturn:

@@ -138,10 +138,11 @@ async def serve(
             _log.info("no token key is configured: made one", extra={"file": str(settings.generated_key)})
         made = listeners(settings, environ, _log.warning)
         stack.callback(made.close)
+        notifier = stack.enter_context(Notifier(environ))
         merging = None
         if merger.is_possible():
             merging = Merging(stack.enter_context(merger.Merger(_log.error)).merge)
-        daemon = _Daemon(settings, env, environ, store, made, Notifier(environ), merging)
+        daemon = _Daemon(settings, env, environ, store, made, notifier, merging)
         await daemon.run(announce)
     _log.info("stopped")
 

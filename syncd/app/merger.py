@@ -91,13 +91,17 @@ class Merger:
 
     def _start(self) -> None:
         self._started_s, self._is_ready = monotonic(), False
-        ours, theirs = Pipe()
-        with theirs:
-            process = subprocess.Popen(
-                (*self._command, str(theirs.fileno())), pass_fds=(theirs.fileno(),), start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-        self._child = process, ours
+        try:
+            ours, theirs = Pipe()
+            with theirs:
+                process = subprocess.Popen(
+                    (*self._command, str(theirs.fileno())), pass_fds=(theirs.fileno(),), start_new_session=True,
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
+        except OSError as error:  # no descriptor, no memory, or the program is being replaced
+            self._tell(f"the process that merges texts cannot be started ({error}): nothing is merged until it can")
+        else:
+            self._child = process, ours
 
     def _lost(self, how: str) -> None:
         if self._child is not None:

@@ -7,6 +7,9 @@ each is a datagram or three variables. Without systemd (no variables) everything
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
 
 import trio
 
@@ -14,7 +17,9 @@ LISTEN_FDS_START = 3  # sd_listen_fds(3): inherited descriptors begin behind std
 
 
 class Notifier:
-    """Tells systemd how the service is. A message that cannot be delivered is dropped: the service matters more."""
+    """Tells systemd how the service is, within its context. A message that cannot be delivered is dropped: the service
+    matters more. Its socket is made once: when there are no more file descriptors, the daemon waits for some to be
+    closed, and a life sign that needed one would be what ends it."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
@@ -23,17 +28,23 @@ class Notifier:
         is_for_us = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         interval_us = environ.get("WATCHDOG_USEC", "") if is_for_us else ""
         self._watchdog_s = int(interval_us) / 1e6 if interval_us.isdecimal() else 0.0
+        self._socket: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        if self._address:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._socket.setblocking(False)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._socket is not None:
+            self._socket.close()
 
     def notify(self, *assignments: str) -> None:
         """`READY=1`, `STOPPING=1`, `STATUS=...`, `WATCHDOG=1`"""
-        if not self._address:
-            return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.setblocking(False)
-            try:
-                sock.sendto("\n".join(assignments).encode(), self._address)
-            except OSError:
-                return
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.sendto("\n".join(assignments).encode(), self._address)
 
     async def run_watchdog(self) -> None:
         """A life sign from the event loop itself, so that a loop that hangs is found out. Twice per interval, as

@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from logging import getLogger
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ UNSENT_BYTES_MAX = 262_144
 # without a pause the loop would spin: trio.serve_listeners pauses as long, for the same errors.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _EXHAUSTED_PAUSE_S = 0.1
+_EXHAUSTED_TOLD_S = 60.0  # between two lines of the log about it: ten a second would bury what led to it
 
 # A connection that died between the kernel's handshake and our accept(): Linux reports its pending error there.
 _DIED_IN_BACKLOG = frozenset({errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT,
@@ -187,6 +189,7 @@ class SocketListener:
         sock.setblocking(False)
         self._socket = sock
         self._path = path
+        self._told_s = -inf
         self.address = _address(sock)
 
     async def accept(self) -> SocketTransport:
@@ -206,7 +209,10 @@ class SocketListener:
 
     async def _survive(self, error: OSError) -> None:
         if error.errno in _EXHAUSTED:
-            _log.warning("cannot accept connections for now: %s", error)
+            now_s = trio.current_time()
+            if now_s - self._told_s >= _EXHAUSTED_TOLD_S:
+                self._told_s = now_s
+                _log.warning("cannot accept connections for now: %s", error)
             await trio.sleep(_EXHAUSTED_PAUSE_S)
         elif error.errno == errno.EBADF:
             raise TransportClosed("closed") from None

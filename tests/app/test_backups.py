@@ -1,7 +1,9 @@
-"""Backups that are made while no daemon runs."""
+"""Backups that are made while no daemon runs, or while it takes nothing."""
 
 import fcntl
 import json
+import socket
+import threading
 from pathlib import Path
 from random import Random
 
@@ -45,3 +47,33 @@ def test_a_store_that_somebody_has_is_not_written_to(tmp_path: Path) -> None:
         made = run(tmp_path, "backup", str(tmp_path / "backup"), "--json")
     assert made.exit_code == 0 and not json.loads(made.stdout)["is_told"]
     assert pushed(tmp_path, 2) == (2, 2, None)
+
+
+def test_a_backup_that_the_daemon_does_not_want_to_hear_of_is_one_all_the_same(tmp_path: Path) -> None:
+    """The command failed, although the backup had been checked and had its name: a timer raised an alarm for it."""
+    pushed(tmp_path, 1)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "admin.sock"))
+        listener.listen()
+
+        def refuse() -> None:
+            with listener.accept()[0] as asked:
+                request = b""
+                while not request.endswith(b"}"):
+                    request += asked.recv(65536)
+                asked.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        made = run(tmp_path, "backup", str(tmp_path / "backup"), "--json")
+        thread.join()
+    assert made.exit_code == 0 and not json.loads(made.stdout)["is_told"], made.output
+    assert run(tmp_path, "fsck", "--directory", str(tmp_path / "backup")).exit_code == 0
+
+
+def test_what_the_system_refuses_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
+    pushed(tmp_path, 1)
+    (tmp_path / "file").write_text("in the way")
+    made = run(tmp_path, "backup", str(tmp_path / "file" / "backup"))
+    assert made.exit_code == 1
+    assert made.stderr == f"error: {tmp_path / 'file'}: file exists\n"

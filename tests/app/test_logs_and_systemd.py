@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -72,7 +73,8 @@ def test_a_line_has_a_bounded_length(stream: io.StringIO) -> None:
 
 
 def test_without_systemd_nothing_is_said() -> None:
-    Notifier({}).notify("READY=1")
+    with Notifier({}) as notifier:
+        notifier.notify("READY=1")
     assert inherited_socket({}) is None
 
 
@@ -81,20 +83,37 @@ def test_messages_reach_the_socket_that_is_named(tmp_path: Path, is_abstract: bo
     name = f"@syncd-test-{os.getpid()}" if is_abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
         heard.bind(name.replace("@", "\0"))
-        Notifier({"NOTIFY_SOCKET": name}).notify("READY=1", "STATUS=on")
+        with Notifier({"NOTIFY_SOCKET": name}) as notifier:
+            notifier.notify("READY=1", "STATUS=on")
         assert heard.recv(100) == b"READY=1\nSTATUS=on"
 
 
 def test_a_systemd_that_went_away_disturbs_nobody(tmp_path: Path) -> None:
-    Notifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).notify("READY=1")
+    with Notifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")}) as notifier:
+        notifier.notify("READY=1")
+
+
+def test_a_life_sign_goes_out_also_when_there_are_no_more_file_descriptors(tmp_path: Path) -> None:
+    """Each message made a socket of its own, and failed with EMFILE: the daemon ended for want of a descriptor that its
+    listener knows how to wait for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(tmp_path / "notify"))
+        with Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify")}) as notifier:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+            try:
+                notifier.notify("WATCHDOG=1")
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert heard.recv(100) == b"WATCHDOG=1"
 
 
 async def test_life_signs_come_twice_in_an_interval(tmp_path: Path, autojump_clock: MockClock) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
         heard.bind(str(tmp_path / "notify"))
         heard.setblocking(False)
-        notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "30000000"})
-        with trio.move_on_after(59):
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "30000000"}
+        with Notifier(environ) as notifier, trio.move_on_after(59):
             await notifier.run_watchdog()
         assert [heard.recv(100) for _ in range(4)] == [b"WATCHDOG=1"] * 4
         with pytest.raises(BlockingIOError):
@@ -103,7 +122,8 @@ async def test_life_signs_come_twice_in_an_interval(tmp_path: Path, autojump_clo
 
 @pytest.mark.parametrize("environ", [{}, {"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "x"}])
 async def test_no_life_signs_are_sent_to_whoever_does_not_want_them(environ: dict[str, str]) -> None:
-    await Notifier(environ).run_watchdog()
+    with Notifier(environ) as notifier:
+        await notifier.run_watchdog()
 
 
 def test_sockets_meant_for_another_process_are_left_alone() -> None:

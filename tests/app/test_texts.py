@@ -124,3 +124,14 @@ def test_a_process_that_does_not_start_is_told_once() -> None:
     assert told == [
         "the process that merges texts did not start (status 3): nothing is merged until there is a new one"
     ]
+
+
+def test_where_no_process_can_be_started_nothing_is_merged_and_it_is_told_once() -> None:
+    """The error of the system went up into the transaction: the change that happened to be the next was refused."""
+    told: list[str] = []
+    with Merger(told.append, command=("/nonexistent/python",)) as merger:
+        for _ in range(3):
+            with pytest.raises(ValueError, match="not there yet"):
+                merger.merge([b"x", b"y"])
+    (line,) = told
+    assert line.startswith("the process that merges texts cannot be started ([Errno 2]"), line
