@@ -113,7 +113,10 @@ KINDS: dict[str, ProblemKind] = {
         412, "Precondition failed", "The document is not at the revision that `If-Match` names. Read it again."
     ),
     "too-large": ProblemKind(
-        413, "Content too large", "The body has more than `limit_bytes` bytes, or a list in it more than `limit` items."
+        413,
+        "Content too large",
+        "The body has more than `limit_bytes` bytes, or a list in it more than `limit` items, or all of it more than"
+        " `limit` arrays and maps.",
     ),
     "unsupported-media-type": ProblemKind(
         415, "Unsupported media type", "The `Content-Type` is none of those in `supported`, or the body is compressed."

@@ -22,6 +22,8 @@ from urllib.parse import unquote_to_bytes
 import orjson
 
 from syncd.core.values import encoded
+from syncd.wire.json_values import holds_too_much
+from syncd.wire.limits import CONTAINERS_MAX
 
 EVENTS_MAX = 1000  # in a batch: one write transaction takes them all, and its length is what others wait for
 EVENT_BYTES_MAX = 65536  # the CloudEvents specification asks intermediaries to forward at least this much
@@ -49,8 +51,12 @@ class MalformedContent(ValueError):
     """The body cannot be read at all, so there are no events to give results for."""
 
 
-class TooManyEvents(ValueError):
-    """A batch has more than `EVENTS_MAX` events."""
+class TooMuch(ValueError):
+    """A batch has more than `limit` events, or the body as many arrays and maps."""
+
+    def __init__(self, detail: str, limit: int) -> None:
+        super().__init__(detail)
+        self.limit = limit
 
 
 class CloudEvent(NamedTuple):
@@ -82,7 +88,7 @@ class _Invalid(Exception):
 
 def parsed_events(headers: Mapping[str, str], body: bytes) -> tuple[CloudEvent | InvalidEvent, ...]:
     """The events of a request in any content mode. Names in `headers` are lower-case.
-    Raises `UnsupportedContent`, `MalformedContent`, `TooManyEvents`."""
+    Raises `UnsupportedContent`, `MalformedContent`, `TooMuch`."""
     content_type = headers.get("content-type")
     media_type = media_type_of(content_type)
     if media_type == STRUCTURED:
@@ -95,7 +101,7 @@ def parsed_events(headers: Mapping[str, str], body: bytes) -> tuple[CloudEvent |
         if not isinstance(batch, list):
             raise MalformedContent("expected a batch of events as a JSON array")
         if len(batch) > EVENTS_MAX:
-            raise TooManyEvents(f"a batch has at most {EVENTS_MAX} events, not {len(batch)}")
+            raise TooMuch(f"a batch has at most {EVENTS_MAX} events, not {len(batch)}", EVENTS_MAX)
         return tuple([_parsed(event) for event in batch])
     if media_type.startswith("application/cloudevents") or "ce-specversion" not in headers:
         raise UnsupportedContent(
@@ -142,6 +148,8 @@ def _is_json(media_type: str) -> bool:
 
 
 def _json(body: bytes) -> Any:
+    if holds_too_much(body):
+        raise TooMuch(f"a body holds at most {CONTAINERS_MAX} arrays and maps", CONTAINERS_MAX)
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -19,7 +19,7 @@ import orjson
 from syncd.core.values import Value, encoded
 from syncd.wire import messages as m
 from syncd.wire.errors import MALFORMED, RATE_LIMITED, TOO_MANY_CHANGES, TOO_MANY_EVENTS, UNKNOWN_MESSAGE, ProtocolError
-from syncd.wire.json_values import NESTING
+from syncd.wire.json_values import NESTING, without_texts
 from syncd.wire.json_values import from_json_value as from_json_value  # the codec's, to whoever reads JSON
 from syncd.wire.json_values import json_value as json_value
 from syncd.wire.keytypes import (
@@ -271,13 +271,6 @@ def _unpacked(data: bytes) -> Iterator[tuple[str, Any]]:
         offset, index = unpacker.tell(), index + 1
 
 
-def _without_texts(data: str) -> str:
-    """What stands outside of the texts of a JSON frame. What is no JSON may give anything: the parser refuses it."""
-    if "\\" in data:
-        data = data.replace("\\\\", "").replace('\\"', "")  # in this order: a quote behind a pair of them ends the text
-    return "".join(data.split('"')[::2])
-
-
 def _check_counts(data: str, items_max: int) -> None:
     """JSON: no more arrays and maps than a frame holds, nor more items in them than a frame of MessagePack has bytes.
     What stands in texts is neither; they are looked into only if there may be too many."""
@@ -285,7 +278,7 @@ def _check_counts(data: str, items_max: int) -> None:
         if data.count("[") + data.count("{") <= CONTAINERS_MAX and data.count(",") <= items_max:
             return
         if not is_bare:
-            data = _without_texts(data)
+            data = without_texts(data)
     raise ProtocolError(MALFORMED, f"in the frame: {_TOO_MANY}, and {items_max} items")
 
 
@@ -307,7 +300,7 @@ def _check_unique(data: str, raws: list[Any]) -> None:
     colon, so as many keys as colons leave no place for another. Only if there may be one, the standard parser is asked,
     which takes ten times as long."""
     count = _key_count(raws)
-    if data.count(":") != count and _without_texts(data).count(":") != count:
+    if data.count(":") != count and without_texts(data).count(":") != count:
         json.loads(data, object_pairs_hook=_unique)
 
 

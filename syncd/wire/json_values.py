@@ -1,6 +1,7 @@
 """Values in the JSON binding (SPEC 5.1): bytes are marked, and keys that look like a mark are told apart from it.
 
-Owns the two ways between a value and its JSON form. Must not know messages.
+Owns the two ways between a value and its JSON form, and whether a text holds more than is parsed. Must not know
+messages.
 """
 
 import base64
@@ -8,12 +9,29 @@ import binascii
 from typing import Final
 
 from syncd.core.values import DEPTH_MAX, Value, ValueRefused
+from syncd.wire.limits import CONTAINERS_MAX
 
 _TO_STANDARD = str.maketrans("-_+/", "+/!!")
 # An argument of an operation lies three arrays below `changes`. What is deeper than that and a value may be is left as
 # it is, for `normalized` to refuse: this function must not run out of stack first.
 _JSON_DEPTH_MAX = DEPTH_MAX + 4
 NESTING: Final = frozenset({list, dict})
+
+
+def without_texts(data: str) -> str:
+    """What stands outside of the texts in JSON. What is no JSON may give anything: the parser refuses it."""
+    if "\\" in data:
+        data = data.replace("\\\\", "").replace('\\"', "")  # in this order: a quote behind a pair of them ends the text
+    return "".join(data.split('"')[::2])
+
+
+def holds_too_much(body: bytes) -> bool:
+    """Whether a body of JSON has more arrays and maps than a frame may: parsed, each costs the loop a microsecond or
+    two. Texts, which may be full of brackets, are looked into only if there may be too many."""
+    if body.count(b"[") + body.count(b"{") <= CONTAINERS_MAX:
+        return False
+    bare = without_texts(body.decode(errors="replace"))
+    return bare.count("[") + bare.count("{") > CONTAINERS_MAX
 
 
 def json_value(value: Value) -> Value:

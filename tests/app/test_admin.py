@@ -259,6 +259,14 @@ def test_a_command_weighs_at_least_what_it_carries(made: Callable[[str], Command
     assert weights[1] - weights[0] >= 10_000 and weights[2] - weights[0] >= 60_000
 
 
+def test_numbers_in_a_list_weigh_as_much_as_anywhere() -> None:
+    def weight(value: Any) -> int:
+        return daemon.size_bytes(Post(AUTHOR, "a", value, None, None, None))
+
+    assert weight([1] * 100 + [True, None, 0.5]) - weight([]) == 103 * (weight([1]) - weight([]))
+    assert weight([1, "x", [1]]) - weight(["x", [1]]) == weight([1]) - weight([])
+
+
 async def test_operators_see_leases_and_end_them(operators: Operators) -> None:
     where = ["stock", "chair", "left"]
     lease = b"l" * 16

@@ -229,6 +229,8 @@ API = (
            ("syncd_rate_limited_total", "authentication"), needs_api=True),
     Attack("JSON nested 100,000 deep", _change(b"[" * 100_000 + b"]" * 100_000), "400 malformed-request",
            ("syncd_http_responses_total", "400"), needs_api=True),
+    Attack("JSON of 600,000 maps", _change(b'{"operations":[' + b"{}," * 600_000 + b"0]}"), "413 too-large",
+           ("syncd_http_responses_total", "413"), needs_api=True),
 )  # fmt: skip
 
 PIPELINED = (

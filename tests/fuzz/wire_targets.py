@@ -16,7 +16,7 @@ from syncd.wire.cloudevents import (
     STRUCTURED,
     CloudEvent,
     MalformedContent,
-    TooManyEvents,
+    TooMuch,
     UnsupportedContent,
     parsed_events,
 )
@@ -281,7 +281,7 @@ def check_cloudevents(data: bytes) -> None:
     headers = {name.decode("latin-1").strip().lower(): value.decode("latin-1").strip() for name, _, value in pairs}
     try:
         events = parsed_events(headers, body)
-    except (UnsupportedContent, MalformedContent, TooManyEvents) as refused:
+    except (UnsupportedContent, MalformedContent, TooMuch) as refused:
         assert str(refused)
         return
     names: dict[bytes, tuple[str, str]] = {}

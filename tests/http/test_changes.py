@@ -7,6 +7,7 @@ import pytest
 from syncd.engine.commands import Author, Bind, Refused
 from syncd.net.api.calls import author_of
 from syncd.net.auth import Principal
+from syncd.wire.limits import CONTAINERS_MAX
 from tests.http.harness import Server
 
 CREATE = ["create", "orders", "1"]
@@ -135,6 +136,17 @@ async def test_a_body_beyond_the_limit_is_refused(server: Server) -> None:
     token = server.token(any="writer")
     answer = await server.ask("POST", "/v1/spaces/shop/changes", token, {"operations": ["x" * 2_200_000]})
     assert answer.problem == "too-large" and answer.json["limit_bytes"] == 2 * 1024 * 1024
+
+
+async def test_a_body_of_nothing_but_arrays_and_maps_is_refused_before_it_is_parsed(server: Server) -> None:
+    """Half a million of them fit into the bytes, and held the loop for more than a second."""
+    token, target = server.token(any="writer"), "/v1/spaces/shop/changes"
+    for parts in (b"[],", b"{},"):
+        body = b'{"operations":[' + parts * CONTAINERS_MAX + b"0]}"
+        answer = await server.ask("POST", target, token, body, content_type="application/json")
+        assert (answer.status, answer.problem, answer.json["limit"]) == (413, "too-large", CONTAINERS_MAX)
+    answer = await server.ask("POST", target, token, {"operations": [CREATE, put('["\\' * (CONTAINERS_MAX + 1))]})
+    assert answer.json["outcome"] == "too_large", "brackets in a text are no arrays"
 
 
 # -- positions --------------------------------------------------------------------------------------------------------

@@ -18,12 +18,13 @@ from syncd.wire.cloudevents import (
     CloudEvent,
     InvalidEvent,
     MalformedContent,
-    TooManyEvents,
+    TooMuch,
     UnsupportedContent,
     event_key,
     parsed_events,
     parsed_time_ms,
 )
+from syncd.wire.limits import CONTAINERS_MAX
 
 GOOD = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "order.shipped"}
 
@@ -185,8 +186,12 @@ def test_a_batch_has_results_in_order_and_a_limit() -> None:
     results = parsed_events({"content-type": BATCH}, json.dumps(items).encode())
     assert [isinstance(result, CloudEvent) for result in results] == [True, False, False, False, False, True]
     assert len(parsed_events({"content-type": BATCH}, json.dumps([1] * EVENTS_MAX).encode())) == EVENTS_MAX
-    with pytest.raises(TooManyEvents):
+    with pytest.raises(TooMuch) as refused:
         parsed_events({"content-type": BATCH}, json.dumps([1] * (EVENTS_MAX + 1)).encode())
+    assert refused.value.limit == EVENTS_MAX
+    with pytest.raises(TooMuch) as refused:
+        parsed_events({"content-type": BATCH}, b"[[" + b"[]," * CONTAINERS_MAX + b"0]]")
+    assert refused.value.limit == CONTAINERS_MAX
 
 
 def test_content_types_are_read_without_case_and_parameters() -> None:
@@ -266,7 +271,7 @@ def test_any_json_gives_results_or_a_documented_error(content_type: str, value: 
     st.dictionaries(st.sampled_from(["content-type", *[f"ce-{n}" for n in GOOD], "ce-x"]), st.text()),
 )
 def test_any_request_gives_results_or_a_documented_error(body: bytes, headers: dict[str, str]) -> None:
-    with suppress(UnsupportedContent, MalformedContent, TooManyEvents):
+    with suppress(UnsupportedContent, MalformedContent, TooMuch):
         assert len(parsed_events(headers, body)) >= 0
 
 

@@ -45,6 +45,8 @@ from syncd.net.waiters import Waiters
 from syncd.store.api import Reader, Store
 from syncd.store.committer import Overloaded
 from syncd.wire.cloudevents import UnsupportedContent, media_type_of
+from syncd.wire.json_values import holds_too_much
+from syncd.wire.limits import CONTAINERS_MAX
 
 RETRY_OVERLOADED_S = 1  # the queue holds about a second of work
 RETRY_FULL_S = 60  # somebody has to make room, or the collection of garbage has to
@@ -174,6 +176,8 @@ def json_object(call: Call, bytes_max: int, known: frozenset[str]) -> dict[str, 
 def _strict_json(data: bytes) -> Any:
     """orjson is strict but keeps the last of two equal keys in silence, and so would write half of what was meant: the
     standard parser reads the text again, only to find those."""
+    if holds_too_much(data):
+        raise raised("too-large", f"a body holds at most {CONTAINERS_MAX} arrays and maps", limit=CONTAINERS_MAX)
     try:
         value = orjson.loads(data)
         json.loads(data, object_pairs_hook=_unique)

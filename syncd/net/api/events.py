@@ -10,11 +10,10 @@ from syncd.net.auth import EVENTS_WRITE, KeyPrincipal
 from syncd.net.exchange import BODY_BYTES_MAX, Response, json_content
 from syncd.net.problems import raised
 from syncd.wire.cloudevents import (
-    EVENTS_MAX,
     SUPPORTED,
     CloudEvent,
     MalformedContent,
-    TooManyEvents,
+    TooMuch,
     UnsupportedContent,
     parsed_events,
 )
@@ -34,8 +33,8 @@ async def post_events(call: Call) -> Response:
         raise raised("unsupported-media-type", str(error), supported=list(SUPPORTED)) from None
     except MalformedContent as error:
         raise raised("malformed-request", str(error)) from None
-    except TooManyEvents as error:
-        raise raised("too-large", str(error), limit=EVENTS_MAX) from None
+    except TooMuch as error:
+        raise raised("too-large", str(error), limit=error.limit) from None
     good = tuple([event for event in events if isinstance(event, CloudEvent)])
     judged: tuple[tuple[str, str | None], ...] = ()
     if good:
