@@ -4,12 +4,13 @@ import asyncio
 import gc
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+import struct
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import trio
@@ -21,7 +22,7 @@ from syncd_client.carriers import AGAIN_MAX_S, AGAIN_MIN_S, BLOCKED_MAX, Choice,
 from syncd_client.device import Device, Status
 from syncd_client.errors import Absent, Refused, TransportClosed
 from syncd_client.fallback import connect_by
-from syncd_client.lanes import Dial, connect_polls
+from syncd_client.lanes import Dial, connect_polls, place
 from syncd_client.loops import Loop
 from syncd_client.policy import State
 from syncd_client.trio_shell import TrioLoop, connect_websocket, dial
@@ -303,6 +304,30 @@ async def test_polls_that_find_nobody_or_are_refused_say_so_as_an_upgrade_does(n
             assert isinstance(raised, (TransportClosed, Absent))
             assert raised.after_s == after_s
     nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "run", [trio.run, aio.run, lambda main: asyncio.run(main())], ids=["trio", "uvloop", "asyncio"]
+)
+def test_a_stream_that_the_server_has_reset_fails_as_one_that_breaks(run: Callable[[Any], Any]) -> None:
+    """uvloop raises RuntimeError for what is written to a transport that it has closed: no error of a network, so it
+    ended the device whose idle stream a server had reset, as one that is restarted does."""
+    dialled = dial if run is trio.run else aio.dial
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            stream = await dialled(place(f"ws://127.0.0.1:{listener.getsockname()[1]}"))
+            with listener.accept()[0] as served:
+                served.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with suppress(OSError):
+            while await stream.receive():
+                raise AssertionError("nothing was sent")
+        with pytest.raises(OSError):
+            while True:
+                await stream.send(b"GET / HTTP/1.1\r\n\r\n")
+        await stream.aclose()
+
+    run(main)
 
 
 async def test_a_server_that_is_down_is_no_network_that_blocks(tmp_path: Path) -> None:

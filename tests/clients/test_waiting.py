@@ -76,6 +76,42 @@ async def test_an_outcome_that_is_no_longer_kept_is_not_waited_for(tmp_path: Pat
             await changes[0].outcome()
 
 
+async def test_who_gives_up_waiting_for_an_outcome_or_had_it_from_another_process_leaves_nothing_behind(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    peer = Peer()
+    async with device_at(tmp_path, peer) as syncing:
+        wire = await peer.next()
+        await wire.welcome()
+        async with device_at(tmp_path, peer) as other:
+            changes = [other.space(SPACE).commit([operation("create", "items", id)]) for id in ("a", "b")]
+            push = await wire.expect(p.PUSH)
+            with trio.move_on_after(1):
+                await changes[1].outcome()
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):
+                    nursery.start_soon(changes[0].outcome)
+                await wire.outcomes([1, push["changes"][0][1], "applied", 1])
+            assert [change.settled() is not None for change in changes] == [True, False]
+            assert (syncing._awaited, other._awaited) == ({}, {})
+
+
+async def test_a_lock_that_cannot_be_taken_for_a_while_ends_no_device(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """No file descriptor, a file system that is read-only for a moment: the error of the system ended the device."""
+    (tmp_path / "sync.lock").mkdir()
+    peer = Peer()
+    async with device_at(tmp_path, peer) as device:
+        with trio.fail_after(5):
+            await device.wait_until(lambda: "cannot lock the store" in device.status.reason)
+        assert device.status.state is State.WAITING
+        (tmp_path / "sync.lock").rmdir()
+        with trio.fail_after(5):
+            await (await peer.next()).welcome()
+            await device.wait_until(lambda: device.status.state is State.READY)
+
+
 async def test_who_waits_for_another_process_is_told_so(tmp_path: Path, autojump_clock: MockClock) -> None:
     peer = Peer()
     async with device_at(tmp_path, peer):

@@ -128,6 +128,8 @@ class _Bytes:
         self._reader, self._writer = reader, writer
 
     async def send(self, data: bytes) -> None:
+        if self._writer.is_closing():  # uvloop has closed what the peer reset, and raises RuntimeError for a write
+            raise ConnectionResetError("the stream is closed")
         self._writer.write(data)
         await self._writer.drain()
 

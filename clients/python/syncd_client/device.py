@@ -299,7 +299,12 @@ class Device:
         while (row := self.store.outcome_of(space, nonce)) is None:
             if not self.store.holds(space, nonce):
                 raise OutcomeForgotten(f"{space}: the outcome of the change {nonce.hex()} is no longer kept")
-            await self._awaited.setdefault((space, nonce), Pulse(self.loop)).wait()
+            awaited = self._awaited.setdefault((space, nonce), Pulse(self.loop))
+            try:
+                await awaited.wait()
+            finally:
+                if not awaited.waiting_count and self._awaited.get((space, nonce)) is awaited:
+                    del self._awaited[space, nonce]
         return row
 
     def say(self, message: m.Signal | None) -> bool:
@@ -407,8 +412,7 @@ class Device:
         while self.loop.now_s() < self._reconnecting.due_s:
             await self.loop.within(self._reconnecting.due_s, self._sooner.wait)
         await self.loop.checkpoint()
-        while not self.store.acquire_sync_lock():
-            self._show(Status(State.WAITING, "another process is syncing this store"))
+        while not self._holds_store():
             await self.loop.sleep_until(self.loop.now_s() + POLL_S)
         if self._is_interrupted:
             return
@@ -435,6 +439,19 @@ class Device:
         except Unreachable as error:
             self._ending = self._ending or TransportClosed(1006, str(error))
             self._is_absent, self._after_s = isinstance(error, Absent), error.after_s
+        except StoreError as error:
+            self._ending = self._ending or TransportClosed(1006, str(error))
+
+    def _holds_store(self) -> bool:
+        """Whether this process may sync the store now; else the status says why not."""
+        try:
+            if self.store.acquire_sync_lock():
+                return True
+            reason = "another process is syncing this store"
+        except StoreError as error:
+            reason = str(error)
+        self._show(Status(State.WAITING, reason))
+        return False
 
     @property
     def _is_interrupted(self) -> bool:

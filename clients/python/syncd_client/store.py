@@ -225,15 +225,20 @@ class Store:
         return version
 
     def acquire_sync_lock(self) -> bool:
-        """Become the one process that talks to the server for this device; false if another one is."""
+        """Become the one process that talks to the server for this device; false if another is. Raises StoreError."""
         if self._lock_fd is not None:
             return True
-        fd = os.open(self.directory / "sync.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fd = os.open(self.directory / "sync.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(fd)
+                raise
         except BlockingIOError:
-            os.close(fd)
             return False
+        except OSError as error:
+            raise StoreError(f"{self.directory}: cannot lock the store: {error}") from None
         self._lock_fd = fd
         return True
 

@@ -40,13 +40,18 @@ class Pulse:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._event = loop.event()
+        self.waiting_count = 0
 
     def beat(self) -> None:
         event, self._event = self._event, self._loop.event()
         event.set()
 
     async def wait(self) -> None:
-        await self._event.wait()
+        self.waiting_count += 1
+        try:
+            await self._event.wait()
+        finally:
+            self.waiting_count -= 1
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Return in the step in which the condition was seen to hold. Always a checkpoint: whoever changes something
