@@ -14,7 +14,7 @@ import click
 
 from syncd.app import client, show
 from syncd.app.config import Settings
-from syncd.app.terminal import Failure, json_option, loaded, read_only, settings_options
+from syncd.app.terminal import FAILED, Failure, json_option, loaded, read_only, settings_options
 from syncd.core.ids import check_name, check_space
 from syncd.core.sums import CHAIN_START, chained
 from syncd.core.values import decoded
@@ -100,7 +100,10 @@ def revert(space: str, document: str, at: int, file: Path | None, state_dir: Pat
     cannot be brought back is named."""
     collection, document_id = _name(space, document)
     body = {"space": space, "collection": collection, "id": document_id, "at": at}
-    show.facts(client.request(loaded(file, state_dir).admin_socket, "POST", ("admin", "revert"), body=body), as_json)
+    found = client.request(loaded(file, state_dir).admin_socket, "POST", ("admin", "revert"), body=body)
+    show.reverted(document, at, found, as_json)
+    if found.get("seq") is None and found["outcome"] != "noop":
+        raise click.exceptions.Exit(FAILED)
 
 
 @click.command(short_help="Print every change of a space, and check their chain.")

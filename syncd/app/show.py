@@ -151,6 +151,25 @@ def changes_table(changes: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def reverted(document: str, at: int, found: Mapping[str, Any], as_json: bool) -> None:
+    """What came of a revert, and a sentence for each thing that it had to leave."""
+    if as_json:
+        click.echo(json_text(found))
+        return
+    left = found["left"]
+    but = ", but for what follows" if left else ""
+    if found.get("seq") is not None:
+        click.echo(f"Change {found['seq']} makes {document} what it was as of seq {at}{but}.")
+    elif found["outcome"] == "noop":
+        click.echo(f"Nothing had to be changed: {document} is what it was as of seq {at}{but}.")
+    else:
+        reason = (found.get("detail") or {}).get("reason", "")
+        click.echo(f"Nothing was changed: {found['outcome']}{reason and f', {reason}'}.")
+    for each in left:
+        what = f"The field {each['field']}" if "field" in each else f"The unique key under the name {each['unique']}"
+        click.echo(f"{what} is not as it was: {each['reason']}.")
+
+
 def letters(space: str, found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     if as_json:
         click.echo(json_text(found))

@@ -49,3 +49,37 @@ def test_an_explanation_is_sentences_and_no_history(capsys: pytest.CaptureFixtur
         "",
         "dead letter 4: What change 5 would have done is kept.",
     ]
+
+
+LEFT = [
+    {"field": "sold", "reason": "units were sold or promised since: restock says what there is"},
+    {"unique": "code", "reason": "item/tea holds the key 'm-1' now"},
+]
+
+
+@pytest.mark.parametrize(
+    ("found", "lines"),
+    [
+        (
+            {"outcome": "applied", "seq": 9, "position": "9@e", "left": []},
+            ["Change 9 makes item/milk what it was as of seq 4."],
+        ),
+        (
+            {"outcome": "noop", "position": "8@e", "left": LEFT},
+            [
+                "Nothing had to be changed: item/milk is what it was as of seq 4, but for what follows.",
+                "The field sold is not as it was: units were sold or promised since: restock says what there is.",
+                "The unique key under the name code is not as it was: item/tea holds the key 'm-1' now.",
+            ],
+        ),
+        (
+            {"outcome": "invalid", "detail": {"reason": "a schema forbids it"}, "position": "8@e", "left": []},
+            ["Nothing was changed: invalid, a schema forbids it."],
+        ),
+    ],
+)
+def test_a_revert_says_what_it_left_in_sentences(
+    capsys: pytest.CaptureFixture[str], found: dict[str, Any], lines: list[str]
+) -> None:
+    show.reverted("item/milk", 4, found, as_json=False)
+    assert capsys.readouterr().out.splitlines() == lines
