@@ -110,9 +110,11 @@ class RefusedChange:
     payload: bytes
 
 
-def numbers_of(changes: Iterable[Change | Void | RefusedChange]) -> int:
-    """How many numbers of their device these use up: each is a row and an outcome, also of those given up together."""
-    return sum(change.last - change.n + 1 if isinstance(change, Void) else 1 for change in changes)
+def numbers_of(changes: Sequence[Change | Void | RefusedChange]) -> int:
+    """How many numbers of their device a push of these uses up at most: each is a row and an outcome, also of those
+    given up together. What voids give up beyond `VOID_COUNT_MAX` is left to be sent again, and counts then."""
+    count = sum(change.last - change.n + 1 if isinstance(change, Void) else 1 for change in changes)
+    return min(count, VOID_COUNT_MAX + len(changes))
 
 
 class _ChangeRefused(Exception):

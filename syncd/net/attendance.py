@@ -9,7 +9,8 @@ itself (`session.start`, `session.end`) is better than what connections show, so
 
 Nobody waits for any of this, and nothing of it is written where a connection is served: a task of its own hands a
 bounded number of visits to the committer, and waits until they are durable and a while longer before it hands on more.
-The wall clock tells how long: habits are learned by it, and one that leaps costs one length, which is bounded.
+The wall clock tells how long: habits are learned by it, and one that leaps, either way, costs one length, which is
+bounded.
 So ten thousand who come back at once are ten thousand small steps over some minutes, and the changes that they bring
 stand before those. What is under way when the process ends is lost: a length of a habit.
 
@@ -77,7 +78,7 @@ class Attendance:
             return
         now_ms = self._clock.now_ms()
         gone_ms = self._gone.pop(user, None)
-        if gone_ms is not None and now_ms - gone_ms >= RECENT_SESSION_MS:
+        if gone_ms is not None and abs(now_ms - gone_ms) >= RECENT_SESSION_MS:
             self._end(user, gone_ms)
         stay = self._stays.get(user)
         if stay is None:
@@ -138,7 +139,7 @@ class Attendance:
         return (
             bool(self._ended)
             or (new_ms is not None and abs(now_ms - new_ms) >= HOLD_MS)
-            or (gone_ms is not None and now_ms - gone_ms >= RECENT_SESSION_MS)
+            or (gone_ms is not None and abs(now_ms - gone_ms) >= RECENT_SESSION_MS)
         )
 
     def visits(self, tx: Reader) -> tuple[Visit, ...]:
@@ -146,7 +147,7 @@ class Attendance:
         assert self._clock is not None, "it was started"
         now_ms = self._clock.now_ms()
         for user, gone_ms in list(islice(self._gone.items(), VISITS_AT_ONCE)):
-            if now_ms - gone_ms >= RECENT_SESSION_MS:
+            if abs(now_ms - gone_ms) >= RECENT_SESSION_MS:
                 del self._gone[user]
                 self._end(user, gone_ms)
         told: list[Visit] = []

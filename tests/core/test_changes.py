@@ -205,3 +205,4 @@ def test_a_void_gives_up_a_bounded_range() -> None:
 def test_numbers_that_are_given_up_count_one_by_one() -> None:
     changes = (parsed_change(["void", 5, 4 + VOID_COUNT_MAX, NONCE, "lost"]), parsed_change(["void", 9, 9, NONCE, ""]))
     assert numbers_of(changes) == VOID_COUNT_MAX + 1
+    assert numbers_of(changes[:1] * 500) == VOID_COUNT_MAX + 500, "no more are taken of one push"

@@ -107,6 +107,22 @@ def test_sessions_are_the_times_with_any_connection_joined_over_short_gaps(steps
     assert len(attendance) == 0
 
 
+def test_a_clock_that_is_set_back_holds_no_ends_back() -> None:
+    """Those who had gone by a clock that was a day ahead stood before all others, until that day had come."""
+    clock, attendance = Hand(START_MS + 86_400_000), Attendance(1_000)
+    attendance.start(clock)
+    for user in range(VISITS_AT_ONCE + 1):
+        attendance.came(f"{user}", 1)
+        attendance.went(f"{user}", 1)
+    clock.ms = START_MS
+    attendance.came("ann", 1)
+    clock.ms += 60_000
+    attendance.went("ann", 1)
+    clock.ms += RECENT_SESSION_MS
+    assert Visit("ann", START_MS + 60_000, 60.0) in told(attendance)
+    assert len(attendance) == 0
+
+
 def test_what_an_application_tells_itself_is_not_told_again() -> None:
     clock, attendance = Hand(), Attendance(10)
     attendance.start(clock)

@@ -209,6 +209,19 @@ async def test_numbers_that_a_void_gives_up_count_as_changes(autojump_clock: Moc
         assert trio.current_time() - began_s >= 20
 
 
+async def test_numbers_that_a_push_leaves_for_the_next_one_do_not_count_twice(autojump_clock: MockClock) -> None:
+    """Counted each time that they were offered, a long gap after a restore cost all devices of its user most of an
+    hour."""
+    async with world(NetLimits(user_changes=Rate(per_s=100, burst=1_000))) as w:
+        client, began_s, first, end = await w.client(), trio.current_time(), 1, 10_001
+        while first < end:
+            await client.push(*(["void", n, n + 999, bytes(8), ""] for n in range(first, end, 1_000)))
+            while (answer := await client.receive()).name != "outcomes":
+                assert answer.name == "ping"
+            first = answer.body.get("gap", end)
+        assert 80 < trio.current_time() - began_s < 120
+
+
 async def test_who_is_not_read_for_long_hears_that_the_server_is_there(autojump_clock: MockClock) -> None:
     """Else it would take it for dead, come again, and bring what is not read yet once more: for ever."""
     async with world(NetLimits(user_bytes=Rate(per_s=100, burst=20_000))) as w:
