@@ -77,7 +77,11 @@ STORE_FULL: Final = Kind(
 )
 SUPERSEDED: Final = Kind(13, "superseded", "never", 4901, "A newer connection of the same device took over.")
 NOT_SUBSCRIBED: Final = Kind(
-    14, "not_subscribed", "never", None, "An `ack` or `unsubscribe` names a space without a subscription."
+    14,
+    "not_subscribed",
+    "never",
+    None,
+    "An `ack`, `sums` or `unsubscribe` names a space without a subscription.",
 )
 INTERNAL: Final = Kind(15, "internal", "backoff", 1011, "The server failed; it has logged why.")
 BAD_SPACE: Final = Kind(16, "bad_space", "never", None, "The name of the space breaks the syntax of section 1.")
