@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from syncd_client import aio, carriers, open_device
 from syncd_client.carriers import AGAIN_MAX_S, AGAIN_MIN_S, BLOCKED_MAX, Choice, Mode
 from syncd_client.device import Device, Status
-from syncd_client.errors import Absent, Refused, TransportClosed
+from syncd_client.errors import Absent, Blocked, Refused, TransportClosed, Unreachable
 from syncd_client.fallback import connect_by
 from syncd_client.lanes import Dial, connect_polls, place
 from syncd_client.loops import Loop
 from syncd_client.policy import State
+from syncd_client.shell import Connect
 from syncd_client.trio_shell import TrioLoop, connect_websocket, dial
 from syncd_client.values import Value
 from tests.e2e.process import running
@@ -304,6 +305,44 @@ async def test_polls_that_find_nobody_or_are_refused_say_so_as_an_upgrade_does(n
             assert isinstance(raised, (TransportClosed, Absent))
             assert raised.after_s == after_s
     nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\x15\x03\x01\x00\x02\x02\x16\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: none\r\n\r\n",
+    ],
+)
+async def test_what_answers_an_upgrade_and_is_no_websocket_is_a_network_that_blocks(
+    answer: bytes, nursery: trio.Nursery
+) -> None:
+    """trio-websocket failed at telling it so, by an error of another library, in a group, which ended the device."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(answer)
+        await stream.aclose()
+
+    listeners = await nursery.start(trio.serve_tcp, serve, 0)
+    url = f"ws://127.0.0.1:{listeners[0].socket.getsockname()[1]}/v1/sync"
+
+    async def opened(connect: Connect) -> None:
+        async with connect(url, "syncd.v1.json"):
+            raise AssertionError("nobody speaks the protocol there")
+
+    with pytest.raises(Blocked):
+        await opened(connect_websocket)
+    with pytest.raises(Blocked):
+        await trio.to_thread.run_sync(lambda: aio.run(partial(opened, aio.connect_websocket)))
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("url", ["ws://a/ö", "ws://a/b c", "ws://a/b\r\nX: y", "ws://[::1/", "ftp://a", "ws://a:99999"])
+def test_a_url_that_leads_nowhere_is_no_place(url: str) -> None:
+    with pytest.raises(Unreachable):
+        place(url)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ Owns the two byte streams of one, and their waiting. What is asked, and what an 
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from .shell import Transport
 
 RECEIVE_BYTES = 65_536
 SYNC_PATH = "/v1/sync"  # of a URL that names a host only
+_NOT_IN_URLS = re.compile("[^!-~]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +40,15 @@ class Place:
 
 def place(url: str) -> Place:
     """Raises Unreachable."""
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise Unreachable(f"{url}: {error}") from None
     if host is None or parts.scheme not in ("ws", "wss", "http", "https"):
         raise Unreachable(f"{url}: expected a URL like ws://HOST:PORT{SYNC_PATH}")
+    if _NOT_IN_URLS.search(url):
+        raise Unreachable(f"{url}: expected printable ASCII; other characters of a path are percent-encoded")
     is_secure = parts.scheme in ("wss", "https")
     netloc = parts.netloc.rpartition("@")[2]
     return Place(host, port or (443 if is_secure else 80), is_secure, netloc, parts.path or SYNC_PATH, parts.query)

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+import h11
 import trio
 import trio_websocket
 
@@ -149,6 +150,7 @@ async def connect_websocket(url: str, subprotocol: str) -> AsyncIterator[Transpo
     where = place(url)
     stream = await dial(where)
     failure: Exception | None = None
+    is_open = False
     try:
         async with trio.open_nursery() as nursery:
             socket = await _upgraded(nursery, stream.stream, where, subprotocol)
@@ -157,6 +159,7 @@ async def connect_websocket(url: str, subprotocol: str) -> AsyncIterator[Transpo
             elif socket.subprotocol != subprotocol:
                 failure = Unreachable(f"{url}: the server does not speak {subprotocol}")
             else:
+                is_open = True
                 try:
                     yield _WebSocket(socket)
                 except Exception as error:
@@ -165,8 +168,11 @@ async def connect_websocket(url: str, subprotocol: str) -> AsyncIterator[Transpo
             nursery.cancel_scope.cancel()
     except* trio_websocket.ConnectionRejected as group:
         failure = _refusal(url, group)
-    except* trio_websocket.ConnectionClosed:
-        pass  # what came cannot be read, and the path is gone, too: the connection has ended, for whatever reason
+    except* (trio_websocket.ConnectionClosed, h11.ProtocolError):
+        # What came cannot be read, and the path is gone, too: the connection has ended, for whatever reason. Or it has
+        # not begun, as what answers is none of this protocol, which the library fails to tell it.
+        if not is_open:
+            failure = Blocked(f"{url}: what answers the upgrade is no WebSocket")
     finally:
         await stream.aclose()
     if failure is not None:
