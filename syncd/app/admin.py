@@ -77,7 +77,7 @@ LEASES_PAGE_MAX = 1_000  # told at once: each costs the reading of its document
 LEASE_KEY_BYTES_MAX = 512
 DEVICES_PAGE, DEVICES_PAGE_MAX = 100, 1_000
 DEVICES_READ = 10_000  # rows looked at for one page: some 20 ms of the loop
-LETTER_BYTES_MAX = 8 * 1024 * 1024  # operations of 256 KiB as JSON, whatever they hold
+LETTER_BYTES_MAX = 2 * 1024 * 1024  # operations of 256 KiB take at most six times as much in JSON
 LETTERS_PAGE = 100
 LETTERS_PAGE_MAX = 1_000
 LETTERS_BYTES_MAX = 2 * 1024 * 1024  # looked at for one page, which is read in one go on the loop: some 50 ms
@@ -406,7 +406,7 @@ class Admin:
         return Response(204, ())
 
     async def _list_devices(self, call: _Call) -> Response:
-        limit = _count(call.query, "limit", DEVICES_PAGE, DEVICES_PAGE_MAX)
+        limit = _count(call.query, "limit", DEVICES_PAGE, 1, DEVICES_PAGE_MAX)
         with self._store.read() as tx:
             return json_content(200, devices(tx, call.query.get("user"), call.query.get("after", ""), limit))
 
@@ -423,8 +423,8 @@ class Admin:
     async def _list_letters(self, call: _Call) -> Response:
         if "space" not in call.query:
             raise raised("malformed-request", "the query parameter 'space' is missing", parameter="space")
-        first = _count(call.query, "from", 0, 2**53 - 1)
-        limit = _count(call.query, "limit", LETTERS_PAGE, LETTERS_PAGE_MAX)
+        first = _count(call.query, "from", 0, 0, 2**53 - 1)
+        limit = _count(call.query, "limit", LETTERS_PAGE, 1, LETTERS_PAGE_MAX)
         with self._store.read() as tx:
             return json_content(200, dead_letters(tx, call.query["space"], first, limit, call.query.get("kind")))
 
@@ -451,7 +451,7 @@ class Admin:
         return Response(204, ())
 
     async def _list_decisions(self, call: _Call) -> Response:
-        limit = _count(call.query, "limit", asking.PAGE_MAX, asking.PAGE_MAX)
+        limit = _count(call.query, "limit", asking.PAGE_MAX, 1, asking.PAGE_MAX)
         with self._store.read() as tx:
             return json_content(200, notices.decisions(tx, _user(call.query.get("user")), limit))
 
@@ -534,10 +534,10 @@ def _letter_of(call: _Call) -> tuple[str, int]:
     return check_space(call.query["space"]), int(call.name)
 
 
-def _count(query: Mapping[str, str], name: str, default: int, most: int) -> int:
+def _count(query: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
     text = query.get(name, str(default))
-    if not (text.isascii() and text.isdecimal() and len(text) <= 16 and int(text) <= most):
-        raise raised("malformed-request", f"{name!r} is an integer from 0 to {most}", parameter=name)
+    if not (text.isascii() and text.isdecimal() and len(text) <= 16 and least <= int(text) <= most):
+        raise raised("malformed-request", f"{name!r} is an integer from {least} to {most}", parameter=name)
     return int(text)
 
 

@@ -33,7 +33,6 @@ from syncd.store.lmdb import LmdbStore, copied, named, open_store, replaced
 from syncd.store.tables import SPACES
 
 RENEWED_AT_ONCE = 1_000  # spaces given a new epoch in one transaction
-FINDINGS_SHOWN = 3
 MADE_FILE = "backup.json"  # beside the data: when it was taken, for people
 
 

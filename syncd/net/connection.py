@@ -5,9 +5,9 @@ the connection. Must not know how bytes reach the socket or what a subscription 
 command does (`engine`). A client's messages are judged by `wire.session` before they are seen here.
 
 Invariants: N1 acks and pushes of one connection reach the committer in the order in which they came. N2 at most
-`pushes_in_flight_max` pushes are unanswered: then the reader stops. N3 nothing is asked of the engine before `welcome`,
-nor after the conversation is closed, but for the acks that waited. N4 each close has a code that tells the client what
-to do, and an `error` before it where the registry has one.
+`pushes_in_flight_max` pushes are unanswered: then the reader stops. N3 before `welcome` the engine is asked nothing but
+whose the device is, and after the conversation is closed nothing but to take the acks that waited. N4 each close has a
+code that tells the client what to do, and an `error` before it where the registry has one.
 """
 
 import traceback

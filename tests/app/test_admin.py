@@ -337,6 +337,7 @@ async def test_devices_are_listed_by_user_and_retired(operators: Operators) -> N
     assert shown["retired_ms"] is not None
     assert (await operators.ask("DELETE", f"/admin/devices/{'ff' * 16}"))[0] == 404
     assert (await operators.ask("DELETE", "/admin/devices/none"))[0] == 400
+    assert (await operators.ask("GET", "/admin/devices?limit=0"))[0] == 400
 
 
 async def test_the_admin_socket_answers_the_same_and_erases_in_steps(operators: Operators) -> None:
