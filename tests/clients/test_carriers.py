@@ -310,6 +310,8 @@ async def test_polls_that_find_nobody_or_are_refused_say_so_as_an_upgrade_does(n
 @pytest.mark.parametrize(
     "answer",
     [
+        b"",
+        b"HTTP/1.1 101 Switching",
         b"\x15\x03\x01\x00\x02\x02\x16\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: none\r\n\r\n",
@@ -318,7 +320,8 @@ async def test_polls_that_find_nobody_or_are_refused_say_so_as_an_upgrade_does(n
 async def test_what_answers_an_upgrade_and_is_no_websocket_is_a_network_that_blocks(
     answer: bytes, nursery: trio.Nursery
 ) -> None:
-    """trio-websocket failed at telling it so, by an error of another library, in a group, which ended the device."""
+    """trio-websocket failed at telling it so, by an error of another library, in a group, which ended the device. Where
+    the stream just ended it waited on, for all of the time that an answer may take."""
 
     async def serve(stream: trio.SocketStream) -> None:
         await stream.receive_some()
@@ -332,14 +335,16 @@ async def test_what_answers_an_upgrade_and_is_no_websocket_is_a_network_that_blo
         async with connect(url, "syncd.v1.json"):
             raise AssertionError("nobody speaks the protocol there")
 
-    with pytest.raises(Blocked):
+    with trio.fail_after(5), pytest.raises(Blocked):
         await opened(connect_websocket)
     with pytest.raises(Blocked):
         await trio.to_thread.run_sync(lambda: aio.run(partial(opened, aio.connect_websocket)))
     nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("url", ["ws://a/ö", "ws://a/b c", "ws://a/b\r\nX: y", "ws://[::1/", "ftp://a", "ws://a:99999"])
+@pytest.mark.parametrize(
+    "url", ["ws://a/ö", "ws://a/b c", "ws://a/b\r\nX: y", "ws://[::1/", "ftp://a", "ws://a:99999", "ws://a..b"]
+)
 def test_a_url_that_leads_nowhere_is_no_place(url: str) -> None:
     with pytest.raises(Unreachable):
         place(url)

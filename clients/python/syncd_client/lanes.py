@@ -43,6 +43,7 @@ def place(url: str) -> Place:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
+        (host or "").encode("idna")  # as whoever looks it up will: no label is empty, or longer than may be
     except ValueError as error:
         raise Unreachable(f"{url}: {error}") from None
     if host is None or parts.scheme not in ("ws", "wss", "http", "https"):

@@ -9,10 +9,10 @@ import os
 import ssl
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import h11
 import trio
@@ -95,6 +95,37 @@ def _closed(closed: trio_websocket.ConnectionClosed) -> TransportClosed:
     return TransportClosed(1006) if reason is None else TransportClosed(reason.code, reason.reason or "")
 
 
+class _Unanswered(Exception):
+    """The stream ended before the upgrade was answered."""
+
+
+class _Opening(trio.abc.Stream):
+    """A stream that fails if it ends too early: trio-websocket would go on to wait for the answer."""
+
+    def __init__(self, stream: _TcpOrTls) -> None:
+        self._stream = stream
+        self.is_answered = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if self.is_answered:
+            return await self._stream.receive_some(max_bytes)
+        data: bytes | bytearray = b""
+        with suppress(trio.BrokenResourceError):
+            data = await self._stream.receive_some(max_bytes)
+        if not (data or self.is_answered):
+            raise _Unanswered
+        return data
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
 class _Bytes:
     """`lanes.Stream` over trio."""
 
@@ -168,10 +199,10 @@ async def connect_websocket(url: str, subprotocol: str) -> AsyncIterator[Transpo
             nursery.cancel_scope.cancel()
     except* trio_websocket.ConnectionRejected as group:
         failure = _refusal(url, group)
-    except* (trio_websocket.ConnectionClosed, h11.ProtocolError):
+    except* (trio_websocket.ConnectionClosed, h11.ProtocolError, _Unanswered):
         # What came cannot be read, and the path is gone, too: the connection has ended, for whatever reason. Or it has
         # not begun, as what answers is none of this protocol, which the library fails to tell it.
-        if not is_open:
+        if not is_open and failure is None:
             failure = Blocked(f"{url}: what answers the upgrade is no WebSocket")
     finally:
         await stream.aclose()
@@ -182,16 +213,19 @@ async def connect_websocket(url: str, subprotocol: str) -> AsyncIterator[Transpo
 async def _upgraded(
     nursery: trio.Nursery, stream: _TcpOrTls, where: Place, subprotocol: str
 ) -> trio_websocket.WebSocketConnection | None:
+    opening = _Opening(stream)
     with trio.move_on_after(CONNECT_S):
-        return await trio_websocket.wrap_client_stream(
+        socket = await trio_websocket.wrap_client_stream(
             nursery,
-            stream,
+            cast("_TcpOrTls", opening),  # any stream will do, says its documentation
             where.netloc,
             f"{where.path}?{where.query}" if where.query else where.path,
             subprotocols=[subprotocol],
             max_message_size=FRAME_BYTES_MAX,
             receive_buffer_size=RECEIVE_BYTES,
         )
+        opening.is_answered = True
+        return socket
     return None
 
 
