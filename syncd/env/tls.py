@@ -130,7 +130,7 @@ class TlsTransport:
                 raise TransportClosed(_reason(error)) from None
             if not self._is_open:
                 await self._flush_all()
-            else:
+            elif not self._is_ended:  # else what found no room before the end is lost, and what comes is read on
                 self._flush()  # an answer to a change of keys; who sends next brings it on its way otherwise
             if received := await self._inner.receive(RECEIVE_BYTES):
                 self._input.write(received)

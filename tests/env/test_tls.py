@@ -107,6 +107,26 @@ async def test_a_reader_that_stops_costs_one_record_and_bytes_count_when_their_r
     await client.receive(1)
 
 
+async def test_an_end_whose_word_finds_no_room_is_read_on_behind() -> None:
+    """What was left of the close_notify was offered to the inner stream again, which had ended: so the reader broke
+    off, and a socket that is closed with unread input takes back what it was sent."""
+    near, far = transport_pair(2000)
+    client, server = await opened(near, far)
+    sent = 0
+    while taken := server.send_now(bytes(max(1, far._outward.room_bytes - 30))):
+        sent += taken
+        if far._outward.room_bytes < 24:
+            break
+    server.shutdown()
+    await send_all(client, b"late")
+    assert await server.receive(100) == b"late"
+    data = b""
+    with pytest.raises(TransportClosed):
+        while True:
+            data += await client.receive(10_000)
+    assert len(data) == sent
+
+
 async def test_a_stream_that_is_cut_off_is_not_taken_for_one_that_ended() -> None:
     near, far = transport_pair()
     client, server = await opened(near, far)
