@@ -174,7 +174,7 @@ pairs = st.one_of(
     st.tuples(st.just("list"), st.lists(st.tuples(positions, values).map(list), max_size=3)),
     st.tuples(
         st.just("text"),
-        st.tuples(seqs, st.lists(st.tuples(seqs, st.binary(min_size=1)).map(list), min_size=1, max_size=3)).map(list),
+        st.tuples(seqs, st.lists(st.tuples(counts, st.binary(min_size=1)).map(list), min_size=1, max_size=3)).map(list),
     ),
 ).map(list)
 entries = st.one_of(
