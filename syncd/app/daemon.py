@@ -92,6 +92,7 @@ COMMAND_BYTES = 500  # of a command's own objects, beside what it carries
 WEIGHED_DEPTH_MAX = 32  # of what is posted: operations nest 2 + 16 deep
 VOIDED_MAX = 16  # numbers given up at once that add no data to speak of: each is a row, of 600 bytes with its reason
 OPERATION_BYTES = 300  # of an operation's objects, beside its encoding
+LONG_LIST = 64  # items; to look whether a shorter one holds but numbers costs more than to weigh each
 _WEIGHED = frozenset({str, bytes, dict, list, tuple})
 
 # Containers made since the last look for garbage, before the youngest are looked at. Nearly everything that a change
@@ -536,8 +537,9 @@ def _weight(value: object, depth: int = 0) -> int:
                 weight += _weight(key) + _weight(item, depth + 1)
             return weight
         if kind is list or kind is tuple:
-            if _WEIGHED.isdisjoint(map(type, value)):  # type: ignore[call-overload]
-                return 60 + 38 * len(value)  # type: ignore[arg-type]  # of numbers there may be millions
+            count = len(value)  # type: ignore[arg-type]
+            if count >= LONG_LIST and _WEIGHED.isdisjoint(map(type, value)):  # type: ignore[call-overload]
+                return 60 + 38 * count  # of numbers there may be millions
             weight = 60
             for item in value:  # type: ignore[attr-defined]
                 weight += 8 + _weight(item, depth + 1)
