@@ -15,6 +15,7 @@ from syncd_client import NotCovered, leases, replica, steady
 from syncd_client import messages as m
 from syncd_client.operations import operation
 from syncd_client.store import Store
+from syncd_client.values import INTEGER_MAX
 from tests.engine.kit import Daemon, device
 
 SPACE = "team/board"
@@ -133,8 +134,9 @@ def test_a_take_is_certain_also_after_the_copy_was_given_up(tmp_path: Path, daem
     assert phone.left() == []
 
 
-@pytest.mark.parametrize(("fork", "seen"), [(0, 2), (1, 1)])
-def test_it_says_no_more_than_a_restored_server_has(phone: Phone, fork: int, seen: int) -> None:
+@pytest.mark.parametrize(("fork", "seen"), [(INTEGER_MAX, 2), (1, 1), (0, None)])
+def test_it_says_no_more_than_a_restored_server_has(phone: Phone, fork: int, seen: int | None) -> None:
+    """It has nothing of an epoch that it does not know. A `seen` beyond its head made a certain take `invalid`."""
     lease(phone, 4)
     with phone.store.transaction() as tx:
         tx.put_space(replace(replica.space_row(tx, SPACE), fork=fork))

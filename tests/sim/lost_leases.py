@@ -477,10 +477,6 @@ MUTANTS = (
         "deficit=book.deficit + named.k - there", "total=book.total + named.k - there",
         seeds=((730069, "swarm"),),
     ),
-    Mutant(
-        "leases over restores: the client does not count again what it offers again",
-        "syncd_client.leases", "reopened", "left=row.left + units", "left=row.left",
-    ),
 )  # fmt: skip
 
 LOST_LEASES = Topic(

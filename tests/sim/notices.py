@@ -47,7 +47,7 @@ from tests.sim.determinism import sleep
 from tests.sim.device import SimDevice
 from tests.sim.notices_auditor import Delivered, NoticesAuditor, Rules, Wishes
 from tests.sim.notices_planted import MUTANTS
-from tests.sim.notices_staged import Staged
+from tests.sim.notices_staged import Paid, Staged
 from tests.sim.server import ROOM_BYTES, SimServer
 from tests.sim.sockets import ask_http
 from tests.sim.topic import Topic, Work
@@ -221,6 +221,7 @@ class NoticesWork(Work):
         self._values = definitions()
         self._staged = Staged(world.seed, world.plan.profile)
         self._staged.define(self._values)
+        self._paid = Paid(world.seed, world.plan.profile)
         self._secret = ""
         self._posted = 0
         self._delivered: dict[str, list[Delivered]] = {}
@@ -255,6 +256,8 @@ class NoticesWork(Work):
             nursery.start_soon(self._watch)
             if self._staged.is_on:
                 nursery.start_soon(self._staged.run, self)
+            if self._paid.is_on:
+                nursery.start_soon(self._paid.run, self)
 
     async def _post(self) -> None:
         every_s = max(self.world.plan.safety_s / EVENTS_MAX, 1.5)

@@ -107,7 +107,7 @@ def _seen(tx: Tables, row: LeaseRow) -> int | None:
     assert isinstance(granted, int)
     if granted <= space.complete:
         return None
-    return min(granted, space.fork) if space.fork else granted  # a seq of what a restore has lost is nobody's
+    return min(granted, space.fork) or None  # a seq of what a restore has lost is nobody's
 
 
 def gives(tx: Tables, space: str, key: Key, field: str, units: int | None) -> list[Operation]:
