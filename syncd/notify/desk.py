@@ -75,23 +75,6 @@ def is_known(tx: Reader, user: str) -> bool:
     return tx.get(keys.standing(keys.owner(user))) is not None
 
 
-def _of_now(standing: StandingRow, now_ms: int) -> StandingRow:
-    """What lies ahead of the clock came by one that was set back since, and counts as of now: else a cap would be full,
-    and a throttle closed, until the true clock has come so far. Each is in the order of time."""
-    sends, counts, passes = standing.sends, standing.counts, standing.passes
-    if (
-        (sends and sends[-1][0] > now_ms)
-        or any(at_ms > now_ms for _, at_ms in counts.values())
-        or any(times[-1] > now_ms for times in passes.values())
-    ):
-        return standing._replace(
-            sends=[(min(at_ms, now_ms), category, number, heard) for at_ms, category, number, heard in sends],
-            counts={name: (value, min(at_ms, now_ms)) for name, (value, at_ms) in counts.items()},
-            passes={name: [min(at_ms, now_ms) for at_ms in times] for name, times in passes.items()},
-        )
-    return standing
-
-
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """What goes into the inbox at `flush`, for a decision."""
@@ -150,7 +133,7 @@ class Desk:
         self.zone: ZoneInfo = self._zone()
         row = STANDINGS.get(batch.tx, keys.standing(self.owner))
         self._stored = row
-        self.standing = _of_now(row or StandingRow(user, self.zone.key, 0, 0, 0, (), {}, {}), self.now_ms)
+        self.standing = row or StandingRow(user, self.zone.key, 0, 0, 0, (), {}, {})
 
     # -- what devices wrote ------------------------------------------------------------------------------------------
 

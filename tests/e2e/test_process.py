@@ -97,7 +97,8 @@ def told_ms(device: socket.socket) -> int:
 def test_a_second_signal_stops_it_at_once(tmp_path: Path) -> None:
     with running(tmp_path, {"SYNCD_DRAIN__DEADLINE_MS": "600000"}) as daemon, greeted(daemon) as device:
         daemon.signal(signal.SIGTERM)
-        assert 3_000 <= told_ms(device) <= 3_001  # the drain has begun: come back when the next daemon listens
+        # The drain has begun: come back when the next daemon listens, in the first slot of 2.5 ms.
+        assert 3_000 <= told_ms(device) <= 3_002
         assert json.loads(daemon.run("status", "--json"))["reasons"] == ["the daemon is stopping"]
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 1

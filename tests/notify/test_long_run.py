@@ -57,33 +57,6 @@ def caps() -> str:
     return workflows(1).replace("[category.news]", '[category.news]\ncaps = ["2 / 24h"]')
 
 
-def test_what_was_shown_by_a_clock_that_was_ahead_counts_as_of_now_when_it_is_set_back() -> None:
-    office = Office(caps())
-    true_ms = office.now_ms
-    office.now_ms += 300 * DAY_MS
-    office.event("published")
-    office.event("published")
-    office.now_ms = true_ms
-    office.event("published")
-    assert office.outcomes()[-1] == "deferred", "two were shown a moment ago"
-    office.passes(25 * HOUR_MS)
-    assert office.outcomes() == ["sent"] * 3
-    office.check()
-
-
-def test_a_throttle_that_passed_by_a_clock_that_was_ahead_passes_again_when_it_is_set_back() -> None:
-    office = Office(workflows(1, ON_EVENT.replace("[{ send", '[{ throttle = "1 / 1h" }, { send')))
-    true_ms = office.now_ms
-    office.now_ms += 300 * DAY_MS
-    office.event("published")
-    office.now_ms = true_ms
-    office.passes(HOUR_MS + 1)
-    office.event("published")
-    office.passes(HOUR_MS + 1)
-    office.event("published")
-    assert office.outcomes()[0] == "sent" and office.outcomes()[-1] == "sent"
-
-
 ABSENT = """
 category = "news"
 trigger = { inactivity = { p_return_below = 0.3, fallback = "3d" } }

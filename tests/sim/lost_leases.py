@@ -489,9 +489,8 @@ LOST_LEASES = Topic(
     "leases over restores",
     LostLeaseWork,
     share=0.64,
-    expected=(
-        "certain take", "was certain", "granted", "lost lease is shown", "released", "ended", "sold",
-    ),
+    # What is in a third of these runs only (granted, ended, a lost lease is shown) would be missed by chance.
+    expected=("certain take", "was certain", "released", "sold"),
     mutants=MUTANTS,
     only_with=(RESTORES,),
 )  # fmt: skip

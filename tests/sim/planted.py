@@ -94,7 +94,7 @@ MUTANTS = (
         "a refresh that takes a grant away is ignored",
         "syncd.net.connection", "Connection._refresh",
         "self._stand(channel, now)", "self._stand(channel, now) if now.may_read else None",
-        seeds=((528, "swarm"),),  # a grant goes from a connection that goes on
+        seeds=((1988, "swarm"),),  # a grant goes from a connection that goes on
     ),
     Mutant(
         "an idempotency key is not remembered",
